@@ -1,0 +1,280 @@
+"""The command `prompt-tuning`.
+
+Imports are late: `list-plugins` must work, and be quick, whatever is installed, so it imports
+neither a plugin nor anything that only the other commands use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from prompt_tuning_core import __version__
+from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
+
+if TYPE_CHECKING:
+    from prompt_tuning_core.registry import Plugin
+
+PROGRAM = "prompt-tuning"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, and nowhere an abbreviated flag."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: The arguments; those of the process if `None`.
+
+    Returns:
+      The exit code: 0; 1 if `list-plugins --check` found a plugin that cannot be used; 2 for bad
+      input, with one line on standard error; 130 if interrupted.
+    """
+    try:
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()  # Here, where a reader that has left is no error.
+        return code
+    except PromptTuningError as error:
+        return _fail(_own_line(error))
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has left; keep Python from flushing into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        line = _explained_by_gin(error)
+        if line is None:
+            raise
+        return _fail(line)
+
+
+def _fail(line: str) -> int:
+    print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+    return 2
+
+
+def _own_line(error: PromptTuningError) -> str:
+    # gin appends to an exception that passes through it the calls that it passed through.
+    return " ".join(str(error).split("\n  In call to configurable")[0].split())
+
+
+def _explained_by_gin(error: Exception) -> str | None:
+    if "gin" not in sys.modules:
+        return None
+    from prompt_tuning_core import gin_config
+
+    return gin_config.explain(error)
+
+
+def _run(argv: list[str]) -> int:
+    parser, commands = _parsers()
+    first = next((argument for argument in argv if not argument.startswith("-")), None)
+    if first is not None and first not in commands:
+        raise InputError(f"unknown command {first!r}{nearest(first, commands)}")
+    # Set apart because argparse takes a flag with a blank in it for a positional argument.
+    bindings = [argument for argument in argv if argument.startswith("--gin.")]
+    args, unknown = parser.parse_known_args([a for a in argv if a not in bindings])
+    if args.command is None:
+        parser.print_help()
+        return 0
+    if args.command in ("train", "eval", "infer"):
+        return _run_engine(args, bindings, unknown)
+    unknown += bindings
+    if unknown:
+        commands[args.command].error(f"unknown argument {unknown[0]!r}")
+    command: Callable[[argparse.Namespace], int] = {
+        "list-plugins": _list_plugins,
+        "find-module": _find_module,
+        "gin-path": _gin_path,
+    }[args.command]
+    return command(args)
+
+
+def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(
+        prog=PROGRAM, description="Prompt tuning of frozen T5 models, extended by plugins."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(name, help=summary, description=summary + ".")
+        for flag, verb in (
+            ("--allow-plugin", "use no plugin but"),
+            ("--block-plugin", "don't use"),
+        ):
+            command.add_argument(
+                flag,
+                action="append",
+                default=[],
+                metavar="NAME",
+                help=f"{verb} this: a plugin, a distribution, or distribution:plugin (repeatable; "
+                f"also PROMPT_TUNING_{flag[2:].split('-')[0].upper()}_PLUGINS)",
+            )
+        commands[name] = command
+        return command
+
+    listing = add("list-plugins", "List the installed plugins, without importing them")
+    listing.add_argument("--json", action="store_true", help="as a JSON array of objects")
+    listing.add_argument(
+        "--check",
+        action="store_true",
+        help="import each and compare what it requires of the core; exit with 1 if one is "
+        "incompatible, broken or in conflict",
+    )
+    module = add("find-module", "Print the folder of a Python module, for --gin_search_paths")
+    module.add_argument("module", help="a dotted name; it is not imported")
+    path = add("gin-path", "Print the folder of the packaged gin files, or the path of one")
+    path.add_argument("file", nargs="?", help="such as models/sizes/small.gin")
+    for name, summary in (
+        ("train", "Train a prompt"),
+        ("eval", "Evaluate a prompt"),
+        ("infer", "Predict with a prompt"),
+    ):
+        engine = add(name, summary)
+        engine.add_argument("--engine", default="local", metavar="NAME", help="default: local")
+        engine.add_argument(
+            "--gin_file",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="a gin file (repeatable; later ones override)",
+        )
+        engine.add_argument(
+            "--gin_search_paths",
+            action="append",
+            default=[],
+            metavar="FOLDERS",
+            help="folders to look for gin files in first, joined by commas",
+        )
+        engine.add_argument(
+            "--gin_bindings", action="append", default=[], metavar="NAME=VALUE", help="--gin.NAME"
+        )
+        engine.add_argument(
+            "--hooks",
+            action="append",
+            default=[],
+            metavar="NAMES",
+            help="hooks plugins to run, joined by commas",
+        )
+        engine.epilog = "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable)."
+    return parser, commands
+
+
+def _list_plugins(args: argparse.Namespace) -> int:
+    from prompt_tuning_core import registry
+
+    installed = registry.configure(args.allow_plugin, args.block_plugin)
+    plugins = installed.discover()
+    if args.check:
+        import contextlib
+
+        # What a plugin prints while it is imported is not part of the list.
+        with contextlib.redirect_stdout(sys.stderr):
+            plugins = tuple(installed.check(plugin) for plugin in plugins)
+    if args.json:
+        import json
+
+        fields = (
+            "kind", "name", "gin", "distribution", "version", "status", "description", "detail"
+        )  # fmt: skip
+        rows = [{field: getattr(plugin, field) for field in fields} for plugin in plugins]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif plugins:
+        _print_table(plugins)
+    else:
+        print("no plugins are installed")
+    if args.check and any(plugin.status not in ("ok", "blocked") for plugin in plugins):
+        return 1
+    return 0
+
+
+def _print_table(plugins: Sequence[Plugin]) -> None:
+    """Prints one line a plugin; a plugin that is not ok says why in place of its description."""
+    fields = ("kind", "name", "gin", "status", "distribution", "version")
+    table = [[*fields, "description"]]
+    for plugin in plugins:
+        row = [getattr(plugin, field) or "?" for field in fields]
+        table.append([*row, plugin.detail or plugin.description])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
+    for number, row in enumerate(table):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        line = "  ".join([*cells, row[-1]]).rstrip()
+        print(line.upper() if number == 0 else line)
+
+
+def _find_module(args: argparse.Namespace) -> int:
+    from prompt_tuning_core import gin_config
+
+    print(gin_config.find_module(args.module))
+    return 0
+
+
+def _gin_path(args: argparse.Namespace) -> int:
+    from prompt_tuning_core import gin_config
+
+    folder = gin_config.config_dir()
+    print(gin_config.find(args.file, [folder]) if args.file else folder)
+    return 0
+
+
+def _run_engine(args: argparse.Namespace, bindings: Sequence[str], extra: Sequence[str]) -> int:
+    from prompt_tuning_core import registry
+    from prompt_tuning_core.protocols import RunFlags
+
+    for binding in bindings:
+        if "=" not in binding:
+            raise InputError(f"{binding!r} has no value; write {binding}=VALUE")
+    flags = RunFlags(
+        gin_files=tuple(args.gin_file),
+        gin_bindings=tuple(
+            _spaced(binding.removeprefix("--gin.")) for binding in [*args.gin_bindings, *bindings]
+        ),
+        gin_search_paths=_split(args.gin_search_paths),
+        hooks=_split(args.hooks),
+        extra=tuple(extra),
+    )
+    _show_warnings_in_one_line()
+    engine = registry.configure(args.allow_plugin, args.block_plugin).load("engine", args.engine)
+    getattr(engine(), args.command)(flags)
+    return 0
+
+
+def _show_warnings_in_one_line() -> None:
+    """Shows what is said to the person who runs the command without Python's file and line."""
+    import warnings
+
+    show = warnings.showwarning
+
+    def showwarning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        if category is UserWarning and file is None:
+            print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = showwarning
+
+
+def _spaced(binding: str) -> str:
+    name, separator, value = binding.partition("=")
+    if not (name.strip() and separator and value.strip()):
+        raise InputError(f"the binding {binding!r} is not of the form NAME=VALUE")
+    return f"{name.strip()} = {value.strip()}"
+
+
+def _split(lists: Sequence[str]) -> tuple[str, ...]:
+    return tuple(item.strip() for joined in lists for item in joined.split(",") if item.strip())

@@ -1,0 +1,71 @@
+"""What goes wrong, as exceptions whose message is one line for a person.
+
+The command line prints the message of a `PromptTuningError` and exits with 2; any other exception
+is a defect and keeps its traceback. A message names the thing, what was found, what was expected
+and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class PromptTuningError(Exception):
+    """Something a person gave, or has installed, cannot be used."""
+
+
+class InputError(PromptTuningError, ValueError):
+    """A value, a file, a shape or a flag that cannot be used."""
+
+
+class PluginError(PromptTuningError):
+    """A plugin cannot be found or used."""
+
+
+class UnknownPluginError(PluginError, LookupError):
+    """No installed distribution provides a plugin of this name (and kind)."""
+
+
+class PluginConflictError(PluginError):
+    """Several entry points claim one name; none of them is preferred."""
+
+
+class PluginBlockedError(PluginError):
+    """The plugin is installed, but the allow or block lists exclude it."""
+
+
+class PluginLoadError(PluginError, ImportError):
+    """The plugin is installed and fails to import, or is not what its kind requires.
+
+    An `ImportError` and never an `AttributeError`: gin looks plugins up with `getattr` and a
+    default, which loses the latter.
+    """
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown name.
+
+    Args:
+      name: The name that was not found.
+      candidates: The names there are.
+
+    Returns:
+      `"; did you mean 'x' or 'y'?"` where some are close, `"; known: a, b"` where none is, and
+      `""` where there are no candidates.
+    """
+    # Imported here: difflib costs milliseconds, which the listing of plugins need not spend.
+    import difflib
+
+    known = sorted(set(candidates))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return "; did you mean " + " or ".join(repr(match) for match in close) + "?"
+    if known:
+        return "; known: " + ", ".join(known)
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an exception of unknown origin as `TypeName: message`, on one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

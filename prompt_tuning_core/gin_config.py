@@ -1,0 +1,561 @@
+"""Reads gin files and bindings for our commands, and finds the files.
+
+gin itself does the parsing. Around it, this module finds files in the engines' folders, registers
+the plugins that the files and bindings name (so that `@init_vocab()` and
+`--gin.plugins.init_vocab.population_size=5` work without any import), and turns gin's messages
+into one line with file and line number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gin
+from gin import config_parser
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
+from prompt_tuning_core.protocols import RunFlags
+
+_NAMESPACE = "prompt_tuning_core.plugins"
+_PACKAGED = "prompt_tuning_core/configs/"
+
+
+@dataclasses.dataclass(frozen=True)
+class ParsedConfig:
+    """What `parse` read.
+
+    Attributes:
+      files: The files of `--gin_file`, as found.
+      plugins: The plugins that files and bindings name, hooks included.
+      hooks: The hooks plugins to run: gin's `HOOKS`, then `--hooks`, each once.
+    """
+
+    files: tuple[Path, ...]
+    plugins: tuple[registry.Plugin, ...]
+    hooks: tuple[str, ...]
+
+
+def config_dir() -> Path:
+    """Returns the folder of the packaged gin files."""
+    return Path(__file__).parent / "configs"
+
+
+def find_module(name: str) -> Path:
+    """Finds the folder of a Python module or package, without importing it.
+
+    Args:
+      name: A dotted name.
+
+    Returns:
+      A package's own folder, or the folder that holds the module.
+
+    Raises:
+      InputError: If there is none.
+    """
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for part in rest:
+            # `importlib.util.find_spec` would import the parents of a dotted name.
+            folders = list(spec.submodule_search_locations or ()) if spec else []
+            spec = PathFinder.find_spec(part, folders) if folders else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise InputError(f"no module named {name!r} is installed; tried sys.path")
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).absolute()
+    if spec.origin is None or not spec.has_location:
+        raise InputError(f"module {name!r} has no folder: it is built into Python")
+    return Path(spec.origin).absolute().parent
+
+
+def search_paths(flags: RunFlags, search: Sequence[Path | str] = ()) -> tuple[Path, ...]:
+    """Returns the folders in which gin files are looked for, in order.
+
+    Args:
+      flags: Its `gin_search_paths` come first, then the current directory.
+      search: The engine's folders, which come last.
+    """
+    folders = [*flags.gin_search_paths, ".", *search]
+    return tuple(dict.fromkeys(Path(folder) for folder in folders))
+
+
+def find(name: str, search: Sequence[Path | str]) -> Path:
+    """Finds a gin file.
+
+    A path of the packaged files, `prompt_tuning_core/configs/models/x.gin`, means the same as
+    `models/x.gin`, so that an engine's own variant of it is found first; any other file of that
+    path wins over both. At last, `package/folder/x.gin` is looked for in an installed package.
+
+    Args:
+      name: A path; if relative, to each folder of `search` in turn.
+      search: The folders.
+
+    Raises:
+      InputError: If there is no such file; the message lists what was tried.
+    """
+    if Path(name).is_absolute():
+        candidates = [Path(name)]
+    else:
+        candidates = [Path(folder) / name for folder in search]
+        relative = name.removeprefix(_PACKAGED)
+        if relative != name:
+            packaged = config_dir().resolve()
+            candidates = [c for c in candidates if packaged not in c.resolve().parents]
+            candidates += [Path(folder) / relative for folder in search]
+        folder, _, file = name.rpartition("/")
+        with contextlib.suppress(InputError):  # If it is no package: the message says it all.
+            candidates.append(find_module(folder.replace("/", ".")) / file)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    tried = ", ".join(str(candidate.absolute()) for candidate in candidates)
+    raise InputError(f"gin file {name!r} not found; tried {tried}")
+
+
+def parse(flags: RunFlags, *, search: Sequence[Path | str] = ()) -> ParsedConfig:
+    """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
+
+    Args:
+      flags: The files, the bindings, which override the files, and the search paths.
+      search: The engine's folders, searched after the user's and the current directory.
+
+    Raises:
+      InputError: For a file that is not found, and for what gin refuses in one.
+      PluginError: For a plugin, named by a file or binding, that cannot be used.
+    """
+    folders = search_paths(flags, search)
+    files = tuple(find(name, folders) for name in flags.gin_files)
+    sources = [_Source.read(path, folders, ()) for path in files]
+    sources += [_Source.of_binding(binding) for binding in flags.gin_bindings]
+
+    hooks, plugins = _load_plugins(sources, flags.hooks)
+    _register(plugin.name for plugin in plugins if registry.KINDS[plugin.kind].in_gin)
+    gin.clear_config()
+    for source in sources:
+        _parse_source(source)
+    try:
+        gin.finalize()
+    except ValueError as error:
+        _refuse_unfinished(error, sources)
+    return ParsedConfig(files, tuple(plugins), hooks)
+
+
+def operative_config() -> str:
+    """Returns the parameters in use so far, as a gin file that `parse` reads back.
+
+    The text of a run repeated from that file, in a new process, is the same.
+    """
+    return gin.operative_config_str()
+
+
+def explain(error: BaseException) -> str | None:
+    """Says in one line what gin complained of while it called a configurable.
+
+    Returns:
+      The line; `None` if the exception is not gin's complaint about the configuration.
+    """
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        match = re.match(r"Required bindings for `(.*?)` not provided in config: (\[.*?\])", text)
+        if match:
+            return _missing(match[1], match[2])
+    if isinstance(error, TypeError):
+        match = re.search(
+            r"No values supplied by Gin or caller for arguments: (\[.*?\])"
+            r".*?In call to configurable '(.*?)'",
+            text,
+            re.DOTALL,
+        )
+        if match:
+            return _missing(match[2], match[1])
+    return None
+
+
+def _missing(configurable: str, names: str) -> str:
+    parameters = re.findall(r"'(.*?)'", names)
+    return (
+        f"gin gives {configurable} no value for {', '.join(parameters)}; write "
+        f"{configurable}.{parameters[0]} = … in a gin file or --gin.{configurable}."
+        f"{parameters[0]}=…"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """`@scope/selector` in a value."""
+
+    selector: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Macro:
+    """`%name` in a value."""
+
+    name: str
+
+
+class _Recorder(config_parser.ParserDelegate):
+    """Has gin's parser leave references and macros as they are written."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
+        return _Reference(scoped_configurable_name.rpartition("/")[2])
+
+    def macro(self, macro_name: str) -> _Macro:
+        return _Macro(macro_name)
+
+
+class _NamedText(io.StringIO):
+    """Text whose `name` gin puts into its messages."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+@dataclasses.dataclass
+class _Source:
+    """A gin file or one binding, with its statements and the files that it includes.
+
+    Attributes:
+      label: How messages name it.
+      text: Its text.
+      is_file: Whether lines mean anything to a person.
+      statements: What gin's parser makes of it.
+      included: The included files, by the line of the statement.
+    """
+
+    label: str
+    text: str
+    is_file: bool
+    statements: list[Any] = dataclasses.field(default_factory=list)
+    included: dict[int, _Source] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of_binding(cls, binding: str) -> _Source:
+        name, _, value = binding.partition("=")
+        source = cls(f"--gin.{name.strip()}={value.strip()}", binding, is_file=False)
+        source._scan()
+        return source
+
+    @classmethod
+    def read(cls, path: Path, folders: Sequence[Path], chain: tuple[Path, ...]) -> _Source:
+        """Reads a file and what it includes; `chain` are the files that include it."""
+        if path in chain:
+            raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
+        source = cls(str(path), text, is_file=True)
+        source._scan()
+        for statement in source.statements:
+            if isinstance(statement, config_parser.IncludeStatement):
+                line = statement.location.line_num
+                try:
+                    included = find(statement.filename, folders)
+                except InputError as error:
+                    raise InputError(f"{source.where(line)}: {error}") from error
+                source.included[line] = cls.read(included, folders, (*chain, path))
+        return source
+
+    def where(self, line: int | None) -> str:
+        """Returns the place of a line, to begin a message with."""
+        return f"{self.label}:{line}" if self.is_file and line else self.label
+
+    def _scan(self) -> None:
+        try:
+            parser = config_parser.ConfigParser(_NamedText(self.text, self.label), _Recorder())
+            self.statements = list(parser)
+        except tokenize.TokenError as error:
+            message, (line, _) = error.args
+            raise InputError(f"{self.where(line)}: {message}") from error
+        except (SyntaxError, ValueError) as error:
+            raise _as_input_error(error, self) from error
+
+    def walk(self) -> Iterator[tuple[_Source, Any]]:
+        """Yields the statements in the order in which they take effect, with their sources."""
+        for statement in self.statements:
+            yield self, statement
+            if isinstance(statement, config_parser.IncludeStatement):
+                yield from self.included[statement.location.line_num].walk()
+
+    def plugin_in(self) -> Callable[[str], str | None]:
+        """Returns the function that says which plugin a selector of this source names, if any."""
+        dynamic = False
+        namespaces = {"plugins", _NAMESPACE}
+        for statement in self.statements:
+            if not isinstance(statement, config_parser.ImportStatement):
+                continue
+            if statement.module == "__gin__.dynamic_registration":
+                # From here on, only what the file imports has a name.
+                dynamic, namespaces = True, set()
+            elif dynamic and statement.module == _NAMESPACE:
+                direct = statement.is_from or statement.alias
+                namespaces.add(statement.bound_name() if direct else _NAMESPACE)
+        bare = set() if dynamic else _bare_names()
+
+        def plugin(selector: str) -> str | None:
+            for namespace in namespaces:
+                if selector.startswith(namespace + "."):
+                    return selector[len(namespace) + 1 :].split(".")[0]
+            return selector if selector in bare else None
+
+        return plugin
+
+    def segments(self) -> Iterator[tuple[str, _Source | None]]:
+        """Yields the text in parts that end before an include, with the file included there.
+
+        gin would look for included files itself, in its own folders and with its own messages.
+        Each part keeps its line numbers and the imports that came before it, which are all that
+        one statement of a file owes to another.
+        """
+        starts = sorted({statement.location.line_num for statement in self.statements})
+        lines = self.text.splitlines(keepends=True)
+        ends = dict(zip(starts, [*starts[1:], len(lines) + 1], strict=True))
+        imports = {
+            line
+            for statement in self.statements
+            if isinstance(statement, config_parser.ImportStatement)
+            for line in range(statement.location.line_num, ends[statement.location.line_num])
+        }
+        begin = 1
+        for include in [*sorted(self.included), len(lines) + 1]:
+            yield (
+                "".join(
+                    text if line >= begin or line in imports else "\n"
+                    for line, text in enumerate(lines[: include - 1], start=1)
+                ),
+                self.included.get(include),
+            )
+            begin = ends.get(include, include)
+
+
+def _bare_names() -> set[str]:
+    """Returns the plugins that static files may name without `plugins.`.
+
+    Not those whose name is something else's in gin already, such as an engine's own configurable.
+    """
+    return {
+        name
+        for name in registry.process_registry().names_in_gin()
+        if not _is_registered(name) or _is_registered(f"{_NAMESPACE}.{name}")
+    }
+
+
+def _is_registered(selector: str) -> bool:
+    try:
+        gin.get_configurable(selector)
+    except (ValueError, KeyError):
+        return False
+    return True
+
+
+def _load_plugins(
+    sources: Sequence[_Source], hooks_flag: Sequence[str]
+) -> tuple[tuple[str, ...], list[registry.Plugin]]:
+    """Loads the plugins that sources name, so that a bad one is reported with its place."""
+    plugins: dict[str, registry.Plugin] = {}
+    installed = registry.process_registry()
+    hooks: list[tuple[str, str]] = []
+    for source in sources:
+        plugin_in: dict[int, Callable[[str], str | None]] = {}
+        for origin, statement in source.walk():
+            plugin_in.setdefault(id(origin), origin.plugin_in())
+            where = origin.where(statement.location.line_num)
+            for selector in _selectors(statement):
+                name = plugin_in[id(origin)](selector)
+                if name is None or name in plugins:
+                    continue
+                with _at(where):
+                    installed.load_in_gin(name)
+                    plugins[name] = installed.find_in_gin(name)
+            if _macro_name(statement) == "HOOKS":
+                hooks = [(name, where) for name in _hook_names(statement.value, where)]
+    hooks += [(name, "--hooks") for name in hooks_flag]
+    for name, where in hooks:
+        # Before gin parses and locks, so that a hooks plugin can have parameters in gin.
+        with _at(where):
+            installed.load("hooks", name)
+            plugins[name] = installed.find("hooks", name)
+    return tuple(dict.fromkeys(name for name, _ in hooks)), list(plugins.values())
+
+
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Puts a place before the message of a plugin's error."""
+    try:
+        yield
+    except PluginError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _selectors(statement: Any) -> Iterator[str]:
+    """Yields the configurables that a statement names."""
+    if isinstance(statement, config_parser.BlockDeclaration):
+        yield statement.selector
+    elif isinstance(statement, config_parser.BindingStatement):
+        if statement.arg_name:
+            yield statement.selector
+        for part in _parts(statement.value):
+            if isinstance(part, _Reference):
+                yield part.selector
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _parts(key)
+            yield from _parts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _parts(item)
+    else:
+        yield value
+
+
+def _macro_name(statement: Any) -> str | None:
+    """Returns the macro that a statement gives a value, if it is such a statement."""
+    if not isinstance(statement, config_parser.BindingStatement) or statement.arg_name:
+        return None
+    return f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+
+
+def _hook_names(value: object, where: str) -> Sequence[str]:
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+        return value
+    if isinstance(value, (_Macro, _Reference)):
+        return ()  # Known only when gin has evaluated it; the engine loads it then.
+    raise InputError(f"{where}: HOOKS is {value!r}, and should be a list: HOOKS = ['name', …]")
+
+
+def _register(names: Iterator[str]) -> None:
+    """Registers plugins with gin, as a file with dynamic registration would.
+
+    Registered in that way, and not as external configurables, a plugin has one selector that
+    `init_vocab` and `plugins.init_vocab` both match, and an operative config can import it.
+    """
+    gin.clear_config()  # It may be locked.
+    for name in names:
+        if not _is_registered(f"{_NAMESPACE}.{name}"):
+            snippet = (
+                "from __gin__ import dynamic_registration\n"
+                "from prompt_tuning_core import plugins\n"
+                f"_ = @plugins.{name}\n"
+            )
+            try:
+                gin.parse_config(snippet)
+            except Exception as error:
+                plugin = registry.process_registry().find_in_gin(name)
+                raise InputError(
+                    f"{plugin} cannot be registered with gin: {_first_part(error)}"
+                ) from error
+
+
+def _parse_source(source: _Source) -> None:
+    for text, included in source.segments():
+        try:
+            gin.parse_config(_NamedText(text, source.label))
+        except Exception as error:  # What an imported module raises included.
+            raise _as_input_error(error, source) from error
+        if included is not None:
+            _parse_source(included)
+
+
+def _first_part(error: BaseException) -> str:
+    """Returns a message of gin's on one line, without the place that gin appends."""
+    return " ".join(str(error).split("\n  In ")[0].split())
+
+
+def _as_input_error(error: Exception, source: _Source) -> InputError:
+    """Turns what gin raised while it read `source` into one line."""
+    if isinstance(error, SyntaxError):
+        line: int | None = error.lineno
+        message = str(error.msg)
+        token = re.search(r"Failed to parse token '(.*)'", message)
+        if token:
+            message = (
+                f"{token[1]} is no value; write text in quotes, a macro as %NAME, a configurable "
+                "as @name"
+            )
+        elif error.text and error.text.strip():
+            message = f"{message.rstrip('.')} in {error.text.strip()!r}"
+    else:
+        place = re.search(r'\n  In (?:file "[^"]*",|bindings string) line (\d+)\n', str(error))
+        line = int(place[1]) if place else None
+        message = _explain_parsing(error)
+    return InputError(f"{source.where(line)}: {' '.join(message.split())}")
+
+
+def _explain_parsing(error: Exception) -> str:
+    text = _first_part(error)
+    installed = registry.process_registry()
+    match = re.fullmatch(r"No configurable matching (?:reference )?'@?(.*?)(?:\(\))?'\.", text)
+    if match:
+        known = installed.names_in_gin()
+        return (
+            f"{match[1]!r} is no plugin, and nothing registered with gin"
+            f"{nearest(match[1].rpartition('.')[2], known)}"
+        )
+    match = re.fullmatch(r"Configurable '(.*)' doesn't have a parameter named '(.*)'\.", text)
+    if match:
+        return f"{match[1]!r} has no parameter {match[2]!r}{_nearest_parameter(*match.groups())}"
+    match = re.fullmatch(r"'(.*)' was not provided by an import statement\.", text)
+    if match and match[1] in installed.names_in_gin():
+        return (
+            f"{match[1]!r} was not imported; in a file with dynamic_registration write "
+            f"plugins.{match[1]}, after 'from prompt_tuning_core import plugins'"
+        )
+    if isinstance(error, (ValueError, NameError, AttributeError)):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def _nearest_parameter(selector: str, parameter: str) -> str:
+    try:
+        configurable = gin.get_configurable(selector)
+    except (ValueError, KeyError):
+        # Known by that name only within the file that imports it: `p.init_vocab`.
+        try:
+            configurable = registry.process_registry().load_in_gin(selector.rpartition(".")[2])
+        except PluginError:
+            return ""
+    # gin's version of a class has a metaclass whose signature says nothing.
+    function = (
+        configurable.__init__  # type: ignore[misc]  # Only its signature is read.
+        if isinstance(configurable, type)
+        else configurable
+    )
+    try:
+        names = set(inspect.signature(function).parameters) - {"self"}
+    except (ValueError, TypeError):
+        return ""
+    return nearest(parameter, names)
+
+
+def _refuse_unfinished(error: ValueError, sources: Sequence[_Source]) -> NoReturn:
+    """Raises the error of a configuration that is complete and not sound, with its place."""
+    match = re.match(r"No bindings specified for '(.*)/gin\.macro'", str(error))
+    if match:
+        statements = [pair for source in sources for pair in source.walk()]
+        names = {name for _, statement in statements if (name := _macro_name(statement))}
+        for source, statement in statements:
+            if _Macro(match[1]) in _parts(getattr(statement, "value", None)):
+                raise InputError(
+                    f"{source.where(statement.location.line_num)}: macro %{match[1]} has no value; "
+                    f"write {match[1]} = … in a gin file or --gin.{match[1]}=…"
+                    f"{nearest(match[1], names)}"
+                ) from error
+    raise InputError(f"gin: {_first_part(error)}") from error

@@ -1,0 +1,103 @@
+"""The protocols that plugins, engines and the core meet at.
+
+Nothing here is inherited from: a plugin satisfies a protocol by its shape, so that an initializer
+can be published without importing this package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+
+
+class Initializer(Protocol):
+    """Makes the first value of a prompt; the signature of `flax.linen.initializers`."""
+
+    def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
+        """Returns a floating array of exactly `shape`.
+
+        Args:
+          rng: A PRNG key, typed (`jax.random.key`) or raw (`jax.random.PRNGKey`).
+          shape: `(P, H)`: prompt length and model width.
+
+        Raises:
+          ValueError: If this initializer cannot serve `shape`; it never crops, pads or broadcasts.
+        """
+
+
+@runtime_checkable
+class EmbeddingTable(Protocol):
+    """An embedding table `[V, H]` that is read by rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(V, H)`: number of embeddings and model width."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the stored table (rows come back as float32)."""
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Reads only the rows `ids` `[n]` of the table; returns float32 `[n, H]`."""
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Anything that turns text into ids: a seqio vocabulary, a sentencepiece processor."""
+
+    def encode(self, s: str, /) -> Sequence[int]:
+        """Returns the ids of the pieces of `s`, without EOS."""
+
+
+class Combine(Protocol):
+    """Places a prompt within a sequence.
+
+    The same function places the prompt's vectors among the embedded inputs (`x` `[B, T, H]`) and
+    its ones in the mask (`x` `[B, T]`), so that the two cannot disagree.
+    """
+
+    def __call__(self, prompt: jax.Array, x: jax.Array, tokens: jax.Array, /) -> jax.Array:
+        """Returns `[B, T + P, …]`.
+
+        Args:
+          prompt: `[B, P, …]`.
+          x: `[B, T, …]`, of the same rank as `prompt`.
+          tokens: `[B, T]` input ids, 0 where padded; for placements that depend on the lengths.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """What a person wrote after `prompt-tuning train|eval|infer`.
+
+    Attributes:
+      gin_files: `--gin_file`, in the order given; later files override earlier ones.
+      gin_bindings: `--gin.NAME=VALUE`, as `NAME = VALUE`; they override the files.
+      gin_search_paths: `--gin_search_paths`, searched before the packaged configs.
+      hooks: `--hooks`, names of hooks plugins to run besides gin's `HOOKS`.
+      extra: Flags that the core does not know; an engine that does not either must refuse them.
+    """
+
+    gin_files: tuple[str, ...] = ()
+    gin_bindings: tuple[str, ...] = ()
+    gin_search_paths: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """Runs training, evaluation and inference. A plugin of kind engine is such a class."""
+
+    def train(self, flags: RunFlags) -> None:
+        """Trains a prompt and writes it, with provenance, to the run's directory."""
+
+    def eval(self, flags: RunFlags) -> None:
+        """Evaluates a prompt on a task's split and writes the metrics."""
+
+    def infer(self, flags: RunFlags) -> None:
+        """Writes one prediction per input, in the order of the inputs."""

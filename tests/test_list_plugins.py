@@ -1,0 +1,218 @@
+"""`prompt-tuning list-plugins`: metadata only, and a row for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+FUNCTION = "def init_x():\n    return None\n"
+
+
+@pytest.fixture
+def zoo(site):
+    """One distribution for each way in which a plugin can be good or bad."""
+    site.distribution(
+        "good",
+        {"initializers": {"init_good": "good:init_x"}},
+        {"good.py": "print('imported')\n" + FUNCTION},
+        version="2.5",
+        summary="A good one",
+        requires=["prompt-tuning-core>=1,<2"],
+    )
+    for name in ("left", "right"):
+        site.distribution(
+            name, {"initializers": {"init_twice": f"{name}:init_x"}}, {f"{name}.py": FUNCTION}
+        )
+    site.distribution(
+        "across", {"initializers": {"both": "good:init_x"}, "hooks": {"both": "good"}}
+    )
+    site.distribution(
+        "raises", {"initializers": {"init_raises": "raises:f"}}, {"raises.py": "1 / 0\n"}
+    )
+    site.distribution(
+        "exits", {"prompts": {"exits": "exits:f"}}, {"exits.py": "raise SystemExit(3)\n"}
+    )
+    site.distribution(
+        "old",
+        {"initializers": {"init_old": "good:init_x"}},
+        requires=["numpy", "Prompt_Tuning.Core (<1)"],
+    )
+    site.distribution("lacks", {"initializers": {"init_lacks": "good:init_y"}})
+    site.distribution("number", {"initializers": {"init_number": "sys:maxsize"}})
+    site.distribution("engineless", {"engines": {"engineless": "json:JSONDecoder"}})
+    site.distribution("hookless", {"hooks": {"hookless": "json"}})
+    site.distribution(
+        "badhook",
+        {"hooks": {"badhook": "badhook"}},
+        {
+            "badhook.py": "from prompt_tuning_core.hookspecs import hookimpl\n"
+            "@hookimpl\ndef step_logged(step, weather): pass\n"
+        },
+    )
+    site.distribution(
+        "nohook",
+        {"hooks": {"nohook": "nohook"}},
+        {
+            "nohook.py": "from prompt_tuning_core.hookspecs import hookimpl\n"
+            "@hookimpl\ndef step_loged(step): pass\n"
+        },
+    )
+    site.distribution("malformed", {"initializers": {"init_malformed": "not a module!"}})
+    site.distribution("dashed", {"initializers": {"init-dashed": "good:init_x"}})
+    return site
+
+
+def test_listing_imports_nothing_that_it_lists(zoo):
+    names = ["jax", "flax", "gin", "tensorflow", "pluggy", "numpy", "packaging", "good", "raises"]
+    code = (
+        "import sys\n"
+        "from prompt_tuning_core.cli import main\n"
+        "assert main(['list-plugins']) == 0\n"
+        f"print([m for m in {names} if m in sys.modules])\n"
+        "print([m for m in sys.modules if m.startswith(('prompt_tuning_', 'email.'))\n"
+        "       and not m.startswith('prompt_tuning_core')])\n"
+    )
+    lines = zoo.python("-c", code).stdout.splitlines()
+    assert lines[-2:] == ["[]", "[]"]
+    assert any(line.split()[:2] == ["initializer", "init_good"] for line in lines)
+
+
+def test_json_has_the_documented_fields(zoo):
+    (row,) = zoo.rows()["init_good"]
+    assert row == {
+        "kind": "initializer",
+        "name": "init_good",
+        "gin": "@plugins.init_good()",
+        "distribution": "good",
+        "version": "2.5",
+        "status": "ok",
+        "description": "A good one",
+        "detail": "",
+    }
+    assert list(row) == [
+        "kind", "name", "gin", "distribution", "version", "status", "description", "detail"
+    ]  # fmt: skip
+
+
+def test_gin_reference_says_how_each_kind_is_used(zoo):
+    rows = zoo.rows()
+    assert rows["exits"][0]["gin"] == "@plugins.exits"
+    assert rows["engineless"][0]["gin"] == "--engine engineless"
+    assert rows["hookless"][0]["gin"] == "HOOKS = ['hookless']"
+
+
+def test_table_is_aligned_and_says_why_instead_of_what(zoo):
+    process = zoo.command("list-plugins")
+    assert process.returncode == 0
+    assert process.stderr == ""
+    header, *lines = process.stdout.splitlines()
+    assert header.split() == [
+        "KIND", "NAME", "GIN", "STATUS", "DISTRIBUTION", "VERSION", "DESCRIPTION"
+    ]  # fmt: skip
+    by_name = {line.split()[1]: line for line in lines}
+    assert by_name["init_good"][header.index("DESCRIPTION") :] == "A good one"
+    assert by_name["init_good"][header.index("STATUS") :].startswith("ok ")
+    assert "right 1.0 (initializer)" in process.stdout
+    assert "left 1.0 (initializer)" in process.stdout
+
+
+def test_two_distributions_with_one_name_are_both_conflicts(zoo):
+    rows = zoo.rows()["init_twice"]
+    assert [(row["distribution"], row["status"]) for row in rows] == [
+        ("left", "conflict"),
+        ("right", "conflict"),
+    ]
+    assert "right 1.0" in rows[0]["detail"]
+    assert "--block-plugin=right:init_twice" in rows[0]["detail"]
+
+
+def test_one_name_in_two_kinds_is_a_conflict(zoo):
+    assert [(row["kind"], row["status"]) for row in zoo.rows()["both"]] == [
+        ("initializer", "conflict"),
+        ("hooks", "conflict"),
+    ]
+
+
+@pytest.mark.parametrize("item", ["left", "left:init_twice", "LEFT", "something,left"])
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_blocking_one_settles_a_conflict(zoo, item, by_flag):
+    rows = (
+        zoo.rows("--block-plugin", item) if by_flag else zoo.rows(PROMPT_TUNING_BLOCK_PLUGINS=item)
+    )
+    assert [row["status"] for row in rows["init_twice"]] == ["blocked", "ok"]
+    assert "PROMPT_TUNING_BLOCK_PLUGINS" in rows["init_twice"][0]["detail"]
+
+
+def test_allow_list_blocks_the_rest(zoo):
+    rows = zoo.rows("--allow-plugin=good", "--allow-plugin=right:init_twice")
+    ok = {name for name, same in rows.items() if any(row["status"] == "ok" for row in same)}
+    assert ok == {"init_good", "init_twice"}
+    assert rows["init_raises"][0]["status"] == "blocked"
+    (row,) = zoo.rows(PROMPT_TUNING_ALLOW_PLUGINS="init_good")["init_raises"]
+    assert row["status"] == "blocked"
+    assert "not among the allowed" in row["detail"]
+
+
+def test_filter_that_names_nothing_is_refused(zoo):
+    assert "a:b:c" in zoo.error("list-plugins", "--block-plugin=a:b:c")
+
+
+def test_metadata_that_cannot_be_used_is_a_broken_row(zoo):
+    rows = zoo.rows()
+    assert rows["init_malformed"][0]["status"] == "broken"
+    assert "not a module!" in rows["init_malformed"][0]["detail"]
+    assert rows["init-dashed"][0]["status"] == "broken"
+    assert "identifier" in rows["init-dashed"][0]["detail"]
+
+
+def test_unreadable_entry_points_do_not_hide_the_others(zoo):
+    zoo.distribution("torn", "[prompt_tuning.initializers]\ninit_torn\n")
+    rows = zoo.rows()
+    assert rows["init_good"][0]["status"] == "ok"
+    (row,) = rows[""]
+    assert (row["distribution"], row["status"]) == ("torn", "broken")
+    assert "entry_points.txt cannot be read" in row["detail"]
+
+
+def test_check_loads_each_and_survives_all(zoo):
+    process = zoo.command("list-plugins", "--check", "--json", "--block-plugin=across")
+    assert process.returncode == 1
+    assert "imported" in process.stderr  # What a plugin prints is kept out of the list.
+    found = {row["name"]: (row["status"], row["detail"]) for row in json.loads(process.stdout)}
+    assert found["init_good"] == ("ok", "")
+    assert found["both"][0] == "blocked"
+    for name, status, detail in [
+        ("init_twice", "conflict", "the name is also claimed by"),
+        ("init_old", "incompatible", "requires 'Prompt_Tuning.Core (<1)'"),
+        ("init_raises", "broken", "fails to import: ZeroDivisionError: division by zero"),
+        ("exits", "broken", "fails to import: SystemExit: 3"),
+        ("init_lacks", "broken", "names 'good:init_y', and there is no 'init_y' in it"),
+        ("init_number", "broken", "names a value of type int, which cannot be called"),
+        ("engineless", "broken", "without train, eval, infer"),
+        ("hookless", "broken", "no function marked by prompt_tuning_core.hookspecs.hookimpl"),
+        ("badhook", "broken", "weather"),
+        ("nohook", "broken", "step_loged"),
+        ("init_malformed", "broken", "not a module!"),
+    ]:
+        assert found[name][0] == status, name
+        assert detail in found[name][1], name
+
+
+def test_check_succeeds_where_all_is_well(zoo):
+    process = zoo.command("list-plugins", "--check", "--allow-plugin=good")
+    assert process.returncode == 0
+
+
+def test_nothing_installed_is_said(site):
+    # -S hides what this environment has installed; importlib_metadata itself comes by path.
+    code = (
+        "import sys, types\n"
+        "module = types.ModuleType('importlib_metadata')\n"
+        "module.entry_points = lambda: []\n"
+        "sys.modules['importlib_metadata'] = module\n"
+        "from prompt_tuning_core.cli import main\n"
+        "sys.exit(main(['list-plugins']))\n"
+    )
+    process = site.python("-S", "-c", code)
+    assert (process.returncode, process.stdout) == (0, "no plugins are installed\n")

@@ -1,0 +1,242 @@
+"""Loading plugins by name: what it returns, imports and refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from prompt_tuning_core import errors, plugins, registry, versions
+
+FUNCTION = "def init_x(scale=1.0):\n    return scale\n"
+HOOKS = """\
+from prompt_tuning_core.hookspecs import hookimpl
+
+@hookimpl
+def step_logged(step, metrics):
+    print("{name}", step, metrics["loss"])
+
+@hookimpl
+def run_finished():
+    print("{name} finished")
+"""
+
+
+def load(site, kind, name, **variables):
+    """Loads a plugin in a new process; returns the modules imported or the error's last line."""
+    code = (
+        "import sys, json\n"
+        "from prompt_tuning_core import registry, errors\n"
+        f"try: registry.load({kind!r}, {name!r})\n"
+        "except errors.PluginError as error: print(type(error).__name__, error)\n"
+        "else: print(json.dumps(sorted(sys.modules)))\n"
+    )
+    process = site.python("-c", code, **variables)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.rstrip("\n")
+
+
+def test_loading_imports_the_named_plugin_and_no_other(site):
+    site.distribution(
+        "two",
+        {"initializers": {"init_one": "one:init_x", "init_other": "other:init_x"}},
+        {"one.py": FUNCTION, "other.py": FUNCTION},
+    )
+    modules = json.loads(load(site, "initializer", "init_one"))
+    assert "one" in modules
+    assert not {"other", "jax", "flax", "gin", "tensorflow"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        (
+            "initializer",
+            "init_goodd",
+            "UnknownPluginError no initializer plugin named 'init_goodd'",
+        ),
+        ("initializer", "init_goodd", "did you mean 'init_good'"),
+        ("prompt", "init_good", "is not of kind prompt: it is used as @plugins.init_good()"),
+        (
+            "initializer",
+            "init_raises",
+            "PluginLoadError initializer plugin 'init_raises' of bad 3.1",
+        ),
+        ("initializer", "init_raises", "AttributeError: a cause on two lines"),
+        ("initializer", "init_lacks", "there is no 'init_y' in it"),
+        ("initializer", "init_nested", "there is no 'deeper' in it"),
+        ("initializer", "init_missing", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("initializer", "init_number", "type int, which cannot be called"),
+        ("engine", "halfway", "an engine class without eval, infer"),
+        ("engine", "instance", "an engine is a class"),
+        ("hooks", "class_of_hooks", "hooks are a module or an instance"),
+        ("initializer", "init_future", "requires 'prompt-tuning-core>=2', and prompt-tuning-core"),
+        ("initializer", "init_future", "1.0.0 is installed"),
+        ("initializer", "init_odd", "cannot be read: 'prompt-tuning-core>=banana'"),
+    ],
+)
+def test_refusals_name_plugin_distribution_version_and_cause(site, kind, name, expected):
+    site.distribution("good", {"initializers": {"init_good": "good:init_x"}}, {"good.py": FUNCTION})
+    site.distribution(
+        "bad",
+        {
+            "initializers": {
+                "init_raises": "raising:f",
+                "init_lacks": "good:init_y",
+                "init_nested": "good:init_x.deeper",
+                "init_missing": "no_such_module:f",
+                "init_number": "sys:maxsize",
+            },
+            "engines": {"halfway": "engines:Halfway", "instance": "engines:instance"},
+            "hooks": {"class_of_hooks": "engines:Halfway"},
+        },
+        {
+            "raising.py": "raise AttributeError('a cause\\n  on two lines')\n",
+            "engines.py": "class Halfway:\n    def train(self): pass\ninstance = Halfway()\n",
+        },
+        version="3.1",
+    )
+    for distribution, requirement in (("future", ">=2"), ("odd", ">=banana")):
+        site.distribution(
+            distribution,
+            {"initializers": {f"init_{distribution}": "good:init_x"}},
+            requires=[f"prompt-tuning-core{requirement}"],
+        )
+    assert expected in load(site, kind, name)
+
+
+def test_conflict_names_both_and_a_way_out(site):
+    for name in ("left", "right"):
+        site.distribution(
+            name, {"initializers": {"init_x": f"{name}:init_x"}}, {f"{name}.py": FUNCTION}
+        )
+    message = load(site, "initializer", "init_x")
+    assert message.startswith("PluginConflictError")
+    assert "of left 1.0" in message
+    assert "right 1.0" in message
+    assert "--block-plugin=right:init_x" in message
+    modules = load(site, "initializer", "init_x", PROMPT_TUNING_BLOCK_PLUGINS="right:init_x")
+    assert "left" in json.loads(modules)
+
+
+def test_blocked_plugin_is_not_imported(site):
+    site.distribution("good", {"initializers": {"init_good": "good:init_x"}}, {"good.py": "1/0"})
+    message = load(site, "initializer", "init_good", PROMPT_TUNING_BLOCK_PLUGINS="good")
+    assert message.startswith("PluginBlockedError initializer plugin 'init_good' of good 1.0")
+
+
+def test_a_new_kind_is_one_entry_of_the_table(site):
+    site.distribution("f", {"formats": {"npy2": "f:init_x"}}, {"f.py": FUNCTION})
+    code = (
+        "from prompt_tuning_core import registry\n"
+        "registry.KINDS['format'] = registry.Kind(\n"
+        "    'format', 'prompt_tuning.formats', '--format {name}', lambda loaded: None, False)\n"
+        "print([p.gin for p in registry.discover() if p.kind == 'format'])\n"
+        "print(registry.load('format', 'npy2')())\n"
+    )
+    assert site.python("-c", code).stdout == "['--format npy2']\n1.0\n"
+
+
+def test_unknown_kind_is_an_error():
+    with pytest.raises(errors.InputError, match="did you mean 'initializer'"):
+        registry.load("initialiser", "init_vocab")
+
+
+def test_only_hooks_asked_for_run_in_the_order_asked(site):
+    for name in ("first", "second", "third"):
+        site.distribution(name, {"hooks": {name: name}}, {f"{name}.py": HOOKS.format(name=name)})
+    code = (
+        "from prompt_tuning_core import registry\n"
+        "registry.load('hooks', 'third')\n"
+        "hooks = registry.load_hooks(['second', 'first', 'second'])\n"
+        "hooks.step_logged(step=1, metrics={'loss': 0.5})\n"
+        "hooks.prompt_saved(path='x.npy', provenance={})\n"
+        "hooks.run_finished(run=None)\n"
+        "registry.load_hooks([]).step_logged(step=2, metrics={})\n"
+    )
+    process = site.python("-c", code)
+    assert process.stdout.splitlines() == [
+        "second 1 0.5", "first 1 0.5", "second finished", "first finished"
+    ], process.stderr  # fmt: skip
+
+
+@pytest.fixture
+def in_process(site, monkeypatch):
+    """The fake distributions, in this process."""
+    monkeypatch.syspath_prepend(site.folder)
+    registry.configure()
+    yield site
+    monkeypatch.undo()
+    registry.configure()
+
+
+def test_namespace_imports_an_attribute_when_it_is_named(in_process):
+    in_process.distribution(
+        "lazy",
+        {"initializers": {"init_lazy": "lazy_module:init_x", "init_idle": "idle_module:init_x"}},
+        {"lazy_module.py": FUNCTION, "idle_module.py": FUNCTION},
+    )
+    assert "init_lazy" in repr(plugins)
+    assert not [name for name in dir(plugins) if not name.startswith("_")]
+    assert "lazy_module" not in sys.modules
+    assert plugins.init_lazy() == 1.0
+    assert "lazy_module" in sys.modules
+    assert "idle_module" not in sys.modules
+
+
+def test_namespace_has_no_other_attributes(in_process):
+    in_process.distribution(
+        "broken",
+        {"initializers": {"init_broken": "broken:f"}, "engines": {"some_engine": "json:tool"}},
+        {"broken.py": "raise AttributeError('lost')"},
+    )
+    for name in ("init_nothing", "__wrapped__", "_init_broken", "sys", "annotations"):
+        assert not hasattr(plugins, name)
+    with pytest.raises(AttributeError, match=r"some_engine.*it is used as --engine some_engine"):
+        _ = plugins.some_engine
+    # gin would take an AttributeError for a missing name, and lose its message.
+    with pytest.raises(ImportError, match=r"init_broken.*AttributeError: lost"):
+        _ = plugins.init_broken
+
+
+@pytest.mark.parametrize(
+    ("specifiers", "inside", "outside"),
+    [
+        ("", ["1.0.0", "0.1"], []),
+        (">=1,<2", ["1", "1.0.0", "1.9.9", "1.0.post1"], ["0.9", "2", "2.0rc1", "1.0rc1"]),
+        ("(>=1.2)", ["1.10"], ["1.1"]),
+        ("==1.*", ["1.0", "1"], ["2.0", "10"]),
+        ("!=1.0", ["1.0.1"], ["1", "1.0.0"]),
+        ("~=1.4", ["1.4", "1.9"], ["1.3", "2.0"]),
+        ("~=1.4.2", ["1.4.5"], ["1.5"]),
+        (">1", ["1.1", "2.0.dev1"], ["1", "1.0.post1"]),
+        ("<=1.0", ["1.0rc1", "0.9", "1.0.dev3"], ["1.0.post1"]),
+        ("===1.0", ["1.0"], ["1.0.0"]),
+    ],
+)
+def test_versions_compare_as_pep_440_says(specifiers, inside, outside):
+    assert all(versions.satisfies(version, specifiers) for version in inside)
+    assert not any(versions.satisfies(version, specifiers) for version in outside)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "met"),
+    [
+        ("prompt-tuning-core", True),
+        ("Prompt.Tuning_Core [x] >= 1 ; python_version >= '3.11'", True),
+        ("prompt-tuning-core<1; extra == 'old'", True),
+        ("prompt-tuning-core @ https://example.org/core.whl", True),
+        ("prompt-tuning-core-extras>=7", True),
+        ("numpy>=77", True),
+        ("prompt-tuning-core<1; python_version > '3'", False),
+        ("prompt-tuning-core>1", False),
+        ("prompt-tuning-core=>1", False),
+        ("prompt-tuning-core>=1,", True),
+        ("!prompt-tuning-core", False),
+    ],
+)
+def test_requirements_on_the_core(requirement, met):
+    complaint = versions.unmet(["numpy", requirement], "prompt-tuning-core", "1.0.0")
+    assert (complaint is None) == met
+    assert met or requirement in complaint
