@@ -1,0 +1,64 @@
+"""Combine functions: where a prompt stands within a sequence (`protocols.Combine`)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def prefix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Puts the prompt in front of the input (Lester et al. 2021, section 2).
+
+    Args:
+      prompt: `[B, P, …]`.
+      x: `[B, T, …]`.
+      tokens: `[B, T]`; not used.
+
+    Returns:
+      `[B, P + T, …]`.
+    """
+    del tokens
+    return jnp.concatenate([prompt, x], axis=1)
+
+
+def prefix_after_bos(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Puts the prompt in front of the input, but after its first position, which holds BOS.
+
+    Args:
+      prompt: `[B, P, …]`.
+      x: `[B, T, …]`.
+      tokens: `[B, T]`; not used.
+
+    Returns:
+      `[B, 1 + P + (T - 1), …]`.
+    """
+    del tokens
+    return jnp.concatenate([x[:, :1], prompt, x[:, 1:]], axis=1)
+
+
+def suffix(
+    prompt: jax.Array, x: jax.Array, tokens: jax.Array, before_eos: bool = True
+) -> jax.Array:
+    """Puts the prompt behind the last real token of each example, before its padding.
+
+    Args:
+      prompt: `[B, P, …]`.
+      x: `[B, T, …]`.
+      tokens: `[B, T]` input ids; an example's length is its number of non-zero ids.
+      before_eos: Whether the example's last token, EOS, stays behind the prompt.
+
+    Returns:
+      `[B, T + P, …]`.
+    """
+    total, length = x.shape[1], prompt.shape[1]
+    start = jnp.sum(tokens != 0, axis=1, keepdims=True) - int(before_eos)  # [B, 1]
+    start = jnp.maximum(start, 0)
+    position = jnp.arange(total + length)[None, :]  # [1, T + P]
+    # Position of each result row within [x, prompt].
+    source = jnp.where(
+        position < start,
+        position,
+        jnp.where(position < start + length, total + position - start, position - length),
+    )
+    both = jnp.concatenate([x, prompt.astype(x.dtype)], axis=1)
+    return jnp.take_along_axis(both, source.reshape(source.shape + (1,) * (x.ndim - 2)), axis=1)

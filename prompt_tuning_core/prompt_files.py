@@ -1,0 +1,174 @@
+"""Prompt files: a float32 array `[P, H]` as `.npy`, and beside it its provenance as `.json`.
+
+The array is readable by numpy alone. Both files are written atomically.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+
+# Not ".npy": numpy and people would take a leftover for a prompt.
+_TEMPORARY = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a temporary file beside `path` that replaces it if the block succeeds.
+
+    The content is on the disk before the name is, so that a crash leaves either the file that was
+    there or the new one. A temporary file that a killed process left is removed by
+    `remove_leftovers`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for their owner only; a prompt is as public as any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def remove_leftovers(directory: str | os.PathLike[str]) -> None:
+    """Removes the temporary files that killed saves left in `directory`."""
+    for path in Path(directory).glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[str, Any]) -> None:
+    """Writes a prompt and its provenance.
+
+    Args:
+      path: Where to write, ending in `.npy`; the provenance goes to the same name with `.json`.
+      prompt: `[P, H]`; stored as float32.
+      provenance: JSON-serialisable facts: model, task, initializer, seed, step, metrics, versions.
+        The prompt's shape and checksum are added.
+
+    Raises:
+      InputError: If `path` does not end in `.npy` or `prompt` is not a matrix.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise InputError(f"{path}: the name of a prompt file ends in .npy")
+    prompt = np.ascontiguousarray(prompt, np.float32)
+    if prompt.ndim != 2:
+        raise InputError(f"{path}: found a prompt of shape {prompt.shape}, expected (P, H)")
+    facts = {"shape": list(prompt.shape), "sha256": checksum(prompt), **provenance}
+    # The provenance first: a prompt never stands without one, and the checksum tells a stale pair.
+    write_json(path.with_suffix(".json"), facts)
+    with atomic_write(path) as file:
+        np.save(file, prompt, allow_pickle=False)
+
+
+def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Reads a prompt.
+
+    Args:
+      path: A `.npy` file; the reference's prompt files have no ending, which is accepted too.
+      shape: The `(P, H)` it must have; None for any.
+
+    Returns:
+      `[P, H]` float32.
+
+    Raises:
+      InputError: If the file is missing, corrupt, pickled, not a floating matrix, of another shape,
+        or does not match the checksum in its provenance.
+    """
+    try:
+        with open(path, "rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except OSError as e:
+        raise InputError(f"prompt {path}: cannot be read: {e.strerror or e}") from None
+    except (ValueError, EOFError) as e:
+        reason = "it holds pickled objects" if "pickle" in str(e) else str(e).splitlines()[0]
+        raise InputError(f"prompt {path}: not a .npy array: {reason}") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"prompt {path}: found an archive, expected one .npy array")
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise InputError(
+            f"prompt {path}: found {array.dtype} {array.shape}, expected a floating (P, H)"
+        )
+    if shape is not None and array.shape != tuple(shape):
+        raise InputError(
+            f"prompt {path}: found the shape {array.shape}, expected {tuple(shape)}: set "
+            "PROMPT_LENGTH to its first number, or use a prompt of this model"
+        )
+    with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
+        array = array.astype(np.float32)
+    recorded = read_provenance(path).get("sha256")
+    if recorded is not None and recorded != checksum(array):
+        raise InputError(
+            f"prompt {path}: its content does not match the checksum in "
+            f"{Path(path).with_suffix('.json')}; restore the file, or remove the .json"
+        )
+    return array
+
+
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the provenance beside the prompt `path`; empty if there is none.
+
+    Raises:
+      InputError: If the file is not a JSON object.
+    """
+    path = Path(path).with_suffix(".json")
+    try:
+        facts = json.loads(path.read_bytes())
+    except OSError:
+        return {}
+    except ValueError as e:
+        raise InputError(f"{path}: not JSON: {e}") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: found {type(facts).__name__}, expected a JSON object")
+    return facts
+
+
+def name_at(step: int) -> str:
+    """Returns the file name of the prompt that a run saves at `step`."""
+    return f"prompt_{step}.npy"
+
+
+def newest(directory: str | os.PathLike[str]) -> Path | None:
+    """Returns the prompt of the highest step in a run's directory; None if there is none."""
+    steps = {}
+    for path in Path(directory).glob("prompt_*.npy"):
+        number = path.stem.removeprefix("prompt_")
+        if number.isdecimal():
+            steps[int(number)] = path
+    return steps[max(steps)] if steps else None
+
+
+def checksum(prompt: np.ndarray) -> str:
+    """Returns the SHA-256 of a float32 array's bytes in C order, as hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(prompt, np.float32).tobytes()).hexdigest()

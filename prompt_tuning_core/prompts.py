@@ -1,0 +1,105 @@
+"""The base class of prompt modules and its intervention points.
+
+A prompt module intervenes in a frozen model at named points. Here each point leaves the model as it
+is; a variant overrides those it needs. Engines call the points and know nothing else of variants.
+"""
+
+from __future__ import annotations
+
+import jax
+from flax import linen as nn
+
+INTERVENTION_POINTS = ("input", "layer", "keys_values", "activations")
+
+
+class PromptModule(nn.Module):
+    """Leaves a model as it is; the base of every prompt variant.
+
+    The shapes below use B for the batch, T for the length of the input tokens, H for the width of
+    the model and S for the length of the sequence inside the model.
+
+    Attributes:
+      length: How many positions the module adds to the sequence, P; where examples get prompts of
+        different lengths, the largest (`input_mask` tells which positions are real).
+      side: The stack that the module intervenes in: "encoder" or "decoder".
+    """
+
+    length: int = 0
+    side: str = "encoder"
+
+    def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
+        """Called once with the embedded input, before dropout.
+
+        Args:
+          tokens: `[B, T]` int32 input ids, 0 where padded.
+          embedded: `[B, T, H]` their embeddings.
+
+        Returns:
+          `[B, T + P, H]`, of the dtype of `embedded`.
+        """
+        del tokens
+        return embedded
+
+    def input_mask(self, tokens: jax.Array) -> jax.Array:
+        """Tells which positions of what `input` returns are attended to.
+
+        Engines derive every mask from this: encoder, encoder-decoder and logit masks.
+
+        Args:
+          tokens: `[B, T]` int32 input ids, 0 where padded.
+
+        Returns:
+          `[B, T + P]` bool.
+        """
+        return tokens > 0
+
+    def layer(self, layer: int, hidden: jax.Array) -> jax.Array:
+        """Called with the input `[B, S, H]` of layer number `layer`; returns the same shape."""
+        del layer
+        return hidden
+
+    def keys_values(
+        self, layer: int, site: str, keys: jax.Array, values: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Called with an attention's keys and values.
+
+        Args:
+          layer: Number of the layer.
+          site: The attention: "attention", "self_attention" or "encoder_decoder_attention".
+          keys: `[B, S, heads, head width]`.
+          values: `[B, S, heads, head width]`.
+
+        Returns:
+          Both, longer by P.
+        """
+        del layer, site
+        return keys, values
+
+    def activations(self, layer: int, site: str, x: jax.Array) -> jax.Array:
+        """Called with the activations `x` named `site` of layer `layer`; returns the same shape."""
+        del layer, site
+        return x
+
+    def is_trained(self, path: str) -> bool:
+        """Whether a parameter of this module is trained.
+
+        Args:
+          path: Names from this module to the parameter, joined by "/".
+
+        Returns:
+          True here: all that a prompt module adds is trained.
+        """
+        del path
+        return True
+
+
+def overridden_points(module: PromptModule) -> tuple[str, ...]:
+    """Returns the intervention points that `module`'s class overrides.
+
+    An engine that does not call one of these must refuse the module rather than ignore it.
+    """
+    return tuple(
+        point
+        for point in INTERVENTION_POINTS
+        if getattr(type(module), point) is not getattr(PromptModule, point)
+    )

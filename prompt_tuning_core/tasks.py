@@ -1,0 +1,245 @@
+"""Text tasks: files of inputs and targets, described in gin or registered by a Python module.
+
+In gin, the scope is the task's name:
+
+```
+from prompt_tuning_core import tasks
+
+sst2/tasks.TextTask:
+  splits = {'train': 'sst2/train.tsv', 'validation': 'sst2/dev.tsv'}
+  inputs = 'sst2 sentence: {sentence}'
+  targets = '{label}'
+  target_names = {'0': 'negative', '1': 'positive'}
+
+MIXTURE_OR_TASK_NAME = 'sst2'
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from prompt_tuning_core import metrics
+from prompt_tuning_core.errors import InputError, nearest
+
+Row = Mapping[str, object]
+Source = str | os.PathLike[str] | Callable[[], Iterable[Row]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One example as text."""
+
+    inputs: str
+    targets: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTask:
+    """Describes a text-to-text task.
+
+    Attributes:
+      name: How the task is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
+      splits: Where the rows of each split come from: the path of a `.jsonl` file (an object a line)
+        or of a `.tsv` file (column names in its first line), or a function that returns rows.
+      inputs: Template of the input text; `{column}` is replaced by the row's value.
+      targets: Template of the target text.
+      target_names: Text to use for each rendered target, for files that number their classes; None
+        to use targets as they are.
+      metrics: Names of metrics (`prompt_tuning_core.metrics`).
+
+    Raises:
+      InputError: If a template is malformed or a metric unknown.
+    """
+
+    name: str
+    splits: Mapping[str, Source]
+    inputs: str = "{inputs}"
+    targets: str = "{targets}"
+    target_names: Mapping[str, str] | None = None
+    metrics: Sequence[str] = ("exact_match",)
+
+    def __post_init__(self) -> None:
+        for template in (self.inputs, self.targets):
+            _columns(template)
+        for name in self.metrics:
+            metrics.get(name)
+
+    def examples(self, split: str) -> list[Example]:
+        """Reads a split.
+
+        Raises:
+          InputError: If the task has no such split, a file is missing, or a row cannot be used; the
+            message names the file and the line.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}"
+            )
+        examples = [
+            Example(self._render(self.inputs, row, place), self._target(row, place))
+            for place, row in _rows(self.splits[split], f"task {self.name!r}, split {split!r}")
+        ]
+        if not examples:
+            raise InputError(f"task {self.name!r}: split {split!r} is empty")
+        return examples
+
+    def inputs_from(self, row: Row, place: str) -> str:
+        """Renders the input of one row; `place` (file and line) is named in errors."""
+        return self._render(self.inputs, row, place)
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The columns that the input template names, each once."""
+        return list(dict.fromkeys(_columns(self.inputs)))
+
+    def _target(self, row: Row, place: str) -> str:
+        target = self._render(self.targets, row, place)
+        if self.target_names is None:
+            return target
+        try:
+            return self.target_names[target]
+        except KeyError:
+            known = ", ".join(map(repr, self.target_names))
+            raise InputError(
+                f"{place}: the target {target!r} has no name in target_names, which has {known}"
+            ) from None
+
+    @staticmethod
+    def _render(template: str, row: Row, place: str) -> str:
+        missing = [column for column in _columns(template) if row.get(column) is None]
+        if missing:
+            raise InputError(
+                f"{place}: no column {missing[0]!r} for the template {template!r}"
+                f"{nearest(missing[0], row)}"
+            )
+        return template.format_map(row)
+
+
+def _columns(template: str) -> list[str]:
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError as e:
+        raise InputError(f"the template {template!r} is malformed: {e}") from None
+    columns = []
+    for _, name, spec, conversion in fields:
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise InputError(
+                f"the template {template!r} holds {{{name}}}; a template holds plain column names"
+            )
+        columns.append(name)
+    return columns
+
+
+def _rows(source: Source, place: str) -> Iterator[tuple[str, Row]]:
+    """Yields each row with the place to name in errors."""
+    if callable(source):
+        for number, row in enumerate(source(), 1):
+            yield f"{place}, row {number}", row
+        return
+    path = Path(source).expanduser()
+    if path.suffix not in _READERS:
+        raise InputError(f"{place}: {path} ends neither in .jsonl nor in .tsv")
+    yield from _READERS[path.suffix](path)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                line = line.rstrip("\r\n")
+                if not line.strip():
+                    raise InputError(f"{path}:{number}: the line is empty; remove it")
+                yield f"{path}:{number}", line
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start})") from None
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+    for place, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise InputError(f"{place}: not JSON: {e.msg} at column {e.colno}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: found {type(row).__name__}, expected a JSON object")
+        yield place, row
+
+
+def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
+    lines = _lines(path)
+    header = next(lines, None)
+    if header is None:
+        return
+    names = header[1].split("\t")
+    for place, line in lines:
+        values = line.split("\t")
+        if len(values) != len(names):
+            raise InputError(
+                f"{place}: found {len(values)} columns, expected the {len(names)} of the first "
+                f"line ({', '.join(names)})"
+            )
+        yield place, dict(zip(names, values, strict=True))
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {".jsonl": _jsonl, ".tsv": _tsv}
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[tuple[str, Row]]:
+    """Reads a `.jsonl` or `.tsv` file; returns each row with its file and line for errors.
+
+    Raises:
+      InputError: If the file cannot be read or a line cannot be parsed.
+    """
+    return list(_rows(path, str(path)))
+
+
+_REGISTERED: dict[str, TextTask] = {}
+
+
+def register(task: TextTask) -> TextTask:
+    """Makes `task` known by its name; for the module that MIXTURE_OR_TASK_MODULE names.
+
+    Raises:
+      InputError: If another task has that name.
+    """
+    if _REGISTERED.setdefault(task.name, task) != task:
+        raise InputError(f"another task is registered as {task.name!r} already")
+    return task
+
+
+def get(name: str) -> TextTask:
+    """Returns the task called `name`, registered or described in gin.
+
+    Raises:
+      InputError: If there is none; the message names the nearest ones.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    described = _described_in_gin()
+    if name not in described:
+        raise InputError(
+            f"unknown task {name!r}{nearest(name, [*_REGISTERED, *described])} (a task is "
+            "described in gin as NAME/tasks.TextTask, or registered by MIXTURE_OR_TASK_MODULE)"
+        )
+    import gin
+
+    with gin.config_scope(name):
+        return gin.get_configurable(TextTask)(name=name)
+
+
+def _described_in_gin() -> list[str]:
+    import gin
+
+    found = re.findall(r"^(\S+)/(?:[\w.]+\.)?TextTask\.", gin.config_str(), re.MULTILINE)
+    return list(dict.fromkeys(found))
