@@ -1,0 +1,98 @@
+"""Random values: the initializers that need nothing but a key.
+
+References:
+  Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021,
+  https://arxiv.org/abs/2104.08691, section 3.2 ("random uniform": the range [-0.5, 0.5] there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.initializers import prompt_shape
+
+if TYPE_CHECKING:
+    from prompt_tuning_core.protocols import Initializer
+
+__all__ = ["init_normal", "init_truncated_normal", "init_uniform"]
+
+
+def init_uniform(scale: float = 0.5) -> Initializer:
+    """Makes an initializer of values uniform in `[0, scale)`, the default prompt.
+
+    The values are those of `flax.linen.initializers.uniform(scale)`: not centred on 0.
+
+    Args:
+      scale: The upper end of the range.
+
+    Returns:
+      A function `(rng, shape) -> [P, H]` float32; it raises `InputError`, a `ValueError`, for a
+      shape that isn't `(P, H)` with sizes of at least 1.
+
+    Raises:
+      InputError: If `scale` isn't a positive finite number.
+    """
+    return _drawn(jax.nn.initializers.uniform(_positive("scale", scale), jnp.float32))
+
+
+def init_normal(stddev: float = 0.5) -> Initializer:
+    """Makes an initializer of values normal around 0.
+
+    Args:
+      stddev: The standard deviation.
+
+    Returns:
+      A function `(rng, shape) -> [P, H]` float32; it raises `InputError`, a `ValueError`, for a
+      shape that isn't `(P, H)` with sizes of at least 1.
+
+    Raises:
+      InputError: If `stddev` isn't a positive finite number.
+    """
+    return _drawn(jax.nn.initializers.normal(_positive("stddev", stddev), jnp.float32))
+
+
+def init_truncated_normal(stddev: float = 0.5) -> Initializer:
+    """Makes an initializer of values normal around 0 and cut at two standard deviations.
+
+    As `flax.linen.initializers.truncated_normal(stddev)`, the values are drawn from a normal
+    distribution of standard deviation `stddev`, redrawn outside of `[-2 stddev, 2 stddev]`; their
+    own standard deviation is therefore about `0.88 stddev`.
+
+    Args:
+      stddev: The standard deviation before the cut.
+
+    Returns:
+      A function `(rng, shape) -> [P, H]` float32; it raises `InputError`, a `ValueError`, for a
+      shape that isn't `(P, H)` with sizes of at least 1.
+
+    Raises:
+      InputError: If `stddev` isn't a positive finite number.
+    """
+    return _drawn(jax.nn.initializers.truncated_normal(_positive("stddev", stddev), jnp.float32))
+
+
+def _positive(name: str, value: Any) -> float:
+    """Returns a parameter that must be a positive number, also once it is float32."""
+    limits = np.finfo(np.float32)
+    # A bool is a number to Python, and never what somebody meant here.
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        raise InputError(f"{name} is {value!r}, expected a positive number")
+    # The largest draw of a normal in float32 is below 6 standard deviations.
+    if not float(limits.tiny) <= float(value) <= float(limits.max) / 8:
+        raise InputError(f"{name} is {value}, expected a positive finite number")
+    return float(value)
+
+
+def _drawn(draw: Initializer) -> Initializer:
+    def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
+        return draw(rng, prompt_shape(shape))
+
+    return initialize

@@ -1,0 +1,93 @@
+"""Embeddings sampled from the vocabulary.
+
+References:
+  Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021,
+  https://arxiv.org/abs/2104.08691, section 3.2 ("sampled vocabulary": the 5,000 most common
+  tokens, which T5's vocabulary lists first).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning_core.embeddings import as_table
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.initializers import WarnOnce, check_width, prompt_shape
+
+if TYPE_CHECKING:
+    from prompt_tuning_core.protocols import EmbeddingTable, Initializer
+
+__all__ = ["init_vocab"]
+
+
+def init_vocab(
+    embeddings: EmbeddingTable | np.ndarray | jax.Array, population_size: int | None = None
+) -> Initializer:
+    """Makes an initializer of embeddings drawn from the first rows of a table.
+
+    Rows are drawn without replacement, unless the prompt is longer than the population: then with,
+    and a warning says so once.
+
+    A call with a concrete key reads the drawn rows and no others. Within `jax.jit`, where the
+    drawn rows aren't known yet, the first `population_size` rows become a constant of the program:
+    set it where the table is large.
+
+    Args:
+      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_core.embeddings.np_load`
+        or `checkpoint_load`, or an array.
+      population_size: How many rows, from the first on, to draw from; None for all V. More than V
+        is V, and a warning says so once.
+
+    Returns:
+      A function `(rng, shape) -> [P, H]` float32. It raises `InputError`, a `ValueError`, if
+      `shape` isn't `(P, H)` with sizes of at least 1, if H isn't the table's, or if the table can't
+      be read.
+
+    Raises:
+      InputError: If `embeddings` is no table, or `population_size` isn't an integer above 0.
+    """
+    table = as_table(embeddings)
+    wanted = _population(population_size)
+    warn_once = WarnOnce()
+
+    def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
+        length, width = prompt_shape(shape)
+        check_width(table, width)
+        size = table.shape[0]
+        population = size if wanted is None else min(wanted, size)
+        if wanted is not None and wanted > size:
+            warn_once(f"population_size is {wanted}, but {table} has {size} rows: using all {size}")
+        if length > population:
+            warn_once(
+                f"prompt length {length} exceeds the population of {population}: sampling with "
+                "replacement"
+            )
+        index = jax.random.choice(rng, population, (length,), replace=length > population)
+        # Asked of the index and not of the key: a trace may draw from a key that is a constant.
+        if isinstance(index, jax.core.Tracer):
+            return jnp.asarray(table.rows(np.arange(population)), jnp.float32)[index]
+        return jnp.asarray(table.rows(np.asarray(index)), jnp.float32)
+
+    return initialize
+
+
+def _population(value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        # A bool is an integer to Python, and never what somebody meant here.
+        population = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        population = None
+    if population is None or population < 1:
+        raise InputError(
+            f"population_size is {value!r}, expected an integer of at least 1, or None for the "
+            "whole table"
+        )
+    return population

@@ -1,0 +1,84 @@
+"""Strict reading of `.npy` headers: what numpy's format allows, less what this project refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import IO
+
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+"""Names of the dtypes that embedding tables and prompts may be stored in."""
+
+_PICKLE_REFUSED = "holds pickled Python objects, which are never loaded; save a plain float array"
+
+
+@dataclasses.dataclass(frozen=True)
+class NpyHeader:
+    """What the header of a `.npy` file says, checked against the file.
+
+    Attributes:
+      shape: The array's shape; any rank, all sizes at least 1.
+      dtype: float16, float32 or float64, in either byte order.
+      fortran_order: Whether the first index varies fastest.
+      offset: Where the data begins, in bytes from the start of the stream.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran_order: bool
+    offset: int
+
+
+def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
+    """Reads and checks the header of a `.npy` file; leaves `stream` where the data begins.
+
+    Args:
+      stream: A seekable binary stream at its start.
+      size: The stream's whole length in bytes.
+      name: What to call the stream in errors: its path.
+
+    Raises:
+      InputError: If it is no `.npy`, is pickled, truncated or longer than its header says, is
+        empty, or isn't float16, float32 or float64.
+    """
+    start = stream.read(6)
+    stream.seek(0)
+    if start[:4] == b"PK\x03\x04":
+        raise InputError(f"{name}: is a .npz archive, expected one .npy array")
+    if start[:1] == b"\x80":
+        raise InputError(f"{name}: {_PICKLE_REFUSED}")
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            # 3.0 is for structured arrays with field names beyond Latin-1, which floats haven't.
+            raise ValueError(f"format version {version}, expected (1, 0) or (2, 0)")
+    except Exception as error:  # Whatever the parser trips over, the header is what is wrong.
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{name}: not a readable .npy file ({cause}); write it anew with np.save"
+        ) from error
+    if dtype.hasobject:
+        raise InputError(f"{name}: {_PICKLE_REFUSED}")
+    if dtype.name not in FLOATING:
+        # numpy has no bfloat16 of its own: np.save stores one as two bytes of unknown meaning.
+        hint = " (a bfloat16 array, maybe; store it as float32)" if dtype.str == "|V2" else ""
+        raise InputError(f"{name}: has dtype {dtype}{hint}, expected float16, float32 or float64")
+    if any(length < 1 for length in shape):
+        raise InputError(f"{name}: has shape {shape}, expected no size below 1")
+    header = NpyHeader(shape, dtype, fortran_order, stream.tell())
+    expected = header.offset + math.prod(shape) * dtype.itemsize
+    if size != expected:
+        state = "truncated" if size < expected else "longer than its header says"
+        raise InputError(
+            f"{name}: is {state}: {size} bytes, expected {expected} for {dtype} {shape}; copy it "
+            "again"
+        )
+    return header

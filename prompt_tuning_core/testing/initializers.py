@@ -1,0 +1,532 @@
+"""The contract of initializers as seven checks, one for each of its clauses.
+
+`INITIALIZER_CHECKS` is the list; `check_initializer` runs it on a factory and returns records.
+Nothing here computes what it expects with an initializer's own code: a check states a property
+that holds of every initializer, or compares two calls of the one at hand.
+
+The clauses are independent as far as they can be: keys are raw `PRNGKey` arrays and shapes are
+tuples except where they are the subject, so that an initializer that breaks one clause is told so
+by that clause's name.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import gc
+import os
+import random
+import re
+import sys
+import threading
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from prompt_tuning_core.protocols import Initializer
+
+    Arguments = Mapping[str, Any] | Callable[["SampleTable"], Mapping[str, Any]]
+
+Shape = tuple[int, int]
+
+_TOLERANCE = 1e-6
+_KEYS = 16
+_LOW_TABLE_ROWS, _HIGH_TABLE_ROWS, _TABLE_WIDTH = 1 << 10, 1 << 16, 64
+_MEMORY_LIMIT = 16 << 20
+_CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dylib")
+
+
+class SampleTable:
+    """An embedding table of any height that takes no memory and counts the rows read of it.
+
+    Also converts to an array, as tables that are arrays do, and counts that as reading all rows.
+
+    Attributes:
+      shape: `(V, H)`.
+      dtype: float32.
+      rows_read: How many rows have been read.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.shape = (rows, width)
+        self.dtype = np.dtype(np.float32)
+        self.rows_read = 0
+
+    def __repr__(self) -> str:
+        return f"SampleTable{self.shape}"
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Returns rows `ids` `[n]`, float32 `[n, H]`; all rows differ.
+
+        Raises:
+          InputError: If an id is outside the table.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < self.shape[0]):
+            raise InputError(f"{self}: asked for the rows {ids}")
+        self.rows_read += ids.size
+        width = self.shape[1]
+        cells = ids.astype(np.uint32)[:, np.newaxis] * np.uint32(width) + np.arange(
+            width, dtype=np.uint32
+        )
+        # A multiplicative hash (Knuth): odd, so that it is one-to-one, and far from regular.
+        cells *= np.uint32(2654435761)
+        return (cells / np.float64(1 << 32) - 0.5).astype(np.float32)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.rows(np.arange(self.shape[0])).astype(dtype or self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    """What a check found.
+
+    Attributes:
+      name: The check's name.
+      clause: The number of the contract's clause.
+      statement: The clause.
+      passed: Whether it holds.
+      detail: If not, the smallest example found and what happened; otherwise empty.
+      examples: How many examples were tried.
+    """
+
+    name: str
+    clause: int
+    statement: str
+    passed: bool
+    detail: str
+    examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A clause of the contract.
+
+    Attributes:
+      name: Its name.
+      clause: Its number.
+      statement: The clause in a sentence.
+      run: Tries one example `(subject, shape, seed)`; raises if the clause does not hold of it.
+      max_examples: A limit of its own, for a check that is slow.
+    """
+
+    name: str
+    clause: int
+    statement: str
+    run: Callable[[_Subject, Shape, int], None]
+    max_examples: int | None = None
+
+
+def check_initializer(
+    factory: Callable[..., Initializer],
+    arguments: Arguments | None = None,
+    *,
+    shapes: SearchStrategy[Shape] | None = None,
+    refuses: Mapping[Shape, Sequence[int]] | None = None,
+    uses_rng: bool | Callable[[Shape], bool] | None = None,
+    table_rows: int = 32,
+    traced_rows: int | None = None,
+    max_examples: int = 20,
+    seed: int = 0,
+) -> list[CheckResult]:
+    """Checks an initializer factory against the contract.
+
+    Args:
+      factory: The factory.
+      arguments: Its keyword arguments; or, for one that reads an embedding table, a function that
+        makes them from a table: `lambda table: {"embeddings": table}`. Lists, tuples, dicts and
+        arrays among them are copied for each example.
+      shapes: A hypothesis strategy for the shapes `(P, H)` that the initializer must serve.
+        Default: P from 1 to 12, H from 1 to 16.
+      refuses: Shapes that it must refuse, each with the numbers that the error must name; for one
+        that reads a table, with a table of that width. Sizes below 1, and other widths than the
+        table's, are tried anyway.
+      uses_rng: Whether values depend on the key, where that depends on the arguments or even on
+        the shape; default: the factory's attribute `uses_rng`, True if it has none.
+      table_rows: The height of the table that `arguments` gets, for all checks but that of memory.
+      traced_rows: How many rows may be read within a trace; None for the whole table.
+      max_examples: How many examples each check tries at most.
+      seed: Which examples; the same ones for the same seed.
+
+    Returns:
+      One record for each of `INITIALIZER_CHECKS`, in that order.
+
+    Raises:
+      ImportError: If hypothesis isn't installed.
+    """
+    try:
+        from hypothesis import strategies
+    except ImportError as error:
+        raise ImportError(
+            "the contract checks need the package hypothesis, which isn't installed; install it "
+            "with: pip install hypothesis"
+        ) from error
+    declared = getattr(factory, "uses_rng", True) if uses_rng is None else uses_rng
+    subject = _Subject(
+        factory=factory,
+        arguments={} if arguments is None else arguments,
+        refuses=refuses or {},
+        uses_rng=declared if callable(declared) else lambda _: declared,
+        table_rows=table_rows,
+        traced_rows=traced_rows,
+    )
+    if shapes is None:
+        shapes = strategies.tuples(strategies.integers(1, 12), strategies.integers(1, 16))
+    return [_run(check, subject, shapes, max_examples, seed) for check in INITIALIZER_CHECKS]
+
+
+def _run(
+    check: Check, subject: _Subject, shapes: SearchStrategy[Shape], max_examples: int, seed: int
+) -> CheckResult:
+    import hypothesis
+
+    tried: list[tuple[Shape, int]] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=min(max_examples, check.max_examples or max_examples),
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+    )
+    @hypothesis.given(shape=shapes, seed=hypothesis.strategies.integers(0, 2**31 - 1))
+    def examples(shape: Shape, seed: int) -> None:
+        tried.append((shape, seed))
+        with warnings.catch_warnings():
+            # A warning is how an initializer says that it serves a shape in a second-best way.
+            warnings.simplefilter("ignore")
+            check.run(subject, shape, seed)
+
+    detail = ""
+    try:
+        examples()
+    except Exception as error:  # Whatever an initializer raises, it is what the record tells.
+        # The last example tried is the smallest one that hypothesis found.
+        found = str(error) if isinstance(error, _BrokenClauseError) else repr(error)
+        detail = f"shape {tried[-1][0]}, key {tried[-1][1]}: {found}" if tried else found
+    return CheckResult(check.name, check.clause, check.statement, not detail, detail, len(tried))
+
+
+class _BrokenClauseError(AssertionError):
+    """A clause does not hold of an example."""
+
+
+def _require(condition: bool, found: str) -> None:
+    if not condition:
+        raise _BrokenClauseError(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """A factory, and how to make initializers with it."""
+
+    factory: Callable[..., Initializer]
+    arguments: Arguments
+    refuses: Mapping[Shape, Sequence[int]]
+    uses_rng: Callable[[Shape], bool]
+    table_rows: int
+    traced_rows: int | None
+
+    @property
+    def reads_table(self) -> bool:
+        return callable(self.arguments)
+
+    def make_arguments(self, table: SampleTable) -> Mapping[str, Any]:
+        given = self.arguments(table) if callable(self.arguments) else self.arguments
+        return _copied(given)
+
+    def make(self, width: int) -> Initializer:
+        return self.factory(**self.make_arguments(SampleTable(self.table_rows, width)))
+
+
+def _copied(value: Any) -> Any:
+    """Copies plain containers and arrays; what else there is, such as a vocabulary, is shared."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two results of `_copied` of one value are still equal."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if type(a) in (list, tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return a is b or bool(a == b)
+
+
+def _bits(x: Any) -> bytes:
+    return np.asarray(x).tobytes()
+
+
+def _check_shape_and_dtype(subject: _Subject, shape: Shape, seed: int) -> None:
+    result = subject.make(shape[1])(jax.random.PRNGKey(seed), shape)
+    _require(tuple(result.shape) == shape, f"returned shape {tuple(result.shape)}")
+    _require(jnp.issubdtype(result.dtype, jnp.floating), f"returned dtype {result.dtype}")
+    _require(bool(jnp.isfinite(result).all()), "returned values that aren't finite")
+
+
+def _check_deterministic_and_rng(subject: _Subject, shape: Shape, seed: int) -> None:
+    initializer = subject.make(shape[1])
+    key = jax.random.PRNGKey(seed)
+    first = _bits(initializer(key, shape))
+    # One draw may repeat another by chance, as of one row out of few; sixteen hardly do.
+    others = [_bits(initializer(k, shape)) for k in jax.random.split(key, _KEYS)]
+    _require(_bits(initializer(key, shape)) == first, "the same key gave other values later")
+    again = subject.make(shape[1])(key, shape)
+    _require(_bits(again) == first, "the same key gave other values in another initializer")
+    differ = any(other != first for other in others)
+    if subject.uses_rng(shape):
+        _require(differ, f"{_KEYS + 1} keys gave the same values, though uses_rng is true")
+    else:
+        _require(not differ, "different keys gave different values, though uses_rng is false")
+
+
+def _check_transformations(subject: _Subject, shape: Shape, seed: int) -> None:
+    initializer = subject.make(shape[1])
+    key = jax.random.PRNGKey(seed)
+    eager = initializer(key, shape)
+    abstract = jax.eval_shape(lambda k: initializer(k, shape), key)
+    _require(
+        (abstract.shape, abstract.dtype) == (eager.shape, eager.dtype),
+        f"jax.eval_shape says {abstract}, a call returned {eager.dtype}{list(eager.shape)}",
+    )
+    compiled = jax.jit(lambda k: initializer(k, shape))(key)
+    difference = np.abs(np.asarray(compiled, np.float64) - np.asarray(eager, np.float64))
+    _require(
+        # Not `difference <= …`: what isn't finite is for another clause to tell.
+        not (difference > _TOLERANCE).any(),
+        f"jax.jit and a call differ by {difference.max()}, more than {_TOLERANCE}",
+    )
+    # A tracer that was kept from a trace shows itself in the call after it.
+    _require(_bits(initializer(key, shape)) == _bits(eager), "a call after jax.jit differs")
+
+
+def _check_keys_and_shape_types(subject: _Subject, shape: Shape, seed: int) -> None:
+    initializer = subject.make(shape[1])
+    raw, typed = jax.random.PRNGKey(seed), jax.random.key(seed)
+    expected = _bits(initializer(raw, shape))
+    _require(_bits(initializer(typed, shape)) == expected, "typed and raw keys give other values")
+    if _traces(initializer, raw, shape):  # If not even so, another clause tells it.
+        _require(_traces(initializer, typed, shape), "jax.eval_shape fails with typed keys only")
+    listed = list(shape)
+    _require(
+        _bits(initializer(raw, listed)) == expected, "shape as a list and a tuple give other values"
+    )
+    _require(listed == list(shape), f"shape, a list, was changed to {listed}")
+
+
+def _traces(initializer: Initializer, key: jax.Array, shape: Shape) -> bool:
+    try:
+        jax.eval_shape(lambda k: initializer(k, shape), key)
+    except Exception:  # Whatever it is: what is asked here is whether.
+        return False
+    return True
+
+
+def _check_refuses_bad_shapes(subject: _Subject, shape: Shape, seed: int) -> None:
+    length, width = shape
+    refused: dict[Shape, Sequence[int]] = {
+        (0, width): (0,),
+        (-length, width): (-length,),
+        (length, 0): (0,),
+    }
+    if subject.reads_table:
+        for wrong in {1, width - 1, width + 1, 2 * width} - {0, width}:
+            refused[length, wrong] = (wrong, width)
+    # A table is as wide as the good shape for the former, as the bad one for the author's own.
+    cases = [(width, refused), *((bad[1], {bad: named}) for bad, named in subject.refuses.items())]
+    for table_width, bad, named in ((w, b, n) for w, bads in cases for b, n in bads.items()):
+        initializer = subject.make(table_width)
+        try:
+            result = initializer(jax.random.PRNGKey(seed), bad)
+        except ValueError as error:
+            numbers = {int(number) for number in re.findall(r"-?\d+", str(error))}
+            missing = sorted(set(named) - numbers)
+            _require(not missing, f"refuses {bad}, but the error doesn't name {missing}: {error}")
+        except Exception as error:
+            raise _BrokenClauseError(
+                f"refuses {bad} by {error!r}, expected a ValueError"
+            ) from error
+        else:
+            raise _BrokenClauseError(f"serves {bad}, with shape {tuple(result.shape)}")
+
+
+def _check_no_side_effects(subject: _Subject, shape: Shape, seed: int) -> None:
+    table = SampleTable(subject.table_rows, shape[1])
+    arguments = subject.make_arguments(table)
+    before = _copied(arguments)
+    state = _global_state()
+    with _files_opened() as opened:
+        initializer = subject.factory(**arguments)
+    _require(not opened, f"making the initializer opened {', '.join(opened)}")
+    _require(not table.rows_read, f"making the initializer read {table.rows_read} rows")
+    key = jax.random.PRNGKey(seed)
+    initializer(key, shape)
+    _traces(initializer, key, shape)
+    _require(_same(before, arguments), "an argument of the factory was changed")
+    for name, value in _global_state().items():
+        _require(_same(state[name], value), f"{name} was changed")
+
+
+def _global_state() -> dict[str, Any]:
+    return {
+        "the state of numpy.random": copy.deepcopy(np.random.get_state()),
+        "the state of random": random.getstate(),
+        "the environment": dict(os.environ),
+        "the working directory": os.getcwd(),
+        "numpy's error handling": np.geterr(),
+        "jax.config": dict(jax.config.values),
+    }
+
+
+class _Audit:
+    """Notes the files that a thread opens. An audit hook can't be removed: there is one, ever."""
+
+    installed = False
+    watched: dict[int, list[str]] = {}  # noqa: RUF012
+
+    @classmethod
+    def hook(cls, event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "open" or not cls.watched:
+            return
+        opened = cls.watched.get(threading.get_ident())
+        path = arguments[0]
+        if opened is None or not isinstance(path, str | bytes | os.PathLike):
+            return
+        path = os.fsdecode(path)
+        if not path.endswith(_CODE_SUFFIXES):  # Imports are no input of the initializer's.
+            opened.append(path)
+
+
+@contextmanager
+def _files_opened() -> Iterator[list[str]]:
+    if not _Audit.installed:
+        sys.addaudithook(_Audit.hook)
+        _Audit.installed = True
+    thread = threading.get_ident()
+    opened = _Audit.watched[thread] = []
+    try:
+        yield opened
+    finally:
+        del _Audit.watched[thread]
+
+
+def _check_bounded_memory(subject: _Subject, shape: Shape, seed: int) -> None:
+    key = jax.random.PRNGKey(seed)
+    if not subject.reads_table:
+        peak = _peak(lambda: subject.make(shape[1]), key, shape)
+        _require(peak <= _MEMORY_LIMIT, f"took {peak} bytes, expected at most {_MEMORY_LIMIT}")
+        return
+    # A table of any width will do, for those that read one; so a wide one tells best.
+    shape = (shape[0], _TABLE_WIDTH)
+
+    def make(rows: int) -> Initializer:
+        return subject.factory(**subject.make_arguments(SampleTable(rows, _TABLE_WIDTH)))
+
+    low, high = (
+        _peak(functools.partial(make, rows), key, shape)
+        for rows in (_LOW_TABLE_ROWS, _HIGH_TABLE_ROWS)
+    )
+    growth, table = high - low, 4 * _TABLE_WIDTH * (_HIGH_TABLE_ROWS - _LOW_TABLE_ROWS)
+    _require(
+        growth <= table // 8,
+        f"took {growth} bytes more for a table of {_HIGH_TABLE_ROWS} rows than for one of "
+        f"{_LOW_TABLE_ROWS}: it reads the table, expected rows",
+    )
+    if subject.traced_rows is not None:
+        traced = SampleTable(_HIGH_TABLE_ROWS, _TABLE_WIDTH)
+        initializer = subject.factory(**subject.make_arguments(traced))
+        jax.eval_shape(lambda k: initializer(k, shape), key)
+        _require(
+            traced.rows_read <= subject.traced_rows,
+            f"read {traced.rows_read} rows within a trace, expected at most {subject.traced_rows}",
+        )
+
+
+def _peak(make: Callable[[], Initializer], key: jax.Array, shape: Shape) -> int:
+    """Returns the bytes that making and calling an initializer takes on top, at the most.
+
+    Arrays of numpy are counted, in which files and tables are read; JAX's own buffers are not.
+    """
+    make()(key, shape)  # So that compiling isn't counted.
+    gc.collect()
+    tracing = tracemalloc.is_tracing()
+    if not tracing:
+        tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        make()(key, shape)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+    return peak - before
+
+
+INITIALIZER_CHECKS: tuple[Check, ...] = (
+    Check(
+        "shape_and_dtype",
+        1,
+        "the result has exactly the given shape and a floating dtype, and is finite",
+        _check_shape_and_dtype,
+    ),
+    Check(
+        "deterministic_and_rng",
+        2,
+        "the same key gives the same bits, and other keys other values if uses_rng is true",
+        _check_deterministic_and_rng,
+    ),
+    Check(
+        "transformations",
+        3,
+        "works in jax.eval_shape and jax.jit with a traced key, and agrees with a plain call",
+        _check_transformations,
+    ),
+    Check(
+        "keys_and_shape_types",
+        4,
+        "typed and raw keys agree, and so do shapes as lists and as tuples",
+        _check_keys_and_shape_types,
+    ),
+    Check(
+        "refuses_bad_shapes",
+        5,
+        "a shape that can't be served is a ValueError that names the sizes",
+        _check_refuses_bad_shapes,
+    ),
+    Check(
+        "no_side_effects",
+        6,
+        "changes neither arguments nor global state, and making it reads nothing",
+        _check_no_side_effects,
+    ),
+    Check(
+        "bounded_memory",
+        7,
+        "reads rows and not tables",
+        _check_bounded_memory,
+        max_examples=3,
+    ),
+)
