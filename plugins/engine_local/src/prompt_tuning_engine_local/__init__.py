@@ -1,0 +1,51 @@
+"""The embedded engine: trains, evaluates and infers on one machine, without TensorFlow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prompt_tuning_core.errors import InputError
+
+if TYPE_CHECKING:
+    from prompt_tuning_core.protocols import RunFlags
+
+__all__ = ["LocalEngine"]
+
+
+class LocalEngine:
+    """The engine `local`: parses the gin files and calls what they configure."""
+
+    def train(self, flags: RunFlags) -> None:
+        """Trains a prompt; see `training.train`."""
+        self._run("training", "train", "runs/prompt_finetune.gin", flags)
+
+    def eval(self, flags: RunFlags) -> None:
+        """Evaluates a prompt; see `inference.evaluate`."""
+        self._run("inference", "evaluate", "runs/prompt_eval.gin", flags)
+
+    def infer(self, flags: RunFlags) -> None:
+        """Answers the texts of a file; see `inference.infer`."""
+        self._run("inference", "infer", "runs/prompt_infer.gin", flags)
+
+    def _run(self, module: str, function: str, runs_file: str, flags: RunFlags) -> Any:
+        if flags.extra:
+            raise InputError(
+                f"unknown flag {flags.extra[0]!r}; the local engine takes --gin_file, "
+                "--gin_search_paths, --gin.NAME=VALUE and --hooks"
+            )
+        import importlib
+
+        import gin
+
+        from prompt_tuning_core import gin_config
+
+        packaged = gin_config.config_dir()
+        gin_config.parse(flags, search=[packaged / "local", packaged])
+        target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+        try:
+            configured = gin.get_configurable(target)
+        except (KeyError, ValueError):
+            raise InputError(
+                f"no gin file configures {module}.{function}: add --gin_file={runs_file}"
+            ) from None
+        return configured(extra_hooks=flags.hooks)

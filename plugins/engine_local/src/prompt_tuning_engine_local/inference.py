@@ -1,0 +1,177 @@
+"""Evaluates a prompt on a task's split, and answers the texts of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import rich.console
+
+from prompt_tuning_core import prompt_files, registry, tasks
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.tasks import TextTask
+from prompt_tuning_engine_local import data, model_files, reporting
+from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.training import find_task
+
+
+def evaluate(
+    model: EncoderDecoderModel,
+    checkpoint_path: str,
+    output_dir: str,
+    mixture_or_task_name: str,
+    task_feature_lengths: Mapping[str, int],
+    mixture_or_task_module: str | None = None,
+    split: str = "test",
+    batch_size: int = 32,
+    hooks: Sequence[str] = (),
+    extra_hooks: Sequence[str] = (),
+) -> dict[str, float]:
+    """Scores a prompt on a split, and writes the metrics and the predictions.
+
+    The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`. The prompt is what
+    PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
+
+    Args:
+      model: The model, with its prompt module (MODEL).
+      checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH).
+      output_dir: Where to write (EVAL_OUTPUT_DIR).
+      mixture_or_task_name: The task (MIXTURE_OR_TASK_NAME).
+      task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
+      mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      split: The split (EVAL_SPLIT).
+      batch_size: Examples decoded at once (BATCH_SIZE).
+      hooks: Names of hooks plugins (HOOKS).
+      extra_hooks: More of them, from the command line.
+
+    Returns:
+      The metrics by name.
+
+    Raises:
+      PromptTuningError: If something given cannot be used; nothing is written then.
+    """
+    hook = registry.load_hooks([*hooks, *extra_hooks])
+    task = find_task(mixture_or_task_name, mixture_or_task_module)
+    predictor, prompt, step = _predictor(model, checkpoint_path, task_feature_lengths, batch_size)
+    result = predictor.evaluate(task, split, prompt)
+    hook.evaluated(step=step, metrics=result.metrics)
+
+    directory = Path(output_dir).expanduser()
+    rows = (
+        {"inputs": example.inputs, "targets": example.targets, "prediction": prediction}
+        for example, prediction in zip(result.examples, result.predictions, strict=True)
+    )
+    _write_jsonl(directory / f"{task.name}-{split}-predictions.jsonl", rows)
+    prompt_files.write_json(
+        directory / f"{task.name}-{split}-metrics.json",
+        {"task": task.name, "split": split, "examples": len(result.examples), **result.metrics},
+    )
+    rich.console.Console().print(
+        reporting.table(
+            "", [f"{task.name}, {split}", *result.metrics],
+            [[f"{len(result.examples)} examples", *(f"{v:.4f}" for v in result.metrics.values())]],
+        )
+    )  # fmt: skip
+    return result.metrics
+
+
+def infer(
+    model: EncoderDecoderModel,
+    checkpoint_path: str,
+    output_dir: str,
+    input_file: str,
+    task_feature_lengths: Mapping[str, int],
+    mixture_or_task_name: str | None = None,
+    mixture_or_task_module: str | None = None,
+    batch_size: int = 32,
+    hooks: Sequence[str] = (),
+    extra_hooks: Sequence[str] = (),
+) -> Path:
+    """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
+
+    A `.jsonl` or `.tsv` file's rows are rendered by the task's input template, or, without a task,
+    taken from their column "inputs". Any other file is text, a line an input: with a task whose
+    template has one column, the line is that column's value; without a task it is the input itself.
+
+    Args:
+      model: The model, with its prompt module (MODEL).
+      checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH).
+      output_dir: Where to write (INFER_OUTPUT_DIR).
+      input_file: What to read (INFER_INPUT_FILE).
+      task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
+      mixture_or_task_name: The task whose template to use, or None (MIXTURE_OR_TASK_NAME).
+      mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      batch_size: Texts decoded at once (BATCH_SIZE).
+      hooks: Names of hooks plugins (HOOKS).
+      extra_hooks: More of them, from the command line.
+
+    Returns:
+      The file written.
+
+    Raises:
+      PromptTuningError: If something given cannot be used; nothing is written then.
+    """
+    registry.load_hooks([*hooks, *extra_hooks])
+    task = TextTask("infer", {}) if mixture_or_task_name is None else find_task(
+        mixture_or_task_name, mixture_or_task_module
+    )  # fmt: skip
+    source = Path(input_file).expanduser()
+    texts = _read_texts(source, task)
+    predictor, prompt, _ = _predictor(model, checkpoint_path, task_feature_lengths, batch_size)
+    answers = predictor.predict(texts, prompt, str(source))
+    target = Path(output_dir).expanduser() / f"{source.stem}-predictions.jsonl"
+    _write_jsonl(
+        target,
+        ({"inputs": t, "prediction": a} for t, a in zip(texts, answers, strict=True)),
+    )
+    rich.console.Console().print(
+        f"{len(texts)} predictions: {target}", highlight=False, soft_wrap=True
+    )
+    return target
+
+
+def _predictor(
+    model: EncoderDecoderModel,
+    checkpoint_path: str,
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+) -> tuple[Predictor, Params, int]:
+    lengths = data.FeatureLengths.of(task_feature_lengths)
+    frozen = model_files.load(checkpoint_path, model.frozen_shapes)
+    # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
+    prompt = model.init_prompt(jax.random.key(0))
+    params = jax.device_put(dict(frozen.params))
+    return Predictor(model, params, lengths, batch_size), prompt, frozen.step
+
+
+def _read_texts(source: Path, task: TextTask) -> list[str]:
+    if source.suffix in (".jsonl", ".tsv"):
+        return [task.inputs_from(row, place) for place, row in tasks.read_rows(source)]
+    columns = task.input_columns
+    if len(columns) != 1:
+        raise InputError(
+            f"{source}: a line of text fills one column, and the input template of task "
+            f"{task.name!r} has {len(columns)}; give a .jsonl or .tsv file"
+        )
+    try:
+        # Not splitlines(), which also splits at characters that text may hold.
+        lines = source.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as e:
+        raise InputError(f"INFER_INPUT_FILE {source}: cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise InputError(f"INFER_INPUT_FILE {source}: not UTF-8 text: {e.reason}") from None
+    if lines == [""]:
+        raise InputError(f"INFER_INPUT_FILE {source}: is empty")
+    return [
+        task.inputs_from({columns[0]: line}, f"{source}:{number}")
+        for number, line in enumerate(lines, 1)
+    ]
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    with prompt_files.atomic_write(path) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())

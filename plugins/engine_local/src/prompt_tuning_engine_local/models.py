@@ -1,0 +1,195 @@
+"""A T5 with a prompt: its parameters, its loss and its generation, as pure functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.prompts import PromptModule, overridden_points
+from prompt_tuning_engine_local import decoding, losses
+from prompt_tuning_engine_local.network import T5, PromptFactory, T5Config
+from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+
+# Arrays of either kind: JAX takes numpy's, and frozen parameters are read as those.
+Params = Mapping[str, Any]
+
+_PROMPT = "encoder/prompt/"
+_SUPPORTED_POINTS = ("input",)
+
+
+class EncoderDecoderModel:
+    """A T5 1.1 whose prompt is trained and whose other parameters are frozen.
+
+    Parameters are mappings of "/"-joined names; the prompt module's begin with `encoder/prompt/`.
+
+    Args:
+      config: Sizes and numerics.
+      vocabulary: Of inputs and targets.
+      prompt_factory: Makes the prompt module (the macro PROMPT).
+      z_loss: See `losses.cross_entropy`.
+      label_smoothing: See `losses.cross_entropy`.
+      loss_normalizing_factor: See `losses.cross_entropy`.
+
+    Raises:
+      InputError: If the prompt module needs what this engine does not do.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        vocabulary: SentencePieceVocabulary,
+        prompt_factory: PromptFactory,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
+        loss_normalizing_factor: float | str | None = None,
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.prompt_factory = prompt_factory
+        self.prompt = _checked(prompt_factory())
+        self.network = T5(config, prompt_factory)
+        self.bare_network = T5(config)
+        self.z_loss = z_loss
+        self.label_smoothing = label_smoothing
+        self.loss_normalizing_factor = loss_normalizing_factor
+        if vocabulary.vocab_size > config.num_embeddings:
+            raise InputError(
+                f"the vocabulary {vocabulary.sentencepiece_model_file} has {vocabulary.vocab_size} "
+                f"ids, and the model NUM_EMBEDDINGS = {config.num_embeddings}"
+            )
+
+    @functools.cached_property
+    def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter besides the prompt's, by name."""
+        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        variables = jax.eval_shape(
+            self.bare_network.init, jax.random.key(0), tokens, tokens, tokens
+        )
+        return {name: leaf.shape for name, leaf in flatten(variables["params"]).items()}
+
+    def init_prompt(self, rng: jax.Array) -> dict[str, jax.Array]:
+        """Runs the prompt module's initializers, and nothing of the frozen model's.
+
+        Returns:
+          float32 arrays by name.
+
+        Raises:
+          ValueError: From the initializer, if it cannot serve the prompt's shape.
+        """
+        tokens = jnp.ones((1, 1), jnp.int32)
+        embedded = jnp.zeros((1, 1, self.config.emb_dim), self.config.dtype)
+        # Called without a transformation: an initializer then reads the rows it needs, no more.
+        variables = self.prompt_factory().init(rng, tokens, embedded, method="input")
+        params = {_PROMPT + name: leaf for name, leaf in flatten(variables["params"]).items()}
+        untrained = [n for n in params if not self.prompt.is_trained(n.removeprefix(_PROMPT))]
+        if untrained:
+            raise InputError(
+                f"the local engine trains every parameter of a prompt, and {untrained[0]!r} is "
+                "declared not to be trained"
+            )
+        return params
+
+    def loss(
+        self, prompt: Params, frozen: Params, batch: Params, dropout_rng: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the training loss of a batch, and its mean per target token that is no padding.
+
+        Args:
+          prompt: The trained parameters.
+          frozen: The others.
+          batch: See `data.make_batch`.
+          dropout_rng: A key, or None for no dropout.
+
+        Returns:
+          Two float32 scalars: the loss as normalised for training, and the sum of the same loss
+          divided by the sum of the loss weights.
+        """
+        if "encoder_segment_ids" in batch:
+            raise InputError("prompt tuning does not support packed examples; set PACK = False")
+        logits: Any = self.network.apply(
+            _variables(frozen, prompt),
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+        )
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        loss, per_token = (
+            losses.cross_entropy(
+                logits, targets, weights, self.label_smoothing, self.z_loss, normalizer
+            )
+            for normalizer in (self.loss_normalizing_factor, "NUM_REAL_TARGET_TOKENS")
+        )
+        return loss, per_token
+
+    def generate(
+        self, prompt: Params | None, frozen: Params, tokens: jax.Array, max_length: int
+    ) -> jax.Array:
+        """Decodes greedily with a key-value cache.
+
+        Args:
+          prompt: The prompt's parameters; None for the bare model.
+          frozen: The others.
+          tokens: `[B, L]` int32 inputs with EOS, 0 where padded.
+          max_length: T, the most ids to generate.
+
+        Returns:
+          int32 `[B, T]`, 0 behind EOS.
+        """
+        network = self.bare_network if prompt is None else self.network
+        variables = _variables(frozen, prompt or {})
+        encoded, real = network.apply(variables, tokens, method="encode")
+        cache = network.apply(variables, encoded, max_length, method="start_cache")
+
+        def step(last: jax.Array, cache: object, position: jax.Array) -> Any:
+            return network.apply(variables, last, cache, position, real, method="decode_step")
+
+        return decoding.greedy(step, cache, tokens.shape[0], max_length, self.vocabulary.eos_id)
+
+
+def prompt_matrix(params: Params) -> np.ndarray:
+    """Returns the one matrix `[P, H]` that a prompt file holds.
+
+    Raises:
+      InputError: If the prompt module has other parameters than one matrix.
+    """
+    if len(params) != 1 or next(iter(params.values())).ndim != 2:
+        shapes = {name: leaf.shape for name, leaf in params.items()}
+        raise InputError(
+            f"a prompt file holds one matrix (P, H), and this prompt module has {shapes}"
+        )
+    return np.asarray(next(iter(params.values())))
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Returns the leaves of nested mappings by "/"-joined name."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def _variables(frozen: Params, prompt: Params) -> dict[str, Any]:
+    return {"params": traverse_util.unflatten_dict({**frozen, **prompt}, sep="/")}
+
+
+def _checked(prompt: object) -> PromptModule:
+    if not isinstance(prompt, PromptModule):
+        raise InputError(
+            f"PROMPT makes a {type(prompt).__name__}, expected a prompt module "
+            "(prompt_tuning_core.prompts.PromptModule)"
+        )
+    if prompt.side != "encoder":
+        raise InputError(f"the local engine has no prompts on the side {prompt.side!r} yet")
+    unsupported = [p for p in overridden_points(prompt) if p not in _SUPPORTED_POINTS]
+    if unsupported:
+        raise InputError(
+            f"the local engine does not call the intervention point {unsupported[0]!r} that "
+            f"{type(prompt).__name__} uses"
+        )
+    return prompt

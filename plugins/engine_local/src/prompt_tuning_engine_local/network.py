@@ -1,0 +1,545 @@
+"""T5 1.1 encoder-decoder (Raffel et al. 2020; Shazeer 2020 for the gated GELU) with a prompt seam.
+
+Names and shapes of the parameters are Flaxformer's, so that T5X checkpoints load by name: attention
+kernels are `[H, heads * head width]`, relative position embeddings `[heads, buckets]`.
+
+Shapes below: B batch, T decoder length, L encoder input length, P prompt positions, S = L + P,
+H width, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from prompt_tuning_core.prompts import PromptModule
+
+PromptFactory = Callable[[], PromptModule]
+Cache = list[dict[str, jax.Array]]
+
+# Far below any attention logit, yet finite: a query without any key attends evenly.
+_MASKED = -1e10
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes and numerics of a T5 1.1 model; the names of T5X's macros are given in brackets.
+
+    Attributes:
+      num_embeddings: Rows of the embedding table, V (NUM_EMBEDDINGS).
+      emb_dim: Width of the model, H (EMBED_DIM).
+      num_heads: Attention heads (NUM_HEADS).
+      head_dim: Width of a head (HEAD_DIM).
+      mlp_dim: Hidden width of the feed-forward blocks (MLP_DIM).
+      num_encoder_layers: Layers of the encoder (NUM_ENCODER_LAYERS).
+      num_decoder_layers: Layers of the decoder (NUM_DECODER_LAYERS).
+      dropout_rate: Dropout while training (DROPOUT_RATE).
+      dtype: Dtype of activations, "float32" or "bfloat16" (ACTIVATION_DTYPE).
+      relpos_buckets: Buckets of the relative position biases.
+      relpos_max_distance: Distance from which on all positions share the last bucket.
+      embedding_std: Standard deviation of a newly initialised embedding table.
+    """
+
+    num_embeddings: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    embedding_std: float = 1.0
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation without bias (Zhang and Sennrich 2019), epsilon 1e-6."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis in float32; returns `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return x.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class Dense(nn.Module):
+    """A matrix without bias: the parameter `kernel` `[in, features]`."""
+
+    features: int
+    dtype: str
+    stddev_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x @ kernel` in `dtype`."""
+        init = nn.initializers.variance_scaling(self.stddev_scale**2, "fan_in", "truncated_normal")
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention without scaling at run time, as T5 has it."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        joined = config.num_heads * config.head_dim
+        # T5 folds the 1 / sqrt(head width) of the logits into the query's initial values.
+        self.query = Dense(joined, config.dtype, config.head_dim**-0.5)
+        self.key = Dense(joined, config.dtype)
+        self.value = Dense(joined, config.dtype)
+        self.out = Dense(config.emb_dim, config.dtype)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of `x` `[B, K, H]`: each `[B, K, heads, head width]`."""
+        return self._split(self.key(x)), self._split(self.value(x))
+
+    def attend(
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array | None,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Attends from `x` to given keys and values.
+
+        Args:
+          x: `[B, Q, H]` queries.
+          keys: `[B, K, heads, head width]`.
+          values: `[B, K, heads, head width]`.
+          mask: bool, broadcastable to `[B, heads, Q, K]`.
+          bias: Added to the logits, broadcastable to `[B, heads, Q, K]`, or None.
+          deterministic: Whether dropout is off.
+
+        Returns:
+          `[B, Q, H]`.
+        """
+        logits = jnp.einsum(
+            "bqhd,bkhd->bhqk",
+            self._split(self.query(x)),
+            keys,
+            preferred_element_type=jnp.float32,
+        )
+        if bias is not None:
+            logits = logits + bias
+        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
+        weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+        return self.out(mixed.reshape(*mixed.shape[:2], -1))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        source: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array | None,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Attends from `x` `[B, Q, H]` to `source` `[B, K, H]`; see `attend`."""
+        keys, values = self.keys_values(source)
+        return self.attend(x, keys, values, mask, bias, deterministic)
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+
+
+class GatedGeluMLP(nn.Module):
+    """The feed-forward block of T5 1.1: `(gelu(x wi_0) * (x wi_1)) wo`."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        self.wi_0 = Dense(config.mlp_dim, config.dtype)
+        self.wi_1 = Dense(config.mlp_dim, config.dtype)
+        self.wo = Dense(config.emb_dim, config.dtype)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """Maps `[B, S, H]` to the same shape."""
+        x = nn.gelu(self.wi_0(x)) * self.wi_1(x)
+        return self.wo(self.dropout(x, deterministic=deterministic))
+
+
+class RelativePositionBias(nn.Module):
+    """Biases of attention logits by bucketed distance, one set for all layers of a stack."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, query_positions: np.ndarray | jax.Array, num_keys: int) -> jax.Array:
+        """Returns float32 `[1, heads, Q, K]` for query positions `[Q]` and keys 0 … K - 1."""
+        config = self.config
+        embedding = self.param(
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (config.num_heads, config.relpos_buckets),
+            jnp.float32,
+        )
+        # [num_keys, num_keys] buckets are a constant of the program; a query row is picked from it.
+        buckets = relative_position_buckets(
+            num_keys, self.bidirectional, config.relpos_buckets, config.relpos_max_distance
+        )
+        return jnp.take(embedding, jnp.asarray(buckets)[query_positions], axis=1)[None]
+
+
+@functools.lru_cache(maxsize=64)
+def relative_position_buckets(
+    length: int, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
+    """Buckets of all pairs of positions (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to
+    `max_distance`; with `bidirectional`, keys behind and before the query have buckets of their
+    own, otherwise keys behind the query share bucket 0.
+
+    Returns:
+      int32 `[length, length]`, indexed by query and key position.
+    """
+    distance = np.arange(length)[:, None] - np.arange(length)[None, :]  # query - key
+    buckets = np.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        buckets += np.where(distance < 0, num_buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(distance, 0)
+    exact = num_buckets // 2
+    # In float32 with its epsilon, as in T5X: a distance at an edge must land in the same bucket.
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    growth = np.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)
+    large = np.minimum(exact + growth.astype(np.int32), num_buckets - 1)
+    return (buckets + np.where(distance < exact, distance, large)).astype(np.int32)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward block, each on a normalised input, with a residual."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        self.pre_attention_layer_norm = RMSNorm(config.dtype)
+        self.attention = Attention(config)
+        self.pre_mlp_layer_norm = RMSNorm(config.dtype)
+        self.mlp = GatedGeluMLP(config)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def __call__(
+        self, x: jax.Array, real: jax.Array, bias: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        """Maps `[B, S, H]` to the same shape; `real` `[B, S]` marks what is not padding."""
+        logit_mask = real[..., None].astype(x.dtype)
+        y = logit_mask * self.pre_attention_layer_norm(x)
+        # Padded queries need no mask: what they yield is zeroed behind the last layer.
+        y = self.attention(y, y, real[:, None, None, :], bias, deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(logit_mask * self.pre_mlp_layer_norm(x), deterministic)
+        return x + self.dropout(y, deterministic=deterministic)
+
+
+class Encoder(nn.Module):
+    """The encoder stack; the prompt enters in front of its input dropout."""
+
+    config: T5Config
+    prompt_factory: PromptFactory | None = None
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        self.prompt = PromptModule() if self.prompt_factory is None else self.prompt_factory()
+        self.layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
+        self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+        self.encoder_norm = RMSNorm(config.dtype)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def __call__(
+        self, tokens: jax.Array, embedded: jax.Array, deterministic: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Encodes.
+
+        Args:
+          tokens: `[B, L]` int32, 0 where padded.
+          embedded: `[B, L, H]`.
+          deterministic: Whether dropout is off.
+
+        Returns:
+          The encoded sequence `[B, S, H]`, zero where padded, and which of its positions are
+          real, `[B, S]` bool.
+        """
+        real = self.prompt.input_mask(tokens)
+        x = self.prompt.input(tokens, embedded)
+        x = self.dropout(x, deterministic=deterministic).astype(self.config.dtype)
+        length = x.shape[1]
+        bias = self.relpos_bias(np.arange(length), length)
+        for layer in self.layers:
+            x = layer(x, real, bias, deterministic)
+        x = self.dropout(self.encoder_norm(x), deterministic=deterministic)
+        return x * real[..., None].astype(x.dtype), real
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoded input, and a feed-forward block."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        self.pre_self_attention_layer_norm = RMSNorm(config.dtype)
+        self.self_attention = Attention(config)
+        self.pre_cross_attention_layer_norm = RMSNorm(config.dtype)
+        self.encoder_decoder_attention = Attention(config)
+        self.pre_mlp_layer_norm = RMSNorm(config.dtype)
+        self.mlp = GatedGeluMLP(config)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        encoded: jax.Array,
+        mask: jax.Array,
+        cross_mask: jax.Array,
+        logit_mask: jax.Array,
+        bias: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Maps `[B, T, H]` to the same shape.
+
+        Args:
+          x: `[B, T, H]`.
+          encoded: `[B, S, H]`.
+          mask: bool `[B, 1, T, T]`.
+          cross_mask: bool `[B, 1, T, S]`.
+          logit_mask: `[B, T, 1]`, multiplied with the input of each block.
+          bias: `[1, heads, T, T]`.
+          deterministic: Whether dropout is off.
+        """
+        y = logit_mask * self.pre_self_attention_layer_norm(x)
+        y = self.self_attention(y, y, mask, bias, deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = logit_mask * self.pre_cross_attention_layer_norm(x)
+        y = self.encoder_decoder_attention(y, encoded, cross_mask, None, deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(logit_mask * self.pre_mlp_layer_norm(x), deterministic)
+        return x + self.dropout(y, deterministic=deterministic)
+
+    def start_cache(self, encoded: jax.Array, max_length: int) -> dict[str, jax.Array]:
+        """Returns the keys and values that `step` reads: all of `encoded`, none yet of targets."""
+        cross_keys, cross_values = self.encoder_decoder_attention.keys_values(encoded)
+        config = self.config
+        empty = jnp.zeros(
+            (encoded.shape[0], max_length, config.num_heads, config.head_dim), config.dtype
+        )
+        return {
+            "keys": empty,
+            "values": empty,
+            "cross_keys": cross_keys,
+            "cross_values": cross_values,
+        }
+
+    def step(
+        self,
+        x: jax.Array,
+        cache: dict[str, jax.Array],
+        position: jax.Array,
+        cross_mask: jax.Array,
+        bias: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Maps one position `[B, 1, H]`; returns the same shape and the cache with it added."""
+        y = self.pre_self_attention_layer_norm(x)
+        key, value = self.self_attention.keys_values(y)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache["keys"], key, position, axis=1)
+        values = jax.lax.dynamic_update_slice_in_dim(cache["values"], value, position, axis=1)
+        seen = (jnp.arange(keys.shape[1]) <= position)[None, None, None, :]
+        x = x + self.self_attention.attend(y, keys, values, seen, bias, deterministic=True)
+        y = self.pre_cross_attention_layer_norm(x)
+        x = x + self.encoder_decoder_attention.attend(
+            y, cache["cross_keys"], cache["cross_values"], cross_mask, None, deterministic=True
+        )
+        x = x + self.mlp(self.pre_mlp_layer_norm(x), deterministic=True)
+        return x, {**cache, "keys": keys, "values": values}
+
+
+class Decoder(nn.Module):
+    """The decoder stack with its output layer."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        self.layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
+        self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        self.decoder_norm = RMSNorm(config.dtype)
+        self.logits_dense = Dense(config.num_embeddings, "float32")
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def __call__(
+        self,
+        embedded: jax.Array,
+        input_tokens: jax.Array,
+        target_tokens: jax.Array,
+        encoded: jax.Array,
+        real: jax.Array,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Returns float32 logits `[B, T, V]`; arguments as in `T5.decode`."""
+        length = input_tokens.shape[1]
+        target = target_tokens > 0
+        causal = jnp.asarray(np.tril(np.ones((length, length), bool)))
+        mask = causal & (target[:, None, :, None] & target[:, None, None, :])
+        cross_mask = target[:, None, :, None] & real[:, None, None, :]
+        # The start token has padding's id, so a position counts when it or the next holds a token.
+        is_token = input_tokens > 0
+        logit_mask = is_token | jnp.pad(is_token[:, 1:], ((0, 0), (0, 1)))
+        x = self.dropout(embedded, deterministic=deterministic).astype(self.config.dtype)
+        bias = self.relpos_bias(np.arange(length), length)
+        for layer in self.layers:
+            x = layer(
+                x,
+                encoded,
+                mask,
+                cross_mask,
+                logit_mask[..., None].astype(x.dtype),
+                bias,
+                deterministic,
+            )
+        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
+        return self.logits_dense(logit_mask[..., None].astype(x.dtype) * x)
+
+    def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
+        """See `T5.start_cache`."""
+        return [layer.start_cache(encoded, max_length) for layer in self.layers]
+
+    def step(
+        self, embedded: jax.Array, cache: Cache, position: jax.Array, real: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """See `T5.decode_step`."""
+        x = embedded.astype(self.config.dtype)
+        bias = self.relpos_bias(position[None], cache[0]["keys"].shape[1])
+        new_cache = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x, layer_cache = layer.step(x, layer_cache, position, real[:, None, None, :], bias)
+            new_cache.append(layer_cache)
+        return self.logits_dense(self.decoder_norm(x)), new_cache
+
+
+class T5(nn.Module):
+    """T5 1.1 with an optional prompt module.
+
+    Attributes:
+      config: Sizes and numerics.
+      prompt_factory: Makes the prompt module, called within the encoder so that its parameters
+        stand under `encoder/prompt`; None for the bare model.
+    """
+
+    config: T5Config
+    prompt_factory: PromptFactory | None = None
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        self.token_embedder = nn.Embed(
+            config.num_embeddings,
+            config.emb_dim,
+            dtype=config.dtype,
+            embedding_init=nn.initializers.normal(config.embedding_std),
+        )
+        self.encoder = Encoder(config, self.prompt_factory)
+        self.decoder = Decoder(config)
+
+    def __call__(
+        self,
+        encoder_input_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns float32 logits `[B, T, V]`; arguments as in `encode` and `decode`."""
+        encoded, real = self.encode(encoder_input_tokens, deterministic)
+        return self.decode(
+            encoded, real, decoder_input_tokens, decoder_target_tokens, deterministic
+        )
+
+    def encode(
+        self, encoder_input_tokens: jax.Array, deterministic: bool = True
+    ) -> tuple[jax.Array, jax.Array]:
+        """Encodes `[B, L]` int32 tokens.
+
+        Returns:
+          The encoded sequence `[B, S, H]`, zero where padded, and which of its positions are
+          real, `[B, S]` bool.
+        """
+        embedded = self.token_embedder(encoder_input_tokens)
+        return self.encoder(encoder_input_tokens, embedded, deterministic)
+
+    def decode(
+        self,
+        encoded: jax.Array,
+        real: jax.Array,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Decodes with teacher forcing.
+
+        Args:
+          encoded: `[B, S, H]` from `encode`.
+          real: `[B, S]` from `encode`.
+          decoder_input_tokens: `[B, T]` int32, the targets shifted right, beginning with 0.
+          decoder_target_tokens: `[B, T]` int32, 0 where padded; for the masks.
+          deterministic: Whether dropout is off.
+
+        Returns:
+          float32 logits `[B, T, V]`.
+        """
+        embedded = self.token_embedder(decoder_input_tokens)
+        return self.decoder(
+            embedded, decoder_input_tokens, decoder_target_tokens, encoded, real, deterministic
+        )
+
+    def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
+        """Returns the cache of `decode_step` for sequences of up to `max_length` positions.
+
+        Every array in it has the batch as its first axis, so that beams can be gathered.
+        """
+        return self.decoder.start_cache(encoded, max_length)
+
+    def decode_step(
+        self, tokens: jax.Array, cache: Cache, position: jax.Array, real: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Decodes one position.
+
+        Args:
+          tokens: `[B]` int32, the token before this position (0 at the start).
+          cache: From `start_cache` or the step before.
+          position: Scalar int32, counted from 0.
+          real: `[B, S]` from `encode`.
+
+        Returns:
+          float32 logits `[B, V]` of the token at `position`, and the new cache.
+        """
+        embedded = self.token_embedder(tokens[:, None])
+        logits, cache = self.decoder.step(embedded, cache, position, real)
+        return logits[:, 0], cache

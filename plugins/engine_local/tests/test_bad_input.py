@@ -1,0 +1,240 @@
+"""What cannot be used is named in one line, ends with exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from tiny import TINY, gin_flags, run_command, training_flags
+
+
+def complaint(arguments, folder, **environment):
+    """Returns the one line of a command that must fail, and checks that it left nothing."""
+    before = {path for path in folder.rglob("*") if "site" not in path.parts}
+    finished = run_command(arguments, folder, **environment)
+    warning = "prompt-tuning: warning: population_size is 5000"  # The tiny table has 64 rows.
+    lines = [n for n in finished.stderr.strip().splitlines() if not n.startswith(warning)]
+    assert finished.returncode == 2, finished.stderr
+    assert len(lines) == 1, finished.stderr
+    assert lines[0].startswith("prompt-tuning: error: ")
+    assert {path for path in folder.rglob("*") if "site" not in path.parts} == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # Macros that say what to run.
+        ({"MODEL_DIR": None}, "MODEL_DIR"),
+        ({"INITIAL_CHECKPOINT_PATH": None}, "INITIAL_CHECKPOINT_PATH"),
+        ({"PACK": True}, "prompt tuning does not support packed examples"),
+        ({"BATCH_SIZE": 0}, "BATCH_SIZE is 0, expected a whole number of at least 1"),
+        ({"TRAIN_STEPS": -1}, "TRAIN_STEPS is -1, expected a whole number of at least 0"),
+        ({"TASK_FEATURE_LENGTHS": {"inputs": 3}}, "TASK_FEATURE_LENGTHS is {'inputs': 3}"),
+        # Tasks.
+        ({"MIXTURE_OR_TASK_NAME": "toi"}, "unknown task 'toi'; did you mean 'toy'?"),
+        (
+            {"MIXTURE_OR_TASK_MODULE": "no_such_module"},
+            "MIXTURE_OR_TASK_MODULE 'no_such_module' fails to import: ModuleNotFoundError",
+        ),
+        ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
+        # Prompt lengths and labels.
+        ({"PROMPT_LENGTH": 0}, "the prompt's length is 0"),
+        ({"PROMPT_LENGTH": -3}, "the prompt's length is -3"),
+        ({"CLASS_LABELS": None}, "CLASS_LABELS"),
+        ({"CLASS_LABELS": []}, "texts"),
+        ({"CLASS_LABELS": 7}, "7"),
+        ({"CLASS_LABELS": ["bad", ""]}, "''"),
+        ({"CLASS_LABELS": ["a"] * 6}, "6"),
+        ({"prompt_init/plugins.init_vocab.population_size": 0}, "population"),
+        # Plugins.
+        ({"plugins.init_vocab.population": 3}, "population"),
+    ],
+    ids=lambda value: (
+        ", ".join(f"{k}={v}" for k, v in value.items())[:50] if isinstance(value, dict) else ""
+    ),
+)
+def test_values(project, changes, expected):
+    assert expected in complaint(["train", *training_flags(**changes)], project)
+
+
+def test_a_label_with_pieces_outside_the_table(project, golden):
+    np.save(project / "table.npy", golden("tiny_params")["token_embedder/embedding"][:8])
+    flags = training_flags("prompts/from_class_labels_numpy.gin", EMBEDDING_FILE="table.npy")
+    line = complaint(["train", *flags], project)
+    assert "'bad'" in line
+    assert "8 rows" in line
+
+
+def bad_prompts(golden):
+    prompt = golden("tiny_prompt")["encoder/prompt/prompt/prompt"]
+
+    def saved(array):
+        return lambda path: np.save(path, array, allow_pickle=True)
+
+    return {
+        "missing": (lambda path: None, "bad.npy"),
+        "corrupt": (lambda path: path.write_bytes(b"not an array"), "bad.npy"),
+        "truncated": (
+            lambda path: (np.save(path, prompt), path.write_bytes(path.read_bytes()[:300])),
+            "truncated",
+        ),
+        "pickled": (lambda path: path.write_bytes(pickle.dumps(prompt)), "pickle"),
+        "objects": (saved(np.array([{}, {}], object)), "pickle"),
+        "integers": (saved(np.ones((5, 32), np.int64)), "int64"),
+        "length": (saved(prompt[:4]), "(4, 32)"),
+        "width": (saved(prompt[:, :16]), "(5, 16)"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["missing", "corrupt", "truncated", "pickled", "objects", "integers", "length", "width"],
+)
+def test_prompt_files(project, golden, case):
+    write, expected = bad_prompts(golden)[case]
+    write(project / "bad.npy")
+    flags = training_flags("prompts/from_file.gin", PROMPT_FILE="bad.npy")
+    line = complaint(["train", *flags], project)
+    assert "bad.npy" in line
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (None, "table.npy"),
+        (np.ones((64, 16), np.float32), "16"),
+        (np.ones((64, 32), np.int32), "int32"),
+        (np.ones((64,), np.float32), "(64,)"),
+    ],
+    ids=["missing", "width", "dtype", "rank"],
+)
+def test_embedding_tables(project, array, expected):
+    if array is not None:
+        np.save(project / "table.npy", array)
+    flags = training_flags("prompts/from_sampled_vocab_numpy.gin", EMBEDDING_FILE="table.npy")
+    line = complaint(["train", *flags], project)
+    assert "table.npy" in line
+    assert expected in line
+
+
+def test_models(project, golden):
+    params = golden("tiny_params")
+    path = project / "model" / "model.safetensors"
+    name = "encoder/layers_1/mlp/wo/kernel"
+
+    assert "no model at nowhere" in complaint(
+        ["train", *training_flags(INITIAL_CHECKPOINT_PATH="nowhere")], project
+    )
+    line = complaint(["train", *training_flags(MLP_DIM=48)], project)
+    assert "'decoder/layers_0/mlp/wi_0/kernel'" in line
+    assert "(32, 64)" in line
+    assert "(32, 48)" in line
+    safetensors.numpy.save_file({n: a for n, a in params.items() if n != name}, path)
+    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
+    assert f"1 parameters are missing, the first is '{name}'" in line
+    safetensors.numpy.save_file({**params, "decoder/extra": params[name]}, path)
+    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
+    assert "'decoder/extra'" in line
+    path.write_bytes(path.read_bytes()[:-100])
+    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
+    assert "not a whole safetensors file" in line
+
+
+def test_vocabularies(project):
+    line = complaint(["train", *training_flags(VOCABULARY_FILE="none.model")], project)
+    assert "vocabulary none.model: cannot be read" in line
+    (project / "bad.model").write_bytes(b"\xff\xffnot a model")
+    line = complaint(["train", *training_flags(VOCABULARY_FILE="bad.model")], project)
+    assert "vocabulary bad.model: not a SentencePiece model" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"text": "this", "label": 1}\n{"text": \n', "rows.jsonl:2: not JSON"),
+        ('{"text": "this", "label": 1}\n["this"]\n', "rows.jsonl:2: found list"),
+        ('{"text": "this", "label": 1}\n\n', "rows.jsonl:2: the line is empty"),
+        ('{"text": "this", "lable": 1}\n', "rows.jsonl:1: no column 'label'"),
+        ('{"text": "this", "label": 2}\n', "rows.jsonl:1: the target '2' has no name"),
+        ("", "split 'train' is empty"),
+    ],
+    ids=["json", "object", "empty line", "column", "target", "empty"],
+)
+def test_data_lines(project, content, expected):
+    (project / "rows.jsonl").write_text(content)
+    assert expected in complaint(["train", *training_flags()], project)
+
+
+def test_tsv_lines(project):
+    (project / "rows.tsv").write_text("text\tlabel\nthis\t1\nbad\t0\tmore\n")
+    splits = {"train": "rows.tsv", "validation": "rows.tsv"}
+    line = complaint(["train", *training_flags(**{"toy/tasks.TextTask.splits": splits})], project)
+    assert "rows.tsv:3: found 3 columns, expected the 2 of the first line (text, label)" in line
+
+
+def test_task_modules_that_raise(project):
+    (project / "raising.py").write_text("raise RuntimeError('no data today')\n")
+    flags = training_flags(MIXTURE_OR_TASK_MODULE="raising")
+    line = complaint(
+        ["train", *flags], project, PYTHONPATH=str(project), PYTHONDONTWRITEBYTECODE="1"
+    )
+    assert "'raising' fails to import: RuntimeError: no data today" in line
+
+
+def test_gin_files_and_flags(project):
+    line = complaint(["train", "--gin_file=models/t5_1_1_smal_prompt.gin"], project)
+    assert "models/t5_1_1_smal_prompt.gin' not found; tried" in line
+    model = ["--gin_file=models/t5_1_1_small_prompt.gin", *gin_flags(VOCABULARY_FILE="x")]
+    line = complaint(["train", *model], project)
+    assert "add --gin_file=runs/prompt_finetune.gin" in line
+    line = complaint(["train", *training_flags(), "--batch_size=3"], project)
+    assert "unknown flag '--batch_size=3'" in line
+
+
+def test_a_directory_that_holds_a_run(project):
+    finished = run_command(["train", *training_flags(TRAIN_STEPS=0)], project)
+    assert finished.returncode == 0, finished.stderr
+    line = complaint(["train", *training_flags()], project)
+    assert "MODEL_DIR run already holds a run" in line
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(project, golden):
+    np.save(project / "huge.npy", np.full((5, 32), 3e38, np.float32))
+    flags = training_flags("prompts/from_file.gin", PROMPT_FILE="huge.npy")
+    finished = run_command(["train", *flags], project)
+    assert finished.returncode == 2, finished.stderr
+    assert "the loss is nan at step" in finished.stderr
+    assert "no prompt was saved; lower the learning rate" in finished.stderr
+    assert not list((project / "run").glob("prompt_*"))
+
+
+def test_eval_and_infer(project):
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin"]
+    common = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "model"}
+    flags = [
+        *(f"--gin_file={f}" for f in [*files, "runs/prompt_eval.gin"]),
+        *gin_flags(**common, EVAL_OUTPUT_DIR="out"),
+    ]
+    line = complaint(["eval", *flags], project)
+    assert "model: a directory without prompts" in line
+    np.save(project / "prompt.npy", np.ones((5, 32), np.float32))
+    flags += gin_flags(PROMPT_FILE="prompt.npy")
+    assert "no split 'tset'; did you mean 'test'?" in complaint(
+        ["eval", *flags, *gin_flags(EVAL_SPLIT="tset")], project
+    )
+    flags = [
+        *(f"--gin_file={f}" for f in [*files, "runs/prompt_infer.gin"]),
+        *gin_flags(**{**common, "PROMPT_FILE": "prompt.npy"}, INFER_OUTPUT_DIR="out"),
+    ]
+    assert "INFER_INPUT_FILE nothing.txt: cannot be read" in complaint(
+        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="nothing.txt")], project
+    )
+    (project / "more.jsonl").write_text(json.dumps({"txt": "this"}) + "\n")
+    assert "more.jsonl:1: no column 'text'" in complaint(
+        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="more.jsonl")], project
+    )

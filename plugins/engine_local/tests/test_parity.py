@@ -1,0 +1,244 @@
+"""The network, the loss, the optimizer and decoding give the reference's numbers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from prompt_tuning_core import combine
+from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_engine_local import losses, optimizers
+from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.network import T5Config
+from prompt_tuning_prompt_basic import PromptBasic
+
+CONFIG = T5Config(
+    num_embeddings=64,
+    emb_dim=32,
+    num_heads=4,
+    head_dim=8,
+    mlp_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+INPUTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+
+
+def zeros(rng, shape):
+    return jnp.zeros(shape)
+
+
+def make_model(**settings):
+    vocabulary = SimpleNamespace(vocab_size=64, eos_id=1)
+    return EncoderDecoderModel(
+        CONFIG, vocabulary, lambda: PromptBasic(length=5, prompt_init=zeros), **settings
+    )
+
+
+@pytest.fixture(autouse=True)
+def _highest_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def frozen(golden):
+    return golden("tiny_params")
+
+
+@pytest.fixture(scope="module")
+def prompt(golden):
+    return golden("tiny_prompt")
+
+
+@pytest.fixture(params=["short", "long"])
+def forward(request, golden):
+    return golden(f"forward_{request.param}")
+
+
+def apply(model, frozen, prompt, *arguments, **keywords):
+    from flax.traverse_util import unflatten_dict
+
+    network = model.bare_network if prompt is None else model.network
+    params = unflatten_dict({**frozen, **(prompt or {})}, sep="/")
+    return network.apply({"params": params}, *arguments, **keywords)
+
+
+def assert_close(found, expected, scale=1e-4):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=scale * np.abs(expected).max())
+
+
+def test_parameters_have_flaxformers_names_and_shapes(frozen, prompt):
+    model = make_model()
+    assert model.frozen_shapes == {name: array.shape for name, array in frozen.items()}
+    made = model.init_prompt(jax.random.key(0))
+    assert {n: a.shape for n, a in made.items()} == {n: a.shape for n, a in prompt.items()}
+    assert list(made) == ["encoder/prompt/prompt/prompt"]
+
+
+@pytest.mark.parametrize("kind", ["noprompt", "prompt"])
+def test_logits_and_encoder_outputs(forward, frozen, prompt, kind):
+    prompt = prompt if kind == "prompt" else None
+    model = make_model()
+    inputs = [forward[name] for name in INPUTS]
+    assert_close(apply(model, frozen, prompt, *inputs), forward[f"{kind}_logits"])
+    encoded, real = apply(model, frozen, prompt, inputs[0], method="encode")
+    assert_close(encoded, forward[f"{kind}_encoded"])
+    # Where the reference's outputs are exactly zero it saw padding.
+    np.testing.assert_array_equal(real, np.any(forward[f"{kind}_encoded"] != 0, axis=-1))
+
+
+def test_masks_come_from_the_prompt_module(golden):
+    forward = golden("forward_short")
+    module = PromptBasic(length=5, prompt_init=zeros)
+    tokens = forward["encoder_input_tokens"]
+    real = module.apply({}, tokens, method="input_mask")
+    np.testing.assert_array_equal(real, forward["encoder_tokens_with_fake_prompt"] > 0)
+    pairs = real[:, None, :, None] & real[:, None, None, :]
+    np.testing.assert_array_equal(pairs, forward["encoder_mask_with_prompt"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "prompt_loss"),
+        ({"z_loss": 1e-4}, "prompt_loss_zloss1e-4"),
+        (
+            {"z_loss": 1e-4, "loss_normalizing_factor": "NUM_REAL_TARGET_TOKENS"},
+            "prompt_loss_zloss1e-4_per_token",
+        ),
+        ({"label_smoothing": 0.1}, "prompt_loss_labelsmoothing0.1"),
+    ],
+)
+def test_losses(forward, frozen, prompt, settings, expected):
+    batch = {name: forward[name] for name in (*INPUTS, "decoder_loss_weights")}
+    loss, _ = make_model(**settings).loss(prompt, frozen, batch, None)
+    assert_close(loss, forward[expected])
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "expected"),
+    [
+        ("forward_short", {}, "prompt_grad"),
+        ("forward_short", {"z_loss": 1e-4}, "prompt_grad_zloss1e-4"),
+        ("forward_long", {}, "prompt_grad"),
+    ],
+)
+def test_gradient_of_the_prompt(golden, frozen, prompt, file, settings, expected):
+    forward = golden(file)
+    batch = {name: forward[name] for name in (*INPUTS, "decoder_loss_weights")}
+    gradient, _ = jax.grad(make_model(**settings).loss, has_aux=True)(prompt, frozen, batch, None)
+    assert_close(gradient["encoder/prompt/prompt/prompt"], forward[expected])
+
+
+@pytest.mark.parametrize("kind", ["noprompt", "prompt"])
+def test_greedy_tokens(golden, frozen, prompt, kind):
+    forward = golden("forward_short")
+    generate = jax.jit(make_model().generate, static_argnums=3)
+    tokens = generate(
+        prompt if kind == "prompt" else None, frozen, forward["encoder_input_tokens"], 8
+    )
+    np.testing.assert_array_equal(tokens, forward[f"{kind}_greedy_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("optimizer_adafactor_mpsFalse_wd1e-5", {}),
+        (
+            "optimizer_adafactor_clip1_mpsTrue",
+            {"multiply_by_parameter_scale": True, "weight_decay_rate": None},
+        ),
+    ],
+)
+def test_adafactor_follows_the_references_trajectory(golden, frozen, prompt, file, settings):
+    expected = golden(file)
+    forward = golden("forward_short")
+    batch = {name: forward[name] for name in (*INPUTS, "decoder_loss_weights")}
+    optimizer = optimizers.adafactor(learning_rate=float(expected["learning_rate"]), **settings)
+    state = optimizer.init(prompt)
+    step = jax.jit(jax.value_and_grad(make_model().loss, has_aux=True))
+    for loss, after in zip(expected["losses"], expected["prompts"], strict=True):
+        (found, _), gradient = step(prompt, frozen, batch, None)
+        assert_close(found, loss)
+        updates, state = optimizer.update(gradient, state, prompt)
+        prompt = optax.apply_updates(prompt, updates)
+        assert_close(prompt["encoder/prompt/prompt/prompt"], after)
+
+
+def test_adafactor_is_unfactored_at_any_size():
+    # The formula of Shazeer and Stern 2018, algorithm 4, in plain numpy and float64.
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=(150, 512))
+    optimizer = optimizers.adafactor()
+    found = jnp.asarray(value, jnp.float32)
+    state = optimizer.init(found)
+    second_moment = np.zeros_like(value)
+    for t in range(1, 6):
+        gradient = rng.normal(size=value.shape) * 10.0 ** rng.integers(-3, 3, (150, 1))
+        decay = 1 - t**-0.8
+        second_moment = decay * second_moment + (1 - decay) * (gradient**2 + 1e-30)
+        update = gradient / np.sqrt(second_moment)
+        update /= max(1.0, np.sqrt(np.mean(update**2)))
+        value = value - 0.3 * update - 1e-5 * value
+        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, found)
+        found = optax.apply_updates(found, updates)
+    np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5)
+
+
+def test_average_per_sequence_weighs_sequences_alike():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(3, 4, 7)).astype(np.float32)
+    targets = rng.integers(1, 7, size=(3, 4))
+    weights = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+    log_prob = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    token_loss = -np.take_along_axis(log_prob, targets[..., None], -1)[..., 0]
+    expected = (token_loss[0].mean() + token_loss[1, 0]) / 2
+    found = losses.cross_entropy(
+        logits, targets, weights, loss_normalizing_factor="average_per_sequence"
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    total = losses.cross_entropy(
+        logits, targets, weights, loss_normalizing_factor="NUM_TOTAL_TARGET_TOKENS"
+    )
+    np.testing.assert_allclose(total, (token_loss * weights).sum() / 12, rtol=1e-5)
+
+
+@pytest.mark.parametrize("place", [combine.prefix, combine.prefix_after_bos, combine.suffix])
+def test_padding_does_not_change_an_answer_wherever_the_prompt_is(golden, frozen, prompt, place):
+    forward = golden("forward_short")
+    model = EncoderDecoderModel(
+        CONFIG,
+        SimpleNamespace(vocab_size=64, eos_id=1),
+        lambda: PromptBasic(length=5, prompt_init=zeros, combine=place),
+    )
+    row = forward["encoder_input_tokens"][:1]
+    row = row[:, : int((row > 0).sum())]
+    padded = np.pad(row, ((0, 0), (0, 6)))
+    decoder = [forward[name][:1] for name in INPUTS[1:]]
+    whole = apply(model, frozen, prompt, row, *decoder)
+    np.testing.assert_allclose(
+        apply(model, frozen, prompt, padded, *decoder), whole, rtol=0, atol=2e-5
+    )
+
+
+def test_a_point_the_engine_does_not_call_is_refused():
+    class Deep(PromptModule):
+        def layer(self, layer, hidden):
+            return hidden + 1
+
+    with pytest.raises(ValueError, match="does not call the intervention point 'layer' that Deep"):
+        EncoderDecoderModel(CONFIG, SimpleNamespace(vocab_size=64), Deep)
+
+
+def test_packed_batches_are_refused(golden, frozen, prompt):
+    forward = golden("forward_short")
+    batch = {name: forward[name] for name in (*INPUTS, "decoder_loss_weights")}
+    batch["encoder_segment_ids"] = np.ones_like(batch["encoder_input_tokens"])
+    with pytest.raises(ValueError, match="packed"):
+        make_model().loss(prompt, frozen, batch, None)

@@ -1,0 +1,220 @@
+"""Training, evaluating and inferring from the command line, as a person does it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny import TINY, gin_flags, run_command, run_python, training_flags
+
+SCHEMES = {
+    "prompts/from_random_uniform.gin": {},
+    "prompts/from_sampled_vocab.gin": {},
+    "prompts/from_sampled_vocab_numpy.gin": {"EMBEDDING_FILE": "table.npy"},
+    "prompts/from_class_labels.gin": {},
+    "prompts/from_class_labels_numpy.gin": {"EMBEDDING_FILE": "table.npy"},
+    "prompts/from_string.gin": {"PROMPT_STRING": "this"},
+    "prompts/from_string_numpy.gin": {"PROMPT_STRING": "this", "EMBEDDING_FILE": "table.npy"},
+    "prompts/from_file.gin": {"PROMPT_FILE": "given.npy"},
+}
+
+
+def succeed(arguments, folder):
+    finished = run_command(arguments, folder)
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+@pytest.fixture
+def trained(project):
+    succeed(["train", *training_flags()], project)
+    return project
+
+
+def test_training_leaves_prompts_provenance_config_and_curves(trained):
+    run = trained / "run"
+    for step in (2, 4):
+        prompt = np.load(run / f"prompt_{step}.npy", allow_pickle=False)
+        assert prompt.shape == (5, 32)
+        assert prompt.dtype == np.float32
+    facts = json.loads((run / "prompt_4.json").read_text())
+    assert facts["step"] == 4
+    assert facts["seed"] == 0
+    assert facts["shape"] == [5, 32]
+    assert facts["task"]["name"] == "toy"
+    assert facts["model"]["emb_dim"] == 32
+    assert set(facts["metrics"]["validation"]) == {"exact_match", "accuracy"}
+    assert "prompt_init/plugins.init_labels.texts = %CLASS_LABELS" in facts["initializer"]
+    assert {"prompt_basic", "init_labels", "init_vocab"} <= {p["name"] for p in facts["plugins"]}
+    assert (run / "config.gin").read_text() == facts["config"]
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert {path.name for path in run.iterdir()} == {
+        "config.gin", "curves.png", "tensorboard",
+        "prompt_2.npy", "prompt_2.json", "prompt_4.npy", "prompt_4.json",
+    }  # fmt: skip
+
+
+def test_the_written_config_repeats_the_run(trained):
+    again = ["train", "--gin_file=run/config.gin", *gin_flags(MODEL_DIR="again")]
+    succeed(again, trained)
+    first, second = (np.load(trained / run / "prompt_4.npy") for run in ("run", "again"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_seed_decides(project):
+    prompts = []
+    for run, seed in (("a", 7), ("b", 7), ("c", 8)):
+        succeed(["train", *training_flags(MODEL_DIR=run, RANDOM_SEED=seed)], project)
+        prompts.append(np.load(project / run / "prompt_4.npy"))
+    np.testing.assert_array_equal(prompts[0], prompts[1])
+    assert not np.array_equal(prompts[0], prompts[2])
+
+
+@pytest.mark.parametrize("prompt_file", SCHEMES)
+def test_every_scheme_trains(project, golden, prompt_file):
+    np.save(project / "table.npy", golden("tiny_params")["token_embedder/embedding"])
+    np.save(project / "given.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
+    changes = {"TRAIN_STEPS": 2, **SCHEMES[prompt_file]}
+    succeed(["train", *training_flags(prompt_file, **changes)], project)
+    assert (project / "run" / "prompt_2.npy").exists()
+
+
+@pytest.mark.parametrize("prompt_file", ["run", "run/prompt_4.npy"])
+def test_eval_of_a_prompt_file_or_of_the_runs_directory(trained, prompt_file):
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "EVAL_OUTPUT_DIR": "out", "EVAL_SPLIT": "test"}
+    flags = gin_flags(**macros, PROMPT_FILE=prompt_file)
+    finished = succeed(["eval", *(f"--gin_file={f}" for f in files), *flags], trained)
+    metrics = json.loads((trained / "out" / "toy-test-metrics.json").read_text())
+    assert metrics["examples"] == 5
+    assert f"{metrics['exact_match']:.4f}" in finished.stdout
+    lines = (trained / "out" / "toy-test-predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["targets"] for row in rows] == ["this", "bad", "this", "bad", "this"]
+    share = np.mean([row["targets"] == row["prediction"] for row in rows])
+    assert metrics["exact_match"] == pytest.approx(share)
+    # Validation is the same file, so the run itself saw the same metrics.
+    facts = json.loads((trained / "run" / "prompt_4.json").read_text())
+    assert metrics["exact_match"] == facts["metrics"]["validation"]["exact_match"]
+
+
+def infer(project, name, content, **changes):
+    (project / name).write_text(content)
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_infer.gin"]
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "INFER_OUTPUT_DIR": "out"}
+    flags = gin_flags(**{**macros, "INFER_INPUT_FILE": name, **changes})
+    succeed(["infer", *(f"--gin_file={f}" for f in files), *flags], project)
+    stem = name.partition(".")[0]
+    lines = (project / "out" / f"{stem}-predictions.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_infer_keeps_order_and_answers_every_line(trained):
+    texts = ["this is", "", "a test", "this is", "bad\u2028sad"]
+    rows = infer(trained, "texts.txt", "\n".join(texts) + "\n", MIXTURE_OR_TASK_NAME=None)
+    assert [row["inputs"] for row in rows] == texts
+    assert rows[0]["prediction"] == rows[3]["prediction"]
+    as_json = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    from_task = infer(trained, "rows2.jsonl", as_json)
+    # The task's template is the text itself.
+    assert from_task == rows
+
+
+def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained):
+    # A hooks plugin of this test's own, installed by putting its metadata on the path.
+    site = trained / "site"
+    info = site / "watcher-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: watcher\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[prompt_tuning.hooks]\nwatcher = watcher\n")
+    (site / "watcher.py").write_text(
+        "import json, pathlib\n"
+        "import jax, numpy as np, safetensors.numpy\n"
+        "from prompt_tuning_core.hookspecs import hookimpl\n"
+        "calls = []\n"
+        "@hookimpl\n"
+        "def prompt_initialized(prompt): calls.append(['initialized', list(prompt.shape)])\n"
+        "@hookimpl\n"
+        "def step_logged(step, metrics): calls.append(['step', step])\n"
+        "@hookimpl\n"
+        "def evaluated(step, metrics): calls.append(['evaluated', step])\n"
+        "@hookimpl\n"
+        "def prompt_saved(path, provenance): calls.append(['saved', provenance['step']])\n"
+        "@hookimpl\n"
+        "def run_finished(run):\n"
+        "    stored = safetensors.numpy.load_file('model/model.safetensors')\n"
+        "    used = run.predictor.frozen\n"
+        "    assert set(stored) == set(used)\n"
+        "    assert all(np.array_equal(stored[n], used[n]) for n in stored)\n"
+        "    pathlib.Path('calls.json').write_text(json.dumps(calls))\n"
+    )
+    finished = run_command(
+        ["train", *training_flags(MODEL_DIR="watched"), "--hooks=watcher"],
+        trained,
+        PYTHONPATH=str(site),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((trained / "calls.json").read_text()) == [
+        ["initialized", [5, 32]], ["evaluated", 0],
+        ["step", 1], ["step", 2], ["evaluated", 2], ["saved", 2],
+        ["step", 3], ["step", 4], ["evaluated", 4], ["saved", 4],
+    ]  # fmt: skip
+    facts = json.loads((trained / "watched" / "prompt_4.json").read_text())
+    assert {"kind": "hooks", "name": "watcher", "distribution": "watcher", "version": "1.0"} in (
+        facts["plugins"]
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "infer"])
+def test_no_command_imports_tensorflow(trained, command):
+    flags = {
+        "train": training_flags(MODEL_DIR="second"),
+        "eval": [
+            "--gin_file=models/t5_1_1_small_prompt.gin", "--gin_file=task.gin",
+            "--gin_file=runs/prompt_eval.gin",
+            *gin_flags(**TINY, CHECKPOINT_PATH="model", PROMPT_FILE="run", EVAL_OUTPUT_DIR="out"),
+        ],
+        "infer": [
+            "--gin_file=models/t5_1_1_small_prompt.gin", "--gin_file=task.gin",
+            "--gin_file=runs/prompt_infer.gin",
+            *gin_flags(
+                **TINY, CHECKPOINT_PATH="model", PROMPT_FILE="run", INFER_OUTPUT_DIR="out",
+                INFER_INPUT_FILE="rows.jsonl",
+            ),
+        ],
+    }[command]  # fmt: skip
+    program = (
+        "import sys\n"
+        "from prompt_tuning_core.cli import main\n"
+        f"assert main({[command, *flags]!r}) == 0\n"
+        "heavy = {'tensorflow', 'seqio', 'torch', 't5x'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    finished = run_python(["-c", program], trained)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_step_counts_from_the_models_own(project, golden):
+    import safetensors.numpy
+
+    safetensors.numpy.save_file(
+        golden("tiny_params"), project / "model" / "model.safetensors", {"step": "1000"}
+    )
+    succeed(["train", *training_flags(TRAIN_STEPS=1003)], project)
+    succeed(
+        ["train", *training_flags(MODEL_DIR="relative", TRAIN_STEPS_RELATIVE=3, TRAIN_STEPS=9)],
+        project,
+    )
+    facts = [
+        json.loads((project / run / "prompt_1003.json").read_text()) for run in ("run", "relative")
+    ]
+    assert [f["step"] for f in facts] == [1003, 1003]
+    assert facts[0]["sha256"] == facts[1]["sha256"]
+
+
+def test_too_long_inputs_are_counted_and_said(project):
+    lengths = {"inputs": 4, "targets": 6}
+    finished = succeed(["train", *training_flags(TASK_FEATURE_LENGTHS=lengths)], project)
+    assert "inputs are longer than 4 ids and were cut" in finished.stderr
