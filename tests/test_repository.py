@@ -1,0 +1,173 @@
+"""What the repository promises of itself: the locks, the gin folders, the Python it picks."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from importlib_metadata import packages_distributions
+
+ROOT = Path(__file__).parents[1]
+PROJECTS = [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+# Imported where they are installed, by parts that nothing needs without them.
+OPTIONAL = ("hypothesis",)
+FIND_PYTHON = ROOT / ".ci" / "find-python"
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Maps each pinned name in a lock to the text of its requirements, hashes included."""
+    entries: dict[str, str] = {}
+    for entry in re.split(r"(?m)^(?=[A-Za-z0-9])", re.sub(r"(?m)^#.*\n", "", lock.read_text())):
+        if entry:
+            name = normalized(re.split(r"[=\[ ]", entry, maxsplit=1)[0])
+            entries[name] = entries.get(name, "") + entry
+    return entries
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_lock_names_no_host_and_no_path(lock: Path) -> None:
+    line = re.compile(r"#.*|[a-z0-9-]+==[\w.]+( ; .*)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
+
+    assert [text for text in lock.read_text().splitlines() if not line.fullmatch(text)] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_lock_hashes_every_requirement(lock: Path) -> None:
+    assert pins(lock)
+    assert [name for name, text in pins(lock).items() if "--hash=sha256:" not in text] == []
+
+
+def test_lock_covers_what_the_projects_require() -> None:
+    ours = {tomllib.loads((p / "pyproject.toml").read_text())["project"]["name"] for p in PROJECTS}
+    required = {
+        normalized(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
+        for project in PROJECTS
+        for requirement in tomllib.loads((project / "pyproject.toml").read_text())["project"][
+            "dependencies"
+        ]
+    }
+
+    assert required - ours - set(pins(ROOT / "requirements" / "dev.lock")) == set()
+
+
+def test_installer_is_the_locked_uv() -> None:
+    installer = pins(ROOT / "requirements" / "installer.lock")
+
+    assert set(installer) == {"uv"}
+    assert installer["uv"] == pins(ROOT / "requirements" / "dev.lock")["uv"]
+
+
+@pytest.mark.parametrize("project", PROJECTS[1:], ids=lambda project: project.name)
+def test_plugin_is_named_after_its_folder(project: Path) -> None:
+    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+
+    assert declared["name"] == f"prompt-tuning-{project.name.replace('_', '-')}"
+    assert (project / "src" / f"prompt_tuning_{project.name}").is_dir()
+
+
+def test_names_of_plugins_are_unique_identifiers() -> None:
+    names = [
+        name
+        for project in PROJECTS[1:]
+        for group in tomllib.loads((project / "pyproject.toml").read_text())["project"][
+            "entry-points"
+        ].values()
+        for name in group
+    ]
+
+    assert len(names) == len(set(names))
+    assert all(name.isidentifier() for name in names)
+
+
+def test_gin_can_include_from_every_folder_of_configs() -> None:
+    configs = ROOT / "prompt_tuning_core" / "configs"
+    folders = {configs, *(file.parent for file in configs.rglob("*.gin"))}
+    above = {parent for f in folders for parent in f.parents if parent.is_relative_to(configs)}
+
+    assert (ROOT / "configs").resolve() == configs.resolve()
+    assert sorted(f for f in folders | above if not (f / "__init__.py").is_file()) == []
+
+
+def find_python(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", str(FIND_PYTHON)],
+        env={"PATH": str(path), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_interpreter_that_fails_when_run_is_passed_over(tmp_path: Path) -> None:
+    command(tmp_path, "python3", "exit 127")  # a shim of a version that is not selected
+    command(tmp_path, "python3.13", "echo Python 2.7; exit 1")
+    (tmp_path / "python3.11").symlink_to(sys.executable)
+
+    found = find_python(tmp_path)
+
+    assert found.returncode == 0
+    assert Path(found.stdout.strip()).samefile(sys.executable)
+
+
+def test_without_a_suitable_interpreter_the_way_out_is_named(tmp_path: Path) -> None:
+    found = find_python(tmp_path)
+
+    assert found.returncode == 1
+    assert "PYTHON=" in found.stderr
+    assert found.stdout == ""
+
+
+def test_interpreter_that_was_named_is_the_only_candidate(tmp_path: Path) -> None:
+    (tmp_path / "python3").symlink_to(sys.executable)
+    command(tmp_path, "python2", "exit 1")
+
+    found = find_python(tmp_path, PYTHON=str(tmp_path / "python2"))
+
+    assert found.returncode == 1
+    assert str(tmp_path / "python2") in found.stderr
+
+
+def imported(source: Path) -> set[str]:
+    """The names of the top-level packages that the modules under a folder import, anywhere."""
+    names: set[str] = set()
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_what_a_project_imports_it_requires(project: Path) -> None:
+    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    package = declared["name"].replace("-", "_")
+    source = project / package if project == ROOT else project / "src" / package
+    providers = packages_distributions()
+
+    needed = {
+        normalized(provider)
+        for name in imported(source) - {package} - sys.stdlib_module_names - set(OPTIONAL)
+        for provider in providers.get(name, [name])
+    }
+
+    required = {
+        normalized(re.split(r"[^\w.-]", r, maxsplit=1)[0]) for r in declared["dependencies"]
+    }
+    assert needed - required == set()
