@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.npy import read_npy_header
 
 # Not ".npy": numpy and people would take a leftover for a prompt.
 _TEMPORARY = ".partial"
@@ -106,31 +107,27 @@ def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> 
       InputError: If the file is missing, corrupt, pickled, not a floating matrix, of another shape,
         or does not match the checksum in its provenance.
     """
+    name = f"prompt {path}"
     try:
         with open(path, "rb") as file:
+            found = read_npy_header(file, os.fstat(file.fileno()).st_size, name).shape
+            if shape is not None and found != tuple(shape):
+                raise InputError(
+                    f"{name}: has shape {found}, expected {tuple(shape)}; set PROMPT_LENGTH to "
+                    "its first number, or use a prompt of this model"
+                )
+            if len(found) != 2:
+                raise InputError(f"{name}: has shape {found}, expected (P, H)")
+            file.seek(0)
             array = np.load(file, allow_pickle=False)
     except OSError as e:
-        raise InputError(f"prompt {path}: cannot be read: {e.strerror or e}") from None
-    except (ValueError, EOFError) as e:
-        reason = "it holds pickled objects" if "pickle" in str(e) else str(e).splitlines()[0]
-        raise InputError(f"prompt {path}: not a .npy array: {reason}") from None
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"prompt {path}: found an archive, expected one .npy array")
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            f"prompt {path}: found {array.dtype} {array.shape}, expected a floating (P, H)"
-        )
-    if shape is not None and array.shape != tuple(shape):
-        raise InputError(
-            f"prompt {path}: found the shape {array.shape}, expected {tuple(shape)}: set "
-            "PROMPT_LENGTH to its first number, or use a prompt of this model"
-        )
+        raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
     with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
         array = array.astype(np.float32)
     recorded = read_provenance(path).get("sha256")
     if recorded is not None and recorded != checksum(array):
         raise InputError(
-            f"prompt {path}: its content does not match the checksum in "
+            f"{name}: its content does not match the checksum in "
             f"{Path(path).with_suffix('.json')}; restore the file, or remove the .json"
         )
     return array

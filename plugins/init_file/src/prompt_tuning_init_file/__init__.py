@@ -59,7 +59,7 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
                 if zipfile.is_zipfile(stream):
                     prompt = _from_npz(stream, file, key, expected)
                 else:
-                    prompt = _from_npy(stream, file, key, expected)
+                    prompt = _from_npy(file, key, expected)
         except OSError as error:
             raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from error
         if not np.isfinite(prompt).all():
@@ -82,12 +82,9 @@ def _newest_of(directory: Path) -> Path:
     return newest
 
 
-def _from_npy(stream: IO[bytes], file: Path, key: str | None, shape: tuple[int, int]) -> np.ndarray:
+def _from_npy(file: Path, key: str | None, shape: tuple[int, int]) -> np.ndarray:
     if key is not None:
         raise InputError(f"prompt {file}: key is {key!r}, but the file is no .npz archive")
-    stream.seek(0)
-    header = read_npy_header(stream, os.fstat(stream.fileno()).st_size, f"prompt {file}")
-    _check_shape(header.shape, shape, f"prompt {file}")
     return prompt_files.load(file, shape)
 
 
