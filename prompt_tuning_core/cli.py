@@ -249,6 +249,10 @@ def _run_engine(args: argparse.Namespace, bindings: Sequence[str], extra: Sequen
         extra=tuple(extra),
     )
     _show_warnings_in_one_line()
+    # As with `python -m`, a task module may stand in the current directory; last, so that nothing
+    # there hides what is installed.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     engine = registry.configure(args.allow_plugin, args.block_plugin).load("engine", args.engine)
     getattr(engine(), args.command)(flags)
     return 0

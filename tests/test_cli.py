@@ -115,6 +115,18 @@ def test_version_and_help(site):
     assert "--gin.NAME=VALUE" in site.command("train", "--help").stdout
 
 
+def test_modules_in_the_current_directory_can_be_imported(site):
+    site.distribution(
+        "fake",
+        {"engines": {"fake": "fake_engine:Engine"}},
+        {"fake_engine.py": ENGINE.replace("import dataclasses", "import my_task, dataclasses")},
+    )
+    site.write("my_task.py", "")
+    script = Path(sys.executable).parent / "prompt-tuning"
+    process = site.python(str(script), "train", "--engine=fake")
+    assert process.returncode == 0, process.stderr
+
+
 def test_console_script_is_the_same(site):
     script = Path(sys.executable).with_name("prompt-tuning")
     if not script.exists():

@@ -1,4 +1,4 @@
-"""The contract of initializers (DESIGN.md 3.4): ours keep it, and each check can fail."""
+"""The contract of initializers (docs/plugins.md): ours keep it, and each check can fail."""
 
 from __future__ import annotations
 

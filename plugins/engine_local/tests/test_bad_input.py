@@ -69,6 +69,44 @@ def test_a_label_with_pieces_outside_the_table(project, golden):
     assert "8 rows" in line
 
 
+def install(site, name, entry_points, source="", requires=""):
+    """Installs a distribution of initializers by what an installer leaves."""
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    requirement = f"Requires-Dist: {requires}\n" if requires else ""
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requirement}"
+    )
+    lines = "".join(f"{n} = {value}\n" for n, value in entry_points.items())
+    (info / "entry_points.txt").write_text(f"[prompt_tuning.initializers]\n{lines}")
+    (site / f"{name}.py").write_text(source)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "expected"),
+    [
+        ("init_vocabb", "did you mean 'init_vocab'"),
+        ("init_twice", "one 1.0"),
+        ("init_twice", "two 1.0"),
+        ("init_raising", "'init_raising' of raising 1.0 fails to import: OSError: no licence"),
+        ("init_lacking", "there is no 'absent' in it"),
+        ("init_number", "type int, which cannot be called"),
+        ("init_future", "requires 'prompt-tuning-core>=9'"),
+    ],
+)
+def test_plugins(project, plugin, expected):
+    site = project / "site"
+    factory = "def f():\n    return lambda rng, shape: None\n"
+    install(site, "one", {"init_twice": "one:f"}, factory)
+    install(site, "two", {"init_twice": "two:f"}, factory)
+    install(site, "raising", {"init_raising": "raising:f"}, "raise OSError('no licence')\n")
+    install(site, "lacking", {"init_lacking": "lacking:absent", "init_number": "lacking:X"}, "X=1")
+    install(site, "future", {"init_future": "future:f"}, factory, "prompt-tuning-core>=9")
+    flags = training_flags(**{"plugins.prompt_basic.prompt_init": None})
+    flags.append(f"--gin.plugins.prompt_basic.prompt_init=@plugins.{plugin}()")
+    assert expected in complaint(["train", *flags], project, PYTHONPATH=str(site))
+
+
 def bad_prompts(golden):
     prompt = golden("tiny_prompt")["encoder/prompt/prompt/prompt"]
 

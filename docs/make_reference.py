@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Writes docs/reference from the docstrings: `python docs/make_reference.py`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+MODULES = {
+    "core": [
+        f"prompt_tuning_core.{name}"
+        for name in (
+            "protocols", "prompts", "combine", "embeddings", "initializers", "prompt_files",
+            "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors", "testing",
+        )
+    ],
+    "plugins": [
+        f"prompt_tuning_{name}"
+        for name in (
+            "init_random", "init_vocab", "init_labels", "init_string", "init_file", "prompt_basic"
+        )
+    ],
+    "engine-local": [
+        f"prompt_tuning_engine_local.{name}"
+        for name in (
+            "training", "inference", "evaluation", "models", "network", "losses", "optimizers",
+            "decoding", "vocabularies", "data", "model_files",
+        )
+    ],
+}  # fmt: skip
+
+
+def pages() -> dict[str, str]:
+    """Returns the text of each page by file name."""
+    texts = {
+        f"{name}.md": f"# Python reference: {name}\n\n" + "\n".join(map(_module, modules))
+        for name, modules in MODULES.items()
+    }
+    links = "".join(f"- [{name}]({name}.md)\n" for name in MODULES)
+    note = "Generated from the docstrings by `docs/make_reference.py`.\n"
+    return {"index.md": f"# Python reference\n\n{links}\n{note}", **texts}
+
+
+def _module(name: str) -> str:
+    module = importlib.import_module(name)
+    members = "".join(_member(*member) for member in _public(module))
+    return f"## {name}\n\n{_text(module)}\n{members}"
+
+
+def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
+    names = getattr(module, "__all__", None)
+    for name, value in vars(module).items():
+        if names is None:
+            listed = not name.startswith("_") and getattr(value, "__module__", 0) == module.__name__
+        else:
+            listed = name in names
+        if listed and (inspect.isclass(value) or inspect.isfunction(value)):
+            yield name, value
+
+
+def _member(name: str, value: object) -> str:
+    if not inspect.isclass(value):
+        return f"### `{name}{_signature(value)}`\n\n{_text(value)}\n"
+    methods = "".join(
+        f"#### `{method}{_signature(function)}`\n\n{_text(function)}\n"
+        for method, function in vars(value).items()
+        if inspect.isfunction(function) and not method.startswith("_") and function.__doc__
+    )
+    return f"### class `{name}`\n\n{_text(value)}\n{methods}"
+
+
+def _signature(function: object) -> str:
+    # Defaults and annotations as they are written, without addresses of objects.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(function)))  # type: ignore[arg-type]
+
+
+def _text(documented: object) -> str:
+    text = inspect.cleandoc(getattr(documented, "__doc__", None) or "")
+    # Indented sections of a Google docstring are lists for a reader of Markdown.
+    text = re.sub(r"^ {2,}(\S)", r"  \1", text, flags=re.MULTILINE)
+    return re.sub(r"^  (\*{0,2}\w+): ", r"- `\1`: ", text, flags=re.MULTILINE) + "\n"
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).parent / "reference"
+    for file_name, content in pages().items():
+        (folder / file_name).write_text(content, encoding="utf-8")

@@ -1,0 +1,41 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_python_reference_is_up_to_date():
+    made = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["pages"]()
+    folder = ROOT / "docs" / "reference"
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == made, (
+        "run: python docs/make_reference.py"
+    )
+
+
+def test_links_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_gin_files_and_macros_in_the_documentation_exist():
+    configs = ROOT / "prompt_tuning_core" / "configs"
+    files = {
+        str(path.relative_to(folder))
+        for folder in (configs, configs / "local")
+        for path in folder.rglob("*.gin")
+    }
+    text = "".join(path.read_text(encoding="utf-8") for path in configs.rglob("*.gin"))
+    macros = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", text))
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        content = page.read_text(encoding="utf-8")
+        named = set(re.findall(r"\b((?:models|prompts|runs)/[\w/]+\.gin)\b", content))
+        assert named <= files, f"{page.name} names {named - files}"
+        set_macros = set(re.findall(r"--gin\.([A-Z_]+)=", content))
+        assert set_macros <= macros | {"NAME"}, f"{page.name} sets {set_macros - macros}"
