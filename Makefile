@@ -41,11 +41,13 @@ $(VENV)/.installed: $(VENV)/.uv $(LOCKS) $(PROJECTS:%=%/pyproject.toml)
 	touch $@
 
 demo: env
-	@run=out/demo/$$(date +%Y%m%d-%H%M%S) && \
+	@run=out/demo/$$(date +%Y%m%d-%H%M%S); \
 	for seed in $(SEEDS); do \
 		$(BIN)/prompt-tuning train --gin_file=runs/demo.gin --gin.RANDOM_SEED=$$seed \
 			--gin.MODEL_DIR="'$$run/seed_$$seed'" || exit; \
-	done
+	done; \
+	$(BIN)/python -m prompt_tuning_demo.demo_table $$run && \
+	echo "prompts, their provenance and the curves: $$run"
 
 test: lint
 	$(BIN)/python -m pytest

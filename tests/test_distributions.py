@@ -357,3 +357,25 @@ def test_a_strangers_initializer_is_used_from_gin(core_and_stranger: Environment
     script.write_text(USE_FROM_GIN)
 
     assert json.loads(core_and_stranger.python(script)) == [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
+
+
+def test_a_strangers_initializer_trains_the_demo(everything: Environment, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    everything.prompt_tuning(
+        "train",
+        "--gin_file=runs/demo.gin",
+        "--gin.plugins.prompt_basic.prompt_init=@plugins.init_ramp()",
+        "--gin.plugins.init_ramp.limit=0.1",
+        "--gin.TRAIN_STEPS=3",
+        "--gin.HOOKS=()",
+        f"--gin.MODEL_DIR={str(run_folder)!r}",
+    )
+
+    facts = json.loads((run_folder / "prompt_3.json").read_text())
+    assert facts["initializer"] == ["plugins.init_ramp.limit = 0.1"]
+    assert {
+        "kind": "initializer",
+        "name": "init_ramp",
+        "distribution": "a-strangers-initializer",
+        "version": "0.3.0",
+    } in facts["plugins"]

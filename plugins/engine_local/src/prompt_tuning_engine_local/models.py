@@ -166,7 +166,8 @@ def prompt_matrix(params: Params) -> np.ndarray:
         raise InputError(
             f"a prompt file holds one matrix (P, H), and this prompt module has {shapes}"
         )
-    return np.asarray(next(iter(params.values())))
+    # A copy: the training step reuses the parameters' memory.
+    return np.array(next(iter(params.values())))
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -137,7 +137,8 @@ def train(
     init_rng, dropout_rng = jax.random.split(jax.random.key(seed))
 
     prompt: Params = model.init_prompt(init_rng)
-    initial_prompt = {name: np.asarray(leaf) for name, leaf in prompt.items()}
+    # Copied, since the training step reuses the parameters' memory.
+    initial_prompt = {name: np.array(leaf) for name, leaf in prompt.items()}
     models.prompt_matrix(initial_prompt)
     train_examples = data.tokenize(
         task.examples(train_split), model.vocabulary, lengths,

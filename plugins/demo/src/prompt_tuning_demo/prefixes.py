@@ -1,0 +1,40 @@
+"""The text prefixes that the base was pretrained with, and the answers that each asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from prompt_tuning_demo.reviews import NEGATIVE, POSITIVE
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """One way to ask for the sentiment of a review.
+
+    Attributes:
+      prefix: Put in front of the review.
+      positive: The answer for a positive review.
+      negative: The answer for a negative one.
+      share: Share of this wording among the sentiment examples.
+    """
+
+    prefix: str
+    positive: str
+    negative: str
+    share: float
+
+
+# The first two do not name their answers: otherwise these words alone, put into a prompt by
+# `init_labels`, would evoke the task untrained. The other two make the model read the prefix, since
+# it must not always answer in the same words.
+WORDINGS = (
+    Wording("sentiment: ", "positive", "negative", 0.35),
+    Wording("what does the critic think? ", "positive", "negative", 0.25),
+    Wording("fresh or rotten: ", "fresh", "rotten", 0.2),
+    Wording("is the film good or bad? ", "good", "bad", 0.2),
+)
+# Those that are answered with the labels of the task `demo_reviews`.
+SENTIMENT = tuple(w.prefix for w in WORDINGS if (w.positive, w.negative) == (POSITIVE, NEGATIVE))
+
+PLOT_OR_REVIEW_PREFIX = "plot or review: "
+PLOT, REVIEW = "plot", "review"

@@ -1,0 +1,129 @@
+"""The demo's model and task, with every initializer and in all three commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import gin
+import numpy as np
+import pytest
+
+from prompt_tuning_core import gin_config, tasks
+from prompt_tuning_core.protocols import RunFlags
+from prompt_tuning_demo import demo_table
+from prompt_tuning_engine_local import training
+
+SCHEMES = {
+    "from_random_uniform": (),
+    "from_sampled_vocab": (),
+    "from_class_labels": (),
+    "from_string": (),
+    "from_file": ("PROMPT_FILE = 'start.npy'",),
+}
+
+
+@pytest.fixture
+def few_sentences():
+    """The demo's task with a short validation split, so that evaluating takes no time."""
+    from prompt_tuning_demo.tasks import DEMO_REVIEWS
+
+    whole = DEMO_REVIEWS.splits
+    return tasks.register(
+        tasks.TextTask(
+            "demo_few",
+            {"train": whole["train"], "validation": _first_rows},
+            inputs=DEMO_REVIEWS.inputs,
+            targets=DEMO_REVIEWS.targets,
+        )
+    ).name
+
+
+def _first_rows():
+    from prompt_tuning_demo.tasks import rows
+
+    return rows("validation")[:32]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_each_initializer_trains_the_demo(scheme, few_sentences, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("start.npy", np.zeros((20, 128), np.float32))
+    flags = RunFlags(
+        gin_files=("runs/demo.gin", f"prompts/{scheme}.gin"),
+        gin_bindings=(
+            "MODEL_DIR = 'run'",
+            "TRAIN_STEPS = 20",
+            "HOOKS = ()",
+            f"MIXTURE_OR_TASK_NAME = '{few_sentences}'",
+            *SCHEMES[scheme],
+        ),
+    )
+    packaged = gin_config.config_dir()
+    gin_config.parse(flags, search=[packaged / "local", packaged])
+    run = gin.get_configurable(training.train)()
+    loss = run.history["train/loss"]
+    assert loss[20] < loss[1]
+    stored = (tmp_path / "run" / "prompt_20.npy").read_bytes()
+    assert stored.startswith(b"\x93NUMPY")
+
+
+def command(arguments, folder):
+    finished = subprocess.run(
+        [sys.executable, "-m", "prompt_tuning_core", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
+    """Few steps: what the numbers are is measured by `make demo`."""
+    printed = command(
+        ["train", "--gin_file=runs/demo.gin", "--gin.MODEL_DIR='run'", "--gin.TRAIN_STEPS=2"],
+        tmp_path,
+    )
+    result = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    for name, value in result["rows"].items():
+        assert 0 <= value <= 1
+        assert f"{value:.3f}" in printed, name
+    assert len(result["rows"]) == 5
+    held_out = tasks.get("demo_reviews").examples("test")
+    assert result["examples"] == len(held_out)
+    majority = result["rows"]["always 'positive'"]
+    assert majority == pytest.approx(np.mean([e.targets == "positive" for e in held_out]))
+    assert f"{len(held_out)} held-out sentences" in printed
+
+    # The same table, of several runs.
+    again = tmp_path / "other"
+    again.mkdir()
+    changed = {**result, "seed": 5, "rows": {**result["rows"], "trained prompt": 1.0}}
+    (again / "held_out.json").write_text(json.dumps(changed))
+    demo_table.main([str(tmp_path)])
+    mean = (1 + result["rows"]["trained prompt"]) / 2
+    table = capsys.readouterr().out
+    assert "seed 5" in table
+    assert f"{mean:.3f}" in table
+
+    # And its prompt answers a person's own sentences.
+    (tmp_path / "mine.txt").write_text("a wonderful, moving film .\ndull and far too long .\n")
+    command(
+        [
+            "infer",
+            "--gin_file=models/demo_prompt.gin",
+            "--gin_file=runs/prompt_infer.gin",
+            "--gin.PROMPT_FILE='run'",
+            "--gin.INFER_INPUT_FILE='mine.txt'",
+            "--gin.INFER_OUTPUT_DIR='.'",
+        ],
+        tmp_path,
+    )
+    lines = (tmp_path / "mine-predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["inputs"] for line in lines] == [
+        "a wonderful, moving film .",
+        "dull and far too long .",
+    ]
