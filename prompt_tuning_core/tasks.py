@@ -52,7 +52,8 @@ class TextTask:
       targets: Template of the target text.
       target_names: Text to use for each rendered target, for files that number their classes; None
         to use targets as they are.
-      metrics: Names of metrics (`prompt_tuning_core.metrics`).
+      metrics: Names of metrics (`prompt_tuning_core.metrics`), or functions of targets and
+        predictions that return a mapping of names to values.
 
     Raises:
       InputError: If a template is malformed or a metric unknown.
@@ -63,13 +64,13 @@ class TextTask:
     inputs: str = "{inputs}"
     targets: str = "{targets}"
     target_names: Mapping[str, str] | None = None
-    metrics: Sequence[str] = ("exact_match",)
+    metrics: Sequence[str | metrics.Metric] = ("exact_match",)
 
     def __post_init__(self) -> None:
         for template in (self.inputs, self.targets):
             _columns(template)
-        for name in self.metrics:
-            metrics.get(name)
+        for metric in self.metrics:
+            metrics.get(metric)
 
     def examples(self, split: str) -> list[Example]:
         """Reads a split.
