@@ -17,12 +17,14 @@ MIXTURE_OR_TASK_NAME = 'sst2'
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from prompt_tuning_core import metrics
@@ -30,14 +32,22 @@ from prompt_tuning_core.errors import InputError, nearest
 
 Row = Mapping[str, object]
 Source = str | os.PathLike[str] | Callable[[], Iterable[Row]]
+Sources = Source | Sequence[Source]
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One example as text."""
+    """One example as text.
+
+    Attributes:
+      inputs: The input text.
+      targets: The target text.
+      place: Where it comes from, such as `train.tsv:7`, to name in errors; "" if that is not known.
+    """
 
     inputs: str
     targets: str
+    place: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +56,10 @@ class TextTask:
 
     Attributes:
       name: How the task is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
-      splits: Where the rows of each split come from: the path of a `.jsonl` file (an object a line)
-        or of a `.tsv` file (column names in its first line), or a function that returns rows.
+      splits: Where the rows of each split come from: the path of a `.jsonl` file (an object a
+        line), or of a `.tsv` or `.csv` file (column names in its first line; CSV as RFC 4180 has
+        it), each possibly compressed (`.gz`, `.bz2`, `.xz` behind its ending); a function that
+        returns rows; or a list of these, read in turn.
       inputs: Template of the input text; `{column}` is replaced by the row's value.
       targets: Template of the target text.
       target_names: Text to use for each rendered target, for files that number their classes; None
@@ -60,7 +72,7 @@ class TextTask:
     """
 
     name: str
-    splits: Mapping[str, Source]
+    splits: Mapping[str, Sources]
     inputs: str = "{inputs}"
     targets: str = "{targets}"
     target_names: Mapping[str, str] | None = None
@@ -84,7 +96,7 @@ class TextTask:
                 f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}"
             )
         examples = [
-            Example(self._render(self.inputs, row, place), self._target(row, place))
+            Example(self._render(self.inputs, row, place), self._target(row, place), place)
             for place, row in _rows(self.splits[split], f"task {self.name!r}, split {split!r}")
         ]
         if not examples:
@@ -140,34 +152,30 @@ def _columns(template: str) -> list[str]:
     return columns
 
 
-def _rows(source: Source, place: str) -> Iterator[tuple[str, Row]]:
+def _rows(sources: Sources, place: str) -> Iterator[tuple[str, Row]]:
     """Yields each row with the place to name in errors."""
-    if callable(source):
-        for number, row in enumerate(source(), 1):
+    if callable(sources):
+        for number, row in enumerate(sources(), 1):
             yield f"{place}, row {number}", row
-        return
-    path = Path(source).expanduser()
-    if path.suffix not in _READERS:
-        raise InputError(f"{place}: {path} ends neither in .jsonl nor in .tsv")
-    yield from _READERS[path.suffix](path)
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                line = line.rstrip("\r\n")
-                if not line.strip():
-                    raise InputError(f"{path}:{number}: the line is empty; remove it")
-                yield f"{path}:{number}", line
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start})") from None
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+    elif isinstance(sources, (str, os.PathLike)):
+        path = Path(sources).expanduser()
+        reader = _READERS.get(_ending(path))
+        if reader is None:
+            known = ", ".join(_READERS)
+            raise InputError(
+                f"{place}: {path} has none of the endings {known}, with or without "
+                f"{', '.join(_COMPRESSED)} behind"
+            )
+        yield from reader(path)
+    elif isinstance(sources, Sequence):
+        for number, source in enumerate(sources, 1):
+            yield from _rows(source, f"{place}, source {number}")
+    else:
+        raise InputError(f"{place}: found {sources!r}, expected a path, a function or a list")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    for place, line in _lines(path):
+    for place, line in _full_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as e:
@@ -178,13 +186,36 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
-    lines = _lines(path)
-    header = next(lines, None)
-    if header is None:
-        return
-    names = header[1].split("\t")
-    for place, line in lines:
-        values = line.split("\t")
+    return _table((place, line.split("\t")) for place, line in _full_lines(path))
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+    return _table(_csv_records(path))
+
+
+def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
+    records = csv.reader((line for _, line in _lines(path)), strict=True)
+    while True:
+        # A quoted value may go on over several lines; the first is the one to name.
+        place = f"{path}:{records.line_num + 1}"
+        try:
+            values = next(records)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            raise InputError(f"{place}: not CSV: {e}") from None
+        if not values:
+            raise InputError(f"{place}: the line is empty; remove it")
+        yield place, values
+
+
+def _table(records: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, Row]]:
+    """Yields rows of records whose first one has the names of the columns."""
+    place, names = next(records, ("", []))
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{place}: two columns have the name {name!r}")
+    for place, values in records:
         if len(values) != len(names):
             raise InputError(
                 f"{place}: found {len(values)} columns, expected the {len(names)} of the first "
@@ -193,16 +224,98 @@ def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
         yield place, dict(zip(names, values, strict=True))
 
 
-_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {".jsonl": _jsonl, ".tsv": _tsv}
+def _full_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the lines without their ends; an empty one is an error."""
+    for place, line in _lines(path):
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            raise InputError(f"{place}: the line is empty; remove it")
+        yield place, line
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields each line, its end included, with its place."""
+    number = 0
+    try:
+        with _open(path) as file:
+            # In bytes, lines end at line feeds only, and text may hold other separators.
+            for number, line in enumerate(file, 1):
+                # Some programs begin a file with a byte order mark.
+                yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        raise InputError(
+            f"{path}:{number}: not UTF-8 text ({e.reason} at byte {e.start} of the line)"
+        ) from None
+    except Exception as e:  # OSError, or what a decompressor raises: each has its own
+        reason = getattr(e, "strerror", None) or str(e)
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
+    ".jsonl": _jsonl,
+    ".tsv": _tsv,
+    ".csv": _csv,
+}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+
+
+def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+    # Imported only for such files; a Python may have been built without some of them.
+    match path.suffix:
+        case ".gz":
+            import gzip
+
+            return gzip.open(path)
+        case ".bz2":
+            import bz2
+
+            return bz2.open(path)
+        case ".xz":
+            import lzma
+
+            return lzma.open(path)
+    return path.open("rb")
+
+
+def _ending(path: Path) -> str:
+    """Returns the ending of a file, as it is when not compressed."""
+    return path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
+
+
+def stem(path: str | os.PathLike[str]) -> str:
+    """Returns a file's name without its ending and that of its compression."""
+    plain = Path(path)
+    return (plain.with_suffix("") if plain.suffix in _COMPRESSED else plain).stem
+
+
+def has_rows(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file's name says that `read_rows` reads it."""
+    return _ending(Path(path)) in _READERS
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[tuple[str, Row]]:
-    """Reads a `.jsonl` or `.tsv` file; returns each row with its file and line for errors.
+    """Reads a file of rows, as those of `TextTask.splits`.
+
+    Returns:
+      Each row with its file and line for errors.
 
     Raises:
       InputError: If the file cannot be read or a line cannot be parsed.
     """
     return list(_rows(path, str(path)))
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Reads a file of text, possibly compressed.
+
+    Returns:
+      Each line, without its end, with its file and number for errors.
+
+    Raises:
+      InputError: If the file cannot be read.
+    """
+    lines = _lines(Path(path).expanduser())
+    return [(place, line.removesuffix("\n").removesuffix("\r")) for place, line in lines]
 
 
 _REGISTERED: dict[str, TextTask] = {}
