@@ -13,6 +13,12 @@ sst2/tasks.TextTask:
 
 MIXTURE_OR_TASK_NAME = 'sst2'
 ```
+
+A mixture of tasks is described likewise:
+
+```
+reviews/tasks.Mixture.rates = {'sst2': 2.0, 'imdb': 1.0}
+```
 """
 
 from __future__ import annotations
@@ -20,12 +26,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 from prompt_tuning_core import metrics
 from prompt_tuning_core.errors import InputError, nearest
@@ -84,6 +92,11 @@ class TextTask:
         for metric in self.metrics:
             metrics.get(metric)
 
+    @property
+    def components(self) -> tuple[tuple[TextTask, float], ...]:
+        """The task itself with rate 1; see `Mixture.components`."""
+        return ((self, 1.0),)
+
     def examples(self, split: str) -> list[Example]:
         """Reads a split.
 
@@ -133,6 +146,61 @@ class TextTask:
                 f"{nearest(missing[0], row)}"
             )
         return template.format_map(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Describes several tasks that one prompt is trained on.
+
+    Attributes:
+      name: How the mixture is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
+      rates: How often training draws from each task, by the task's name. Only proportions matter.
+
+    Raises:
+      InputError: If there is no task or a rate is not a positive number.
+    """
+
+    name: str
+    rates: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rates, Mapping) or not self.rates:
+            raise InputError(
+                f"mixture {self.name!r} has the rates {self.rates!r}, expected for example "
+                "{'task_a': 2.0, 'task_b': 1.0}"
+            )
+        for task, rate in self.rates.items():
+            number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+            if not (number and rate > 0 and math.isfinite(rate)):
+                raise InputError(
+                    f"mixture {self.name!r}: the rate of {task!r} is {rate!r}, expected a positive "
+                    "number"
+                )
+
+    @property
+    def components(self) -> tuple[tuple[TextTask, float], ...]:
+        """Its tasks with their rates, in the order of their names.
+
+        Raises:
+          InputError: If there is no such task.
+        """
+        # Sorted, because gin's operative config sorts mappings: it has to repeat the run.
+        return tuple((self._task(name), rate) for name, rate in sorted(self.rates.items()))
+
+    def _task(self, name: str) -> TextTask:
+        try:
+            task = get(name)
+        except InputError as e:
+            raise InputError(f"mixture {self.name!r}: {e}") from None
+        if isinstance(task, Mixture):
+            raise InputError(
+                f"mixture {self.name!r}: {name!r} is a mixture itself; name its tasks instead"
+            )
+        return task
+
+
+Task = TextTask | Mixture
+TaskT = TypeVar("TaskT", TextTask, Mixture)
 
 
 def _columns(template: str) -> list[str]:
@@ -318,22 +386,22 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     return [(place, line.removesuffix("\n").removesuffix("\r")) for place, line in lines]
 
 
-_REGISTERED: dict[str, TextTask] = {}
+_REGISTERED: dict[str, Task] = {}
 
 
-def register(task: TextTask) -> TextTask:
-    """Makes `task` known by its name; for the module that MIXTURE_OR_TASK_MODULE names.
+def register(task: TaskT) -> TaskT:
+    """Makes a task or mixture known by its name; for the module of MIXTURE_OR_TASK_MODULE.
 
     Raises:
-      InputError: If another task has that name.
+      InputError: If another task or mixture has that name.
     """
     if _REGISTERED.setdefault(task.name, task) != task:
         raise InputError(f"another task is registered as {task.name!r} already")
     return task
 
 
-def get(name: str) -> TextTask:
-    """Returns the task called `name`, registered or described in gin.
+def get(name: str) -> Task:
+    """Returns the task or mixture called `name`, registered or described in gin.
 
     Raises:
       InputError: If there is none; the message names the nearest ones.
@@ -346,14 +414,20 @@ def get(name: str) -> TextTask:
             f"unknown task {name!r}{nearest(name, [*_REGISTERED, *described])} (a task is "
             "described in gin as NAME/tasks.TextTask, or registered by MIXTURE_OR_TASK_MODULE)"
         )
+    if len(described[name]) > 1:
+        raise InputError(f"{name!r} is described in gin both as a task and as a mixture")
     import gin
 
     with gin.config_scope(name):
-        return gin.get_configurable(TextTask)(name=name)
+        return gin.get_configurable(described[name].pop())(name=name)
 
 
-def _described_in_gin() -> list[str]:
+def _described_in_gin() -> dict[str, set[type[Task]]]:
     import gin
 
-    found = re.findall(r"^(\S+)/(?:[\w.]+\.)?TextTask\.", gin.config_str(), re.MULTILINE)
-    return list(dict.fromkeys(found))
+    kinds: dict[str, type[Task]] = {"TextTask": TextTask, "Mixture": Mixture}
+    pattern = rf"^(\S+)/(?:[\w.]+\.)?({'|'.join(kinds)})\."
+    found: dict[str, set[type[Task]]] = {}
+    for name, kind in re.findall(pattern, gin.config_str(), re.MULTILINE):
+        found.setdefault(name, set()).add(kinds[kind])
+    return found

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prompt_tuning_core import tasks
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import Example, TextTask
+from prompt_tuning_core.tasks import Example, Mixture, TextTask
 
 ROWS = [{"a": "x y", "b": "1"}, {"a": "ü\u2028z", "b": "0"}]
 
@@ -58,6 +58,7 @@ def test_files_of_all_kinds_give_the_same_examples(tmp_path, compression, encodi
     assert [task.examples(split) for split in splits] == [expected] * 4
     assert task.examples("all") == expected * 4
     assert task.input_columns == ["a"]
+    assert task.components == ((task, 1.0),)
 
 
 def test_examples_know_their_place(tmp_path):
@@ -166,3 +167,31 @@ def test_unknown_splits_endings_and_sources():
         task.examples("test")
     with pytest.raises(InputError, match=r"found 7, expected a path, a function or a list"):
         task.examples("other")
+
+
+def test_mixtures_name_their_tasks():
+    one, two = (tasks.register(TextTask(f"test_mixture_{n}", {})) for n in ("one", "two"))
+    mixture = tasks.register(Mixture("test_mixture", {one.name: 2, two.name: 0.5}))
+    assert tasks.get("test_mixture") is mixture
+    assert mixture.components == ((one, 2), (two, 0.5))
+    assert Mixture("m", {two.name: 0.5, one.name: 2}).components == mixture.components
+    with pytest.raises(InputError, match="another task is registered"):
+        tasks.register(TextTask("test_mixture", {}))
+    with pytest.raises(InputError, match=r"mixture 'm': unknown task 'test_mixture_on'; did you"):
+        _ = Mixture("m", {"test_mixture_on": 1}).components
+    with pytest.raises(InputError, match=r"mixture 'm': 'test_mixture' is a mixture itself"):
+        _ = Mixture("m", {"test_mixture": 1}).components
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf"), "1", True, None])
+def test_rates_are_positive_numbers(rate):
+    with pytest.raises(
+        InputError, match=r"mixture 'm': the rate of 'b' is .*, expected a positive"
+    ):
+        Mixture("m", {"a": 1, "b": rate})
+
+
+@pytest.mark.parametrize("rates", [{}, ["a"], None])
+def test_mixtures_have_rates(rates):
+    with pytest.raises(InputError, match=r"mixture 'm' has the rates .*, expected for example"):
+        Mixture("m", rates)

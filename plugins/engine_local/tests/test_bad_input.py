@@ -41,6 +41,25 @@ def complaint(arguments, folder, **environment):
             "MIXTURE_OR_TASK_MODULE 'no_such_module' fails to import: ModuleNotFoundError",
         ),
         ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
+        ({"toy/tasks.TextTask.metrics": [3]}, "a metric is 3, expected a name or a function"),
+        ({"RANDOM_SEED": -1}, "RANDOM_SEED is -1, expected a whole number from 0 to 4294967295"),
+        (
+            {"STRICT_LENGTHS": True, "TASK_FEATURE_LENGTHS": {"inputs": 9, "targets": 6}},
+            "rows.jsonl:1: the inputs have 10 ids and TASK_FEATURE_LENGTHS['inputs'] is 9",
+        ),
+        # Mixtures.
+        (
+            {"MIXTURE_OR_TASK_NAME": "mix", "mix/tasks.Mixture.rates": {"toy": 1, "toi": 2}},
+            "mixture 'mix': unknown task 'toi'; did you mean 'toy'?",
+        ),
+        (
+            {"MIXTURE_OR_TASK_NAME": "mix", "mix/tasks.Mixture.rates": {"toy": 0}},
+            "mixture 'mix': the rate of 'toy' is 0, expected a positive number",
+        ),
+        (
+            {"MIXTURE_OR_TASK_NAME": "toy", "toy/tasks.Mixture.rates": {"toy": 1}},
+            "'toy' is described in gin both as a task and as a mixture",
+        ),
         # Prompt lengths and labels.
         ({"PROMPT_LENGTH": 0}, "the prompt's length is 0"),
         ({"PROMPT_LENGTH": -3}, "the prompt's length is -3"),
@@ -208,11 +227,47 @@ def test_data_lines(project, content, expected):
     assert expected in complaint(["train", *training_flags()], project)
 
 
-def test_tsv_lines(project):
-    (project / "rows.tsv").write_text("text\tlabel\nthis\t1\nbad\t0\tmore\n")
-    splits = {"train": "rows.tsv", "validation": "rows.tsv"}
-    line = complaint(["train", *training_flags(**{"toy/tasks.TextTask.splits": splits})], project)
-    assert "rows.tsv:3: found 3 columns, expected the 2 of the first line (text, label)" in line
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "rows.tsv",
+            b"text\tlabel\nthis\t1\nbad\t0\tmore\n",
+            "rows.tsv:3: found 3 columns, expected the 2 of the first line (text, label)",
+        ),
+        ("rows.csv", b'text,label\n"this\nis",1\n"a"test,0\n', "rows.csv:4: not CSV: ',' expected"),
+        ("rows.csv", b"text,label\n", "task 'toy': split 'train' is empty"),
+        ("rows.csv.gz", b"text,label\nthis,1\n", "rows.csv.gz: cannot be read: Not a gzipped"),
+        ("rows.xlsx", b"", "rows.xlsx has none of the endings .jsonl, .tsv, .csv"),
+    ],
+    ids=["tsv", "csv", "empty csv", "gz", "ending"],
+)
+def test_data_files(project, name, content, expected):
+    (project / name).write_bytes(content)
+    splits = {"train": ["rows.jsonl", name] if b"1" in content else name, "validation": name}
+    changes = {"toy/tasks.TextTask.splits": splits}
+    assert expected in complaint(["train", *training_flags(**changes)], project)
+
+
+def test_texts_to_evaluate_that_are_too_long(project):
+    (project / "long.jsonl").write_text('{"text": "this is a test", "label": 1}\n')
+    changes = {
+        "STRICT_LENGTHS": True,
+        "TASK_FEATURE_LENGTHS": {"inputs": 9, "targets": 6},
+        "toy/tasks.TextTask.splits": {"train": "short.jsonl", "validation": "long.jsonl"},
+    }
+    (project / "short.jsonl").write_text('{"text": "this", "label": 1}\n')
+    line = complaint(["train", *training_flags(**changes)], project)
+    assert "long.jsonl:1: the inputs have 10 ids" in line
+
+
+def test_a_metric_that_returns_no_mapping(project):
+    (project / "own.py").write_text("def half(targets, predictions):\n    return 0.5\n")
+    with (project / "task.gin").open("a") as file:
+        file.write("import own\ntoy/tasks.TextTask.metrics = [@own.half]\n")
+    finished = run_command(["train", *training_flags()], project)
+    assert finished.returncode == 2, finished.stderr
+    assert "the metric half returned 0.5; expected a mapping of names" in finished.stderr
 
 
 def test_task_modules_that_raise(project):
@@ -272,6 +327,11 @@ def test_eval_and_infer(project):
     assert "INFER_INPUT_FILE nothing.txt: cannot be read" in complaint(
         ["infer", *flags, *gin_flags(INFER_INPUT_FILE="nothing.txt")], project
     )
+    assert "MIXTURE_OR_TASK_NAME 'mix' is a mixture, and a text fills" in complaint(
+        ["infer", *flags, *gin_flags(
+            INFER_INPUT_FILE="rows.jsonl", MIXTURE_OR_TASK_NAME="mix"
+        )], project
+    )  # fmt: skip
     (project / "more.jsonl").write_text(json.dumps({"txt": "this"}) + "\n")
     assert "more.jsonl:1: no column 'text'" in complaint(
         ["infer", *flags, *gin_flags(INFER_INPUT_FILE="more.jsonl")], project

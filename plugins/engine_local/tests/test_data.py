@@ -1,18 +1,21 @@
-"""Vocabularies and batches."""
+"""Vocabularies, and batches of ids; which examples share a batch is in test_batching."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import data
+from prompt_tuning_engine_local.batching import PaddedLengths
 from prompt_tuning_engine_local.data import FeatureLengths, TokenizedExample
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
@@ -53,55 +56,120 @@ def test_examples_end_in_eos_and_are_cut_as_t5x_cuts(vocabulary):
     ]
 
 
+def test_strict_lengths_name_the_first_text_that_is_too_long(vocabulary):
+    examples = [Example("a", "is"), Example("this is a test", "is", "rows.tsv:7")]
+    with pytest.raises(InputError, match=r"^rows\.tsv:7: the inputs have 10 ids and TASK_FEATURE"):
+        data.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here", strict=True)
+    examples = [Example("a", "is"), Example("a", "this is a test")]
+    with pytest.raises(InputError, match=r"^here, example 2: the targets have 10 ids"):
+        data.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here", strict=True)
+    assert len(data.tokenize(examples[:1], vocabulary, FeatureLengths(6, 8), "", strict=True)) == 1
+
+
 def test_batches_are_padded_and_targets_shifted():
-    batch = data.make_batch(
-        [TokenizedExample(np.array([5, 1]), np.array([7, 8, 1]))], FeatureLengths(4, 5)
-    )
+    examples = [TokenizedExample(np.array([5, 1]), np.array([7, 8, 1]))]
     expected = {
         "encoder_input_tokens": [[5, 1, 0, 0]],
         "decoder_input_tokens": [[0, 7, 8, 1, 0]],
         "decoder_target_tokens": [[7, 8, 1, 0, 0]],
         "decoder_loss_weights": [[1, 1, 1, 0, 0]],
     }
-    assert {name: array.tolist() for name, array in batch.items()} == expected
+    for padded in (PaddedLengths((4,), (5,)), PaddedLengths((1, 4, 9), (2, 5, 6))):
+        batch = data.make_batch(examples, padded)
+        assert {name: array.tolist() for name, array in batch.items()} == expected
 
 
-def numbered(count):
-    return [TokenizedExample(np.array([n]), np.array([1])) for n in range(1, count + 1)]
+def of_lengths(lengths):
+    """Examples whose first id is their number, from 1, and whose inputs are so long."""
+    return [
+        TokenizedExample(np.array([number, *[9] * (length - 1)]), np.array([3, 1]))
+        for number, length in enumerate(lengths, 1)
+    ]
 
 
-def inputs_of(batches, count):
-    rows = itertools.chain.from_iterable(b["encoder_input_tokens"][:, 0] for b in batches)
-    return [int(n) for n in itertools.islice(rows, count)]
+def numbers_in(batches, count):
+    """The first id of each row of some batches."""
+    return [b["encoder_input_tokens"][:, 0].tolist() for b in itertools.islice(batches, count)]
 
 
-@settings(max_examples=25)
-@given(count=st.integers(1, 17), batch_size=st.integers(1, 9), seed=st.integers(0, 2**31 - 1))
-def test_every_example_comes_once_an_epoch_in_an_order_the_seed_decides(count, batch_size, seed):
-    lengths = FeatureLengths(1, 1)
-
-    def order():
-        batches = data.training_batches(numbered(count), lengths, batch_size, seed)
-        return inputs_of(batches, 3 * count)
-
-    found = order()
-    for epoch in range(3):
-        assert sorted(found[epoch * count : (epoch + 1) * count]) == list(range(1, count + 1))
-    assert order() == found
+LENGTHS = FeatureLengths(128, 8)
 
 
-def test_epochs_differ_and_shuffling_can_be_off():
-    lengths = FeatureLengths(1, 1)
-    found = inputs_of(data.training_batches(numbered(20), lengths, 4, seed=1), 40)
-    assert found[:20] != found[20:]
-    in_order = data.training_batches(numbered(20), lengths, 8, seed=1, shuffle=False)
-    assert inputs_of(in_order, 40) == [*range(1, 21), *range(1, 21)]
+@pytest.mark.parametrize("bucketing", [True, False])
+def test_batches_continue_exactly_where_an_iterator_was(bucketing):
+    sources = [of_lengths(np.random.default_rng(0).integers(1, 129, 75)), of_lengths([5] * 7)]
+
+    def iterator():
+        return data.training_batches(sources, LENGTHS, 4, seed=3, rates=[2, 1], bucketing=bucketing)
+
+    whole = list(itertools.islice(iterator(), 80))
+    interrupted = iterator()
+    next(interrupted)
+    for position in (0, 1, 33, 63, 64, 79):
+        # As a file would keep it.
+        interrupted.set_state(json.loads(json.dumps({"next_index": position})))
+        assert interrupted.get_state() == {"next_index": position}
+        batch = next(interrupted)
+        for name, array in whole[position].items():
+            np.testing.assert_array_equal(batch[name], array)
+        state = interrupted.get_state()
+        resumed = iterator()
+        resumed.set_state(state)
+        assert numbers_in(resumed, 3) == numbers_in(interrupted, 3)
 
 
-@given(count=st.integers(1, 17), batch_size=st.integers(1, 9))
-def test_evaluation_sees_every_example_once_in_order(count, batch_size):
-    found = []
-    for batch, real in data.evaluation_batches(numbered(count), FeatureLengths(1, 1), batch_size):
-        assert len(batch["encoder_input_tokens"]) == batch_size
-        found += list(batch["encoder_input_tokens"][:real, 0])
-    assert found == list(range(1, count + 1))
+def test_without_shuffling_examples_come_in_order():
+    examples = of_lengths([3, 100, 20, 128, 7])
+    for bucketing, padded in ((True, [128, 128, 16, 128, 128]), (False, [128] * 5)):
+        batches = data.training_batches(
+            [examples], LENGTHS, 2, seed=1, shuffle=False, bucketing=bucketing
+        )
+        found = list(itertools.islice(batches, 5))
+        assert [b["encoder_input_tokens"][:, 0].tolist() for b in found] == [
+            [1, 2], [3, 4], [5, 1], [2, 3], [4, 5]
+        ]  # fmt: skip
+        assert [b["encoder_input_tokens"].shape[1] for b in found] == padded
+
+
+def test_bucketing_makes_few_shapes_and_little_padding():
+    lengths = np.random.default_rng(0).gamma(4, 8, 3000).astype(int).clip(2, 128)
+    batches = list(
+        itertools.islice(data.training_batches([of_lengths(lengths)], LENGTHS, 16, seed=0), 187)
+    )
+    shapes = {b["encoder_input_tokens"].shape for b in batches}
+    assert len(shapes) <= 8
+    assert {b["decoder_target_tokens"].shape for b in batches} == {(16, 8)}
+    positions = sum(b["encoder_input_tokens"].size for b in batches)
+    assert positions < 1.25 * lengths.sum()
+
+
+def test_targets_can_be_padded_to_their_feature_length_all_the_same():
+    lengths = FeatureLengths(128, 64)
+
+    def shapes(**flags):
+        batch = next(data.training_batches([of_lengths([5] * 4)], lengths, 4, seed=0, **flags))
+        return batch["encoder_input_tokens"].shape, batch["decoder_target_tokens"].shape
+
+    assert shapes() == ((4, 16), (4, 16))
+    assert shapes(target_bucketing=False) == ((4, 16), (4, 64))
+    assert shapes(bucketing=False) == ((4, 128), (4, 64))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 128), min_size=1, max_size=40),
+    batch_size=st.integers(1, 9),
+    bucketing=st.booleans(),
+)
+def test_evaluation_sees_every_example_once(lengths, batch_size, bucketing):
+    seen = []
+    padded = LENGTHS.padded(bucketing)
+    for batch, numbers in data.evaluation_batches(of_lengths(lengths), padded, batch_size):
+        tokens = batch["encoder_input_tokens"]
+        assert len(tokens) == batch_size
+        assert tokens.shape[1] in padded.inputs
+        assert (tokens[: len(numbers), 0] == numbers + 1).all()
+        assert (tokens > 0).sum(1)[: len(numbers)].tolist() == [lengths[n] for n in numbers]
+        seen += numbers.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+    if not bucketing:
+        assert seen == list(range(len(lengths)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 
 import numpy as np
 import pytest
-from tiny import TINY, gin_flags, run_command, run_python, training_flags
+from tiny import ROWS, TINY, gin_flags, run_command, run_python, training_flags
 
 SCHEMES = {
     "prompts/from_random_uniform.gin": {},
@@ -101,13 +103,14 @@ def test_eval_of_a_prompt_file_or_of_the_runs_directory(trained, prompt_file):
 
 
 def infer(project, name, content, **changes):
-    (project / name).write_text(content)
+    (project / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_infer.gin"]
     macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "INFER_OUTPUT_DIR": "out"}
     flags = gin_flags(**{**macros, "INFER_INPUT_FILE": name, **changes})
     succeed(["infer", *(f"--gin_file={f}" for f in files), *flags], project)
     stem = name.partition(".")[0]
-    lines = (project / "out" / f"{stem}-predictions.jsonl").read_text().splitlines()
+    # Not splitlines(): JSON lines may hold characters at which that splits too.
+    lines = (project / "out" / f"{stem}-predictions.jsonl").read_text().strip().split("\n")
     return [json.loads(line) for line in lines]
 
 
@@ -218,3 +221,84 @@ def test_too_long_inputs_are_counted_and_said(project):
     lengths = {"inputs": 4, "targets": 6}
     finished = succeed(["train", *training_flags(TASK_FEATURE_LENGTHS=lengths)], project)
     assert "inputs are longer than 4 ids and were cut" in finished.stderr
+
+
+MIXTURE = """
+from __gin__ import dynamic_registration
+from prompt_tuning_core import metrics
+from prompt_tuning_core import tasks
+import own
+
+shouted/tasks.TextTask:
+  splits = {'train': ['rows.csv.gz', 'rows.jsonl'], 'validation': 'rows.csv.gz'}
+  inputs = 'this {text}'
+  targets = '{label}'
+  metrics = ['token_f1', @metrics.macro_f1, @own.length]
+metrics.macro_f1.classes = ['0', '1', '2']
+
+both/tasks.Mixture.rates = {'toy': 3, 'shouted': 1.0}
+MIXTURE_OR_TASK_NAME = 'both'
+"""
+
+
+@pytest.fixture
+def mixed(project):
+    lines = ["text,label", *(f'"{row["text"]}",{row["label"]}' for row in ROWS)]
+    (project / "rows.csv.gz").write_bytes(gzip.compress("\r\n".join(lines).encode()))
+    (project / "own.py").write_text(
+        "def length(targets, predictions):\n"
+        "    return {'length': sum(map(len, predictions)) / len(predictions)}\n"
+    )
+    (project / "mixture.gin").write_text(MIXTURE)
+    return project
+
+
+def test_a_mixture_trains_and_each_task_is_evaluated_by_its_own_metrics(mixed):
+    flags = ["--gin_file=mixture.gin", *gin_flags(MIXTURE_OR_TASK_NAME="both")]
+    succeed(["train", *training_flags(), *flags], mixed)
+    facts = json.loads((mixed / "run" / "prompt_4.json").read_text())
+    assert facts["task"]["name"] == "both"
+    names = [
+        "shouted/token_f1", "shouted/macro_f1", "shouted/length", "toy/exact_match", "toy/accuracy"
+    ]  # fmt: skip
+    assert list(facts["metrics"]["validation"]) == names
+
+    # The written config describes the mixture, its tasks and their metrics.
+    succeed(["train", "--gin_file=run/config.gin", *gin_flags(MODEL_DIR="again")], mixed)
+    first, second = (np.load(mixed / run / "prompt_4.npy") for run in ("run", "again"))
+    np.testing.assert_array_equal(first, second)
+
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin", "mixture.gin"]
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "EVAL_OUTPUT_DIR": "out", "PROMPT_FILE": "run"}
+    macros |= {"EVAL_SPLIT": "validation", "MIXTURE_OR_TASK_NAME": "both"}
+    succeed(["eval", *(f"--gin_file={f}" for f in files), *gin_flags(**macros)], mixed)
+    found = {}
+    for task in ("toy", "shouted"):
+        metrics = json.loads((mixed / "out" / f"{task}-validation-metrics.json").read_text())
+        found |= {f"{task}/{name}": value for name, value in metrics.items()}
+        lines = (mixed / "out" / f"{task}-validation-predictions.jsonl").read_text().splitlines()
+        assert len(lines) == metrics["examples"] == 5
+    assert {name: found[name] for name in names} == facts["metrics"]["validation"]
+
+
+def test_bucketing_and_shuffling_are_switched_off_by_one_macro_each(project):
+    # Texts of several lengths, so that each switch matters.
+    rows = [{"text": "this " * n, "label": n % 2} for n in range(1, 9)]
+    (project / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = {}
+    for run, macros in {"a": {}, "b": {"BUCKETING": False}, "c": {"SHUFFLE": False}}.items():
+        lengths = {"inputs": 64, "targets": 6}
+        flags = training_flags(
+            MODEL_DIR=run, TASK_FEATURE_LENGTHS=lengths, DROPOUT_RATE=0.0, TRAIN_STEPS=2, **macros
+        )
+        succeed(["train", *flags], project)
+        prompts[run] = np.load(project / run / "prompt_2.npy")
+    assert not np.array_equal(prompts["a"], prompts["b"])
+    assert not np.array_equal(prompts["a"], prompts["c"])
+
+
+def test_infer_reads_compressed_tables_and_texts(trained):
+    table = "text,label\r\nthis is,0\r\na test,1\r\n"
+    rows = infer(trained, "rows.csv.gz", gzip.compress(table.encode()))
+    assert rows == infer(trained, "texts.txt.xz", lzma.compress(b"this is\na test\n"))
+    assert [row["inputs"] for row in rows] == ["this is", "a test"]

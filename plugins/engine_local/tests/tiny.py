@@ -36,6 +36,8 @@ toy/tasks.TextTask:
   targets = '{label}'
   target_names = {'0': 'bad', '1': 'this'}
   metrics = ['exact_match', 'accuracy']
+
+mix/tasks.Mixture.rates = {'toy': 1}
 """
 
 

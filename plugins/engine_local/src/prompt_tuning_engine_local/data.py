@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.tasks import Example
+from prompt_tuning_engine_local import batching
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
 Batch = dict[str, np.ndarray]
@@ -41,6 +43,10 @@ class FeatureLengths:
             )
         return cls(**lengths)
 
+    def padded(self, bucketing: bool, target_bucketing: bool = True) -> batching.PaddedLengths:
+        """Returns the lengths that batches are padded to; see `batching.PaddedLengths.of`."""
+        return batching.PaddedLengths.of(self.inputs, self.targets, bucketing, target_bucketing)
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedExample:
@@ -55,19 +61,36 @@ def tokenize(
     vocabulary: SentencePieceVocabulary,
     lengths: FeatureLengths,
     what: str,
+    strict: bool = False,
 ) -> list[TokenizedExample]:
     """Turns texts into ids, appends EOS, and cuts what is too long, as T5X does.
 
     How many were cut is said in a warning that begins with `what`.
+
+    Args:
+      examples: The texts.
+      vocabulary: Of inputs and targets.
+      lengths: The most ids.
+      what: Names the examples.
+      strict: Whether a text that is too long is an error instead (STRICT_LENGTHS).
+
+    Raises:
+      InputError: If `strict` and a text is too long; the first one is named.
     """
     tokenized = []
     cut = {"inputs": 0, "targets": 0}
-    for example in examples:
+    for number, example in enumerate(examples, 1):
         ids = {}
         for name in cut:
             # T5X appends EOS before it cuts, so a text that was cut has none.
             sequence = [*vocabulary.encode(getattr(example, name)), vocabulary.eos_id]
             limit = getattr(lengths, name)
+            if strict and len(sequence) > limit:
+                raise InputError(
+                    f"{example.place or f'{what}, example {number}'}: the {name} have "
+                    f"{len(sequence)} ids and TASK_FEATURE_LENGTHS[{name!r}] is {limit}; raise it, "
+                    "or set STRICT_LENGTHS = False to have such texts cut"
+                )
             cut[name] += len(sequence) > limit
             ids[name] = np.asarray(sequence[:limit], np.int32)
         tokenized.append(TokenizedExample(**ids))
@@ -82,16 +105,19 @@ def tokenize(
     return tokenized
 
 
-def make_batch(examples: Sequence[TokenizedExample], lengths: FeatureLengths) -> Batch:
-    """Pads examples to the feature lengths.
+def make_batch(examples: Sequence[TokenizedExample], padded: batching.PaddedLengths) -> Batch:
+    """Pads examples to the shortest lengths that hold them all.
 
     Returns:
       int32 arrays named as in T5X: `encoder_input_tokens` `[B, L]`, `decoder_target_tokens` and
       `decoder_input_tokens` `[B, T]` (the targets shifted right, beginning with 0), and float32
       `decoder_loss_weights` `[B, T]`, 0 where padded.
     """
-    inputs = np.zeros((len(examples), lengths.inputs), np.int32)
-    targets = np.zeros((len(examples), lengths.targets), np.int32)
+    input_length, target_length = padded.fitting(
+        max(len(e.inputs) for e in examples), max(len(e.targets) for e in examples)
+    )
+    inputs = np.zeros((len(examples), input_length), np.int32)
+    targets = np.zeros((len(examples), target_length), np.int32)
     for row, example in enumerate(examples):
         inputs[row, : len(example.inputs)] = example.inputs
         targets[row, : len(example.targets)] = example.targets
@@ -104,37 +130,83 @@ def make_batch(examples: Sequence[TokenizedExample], lengths: FeatureLengths) ->
 
 
 def training_batches(
-    examples: Sequence[TokenizedExample],
+    sources: Sequence[Sequence[TokenizedExample]],
     lengths: FeatureLengths,
     batch_size: int,
     seed: int,
+    rates: Sequence[float] | None = None,
     shuffle: bool = True,
-) -> Iterator[Batch]:
-    """Yields batches without end, in an order that `seed` determines.
+    bucketing: bool = True,
+    target_bucketing: bool = True,
+) -> grain.DatasetIterator[Batch]:
+    """Returns an iterator of batches without end, in an order that `seed` determines.
 
     Every example comes once an epoch, each epoch in a new order; the batch that spans two epochs
-    takes from both.
+    takes from both. See `batching.BatchPlan` for which examples share a batch.
+
+    Args:
+      sources: The examples of each task.
+      lengths: The most ids.
+      batch_size: Examples a batch.
+      seed: A whole number, not negative.
+      rates: How often each task is drawn from, in proportion; None for one task.
+      shuffle: With False, examples come in their order.
+      bucketing: Whether examples of similar length share a batch (if shuffled) and batches are
+        padded no further than they need (`batching.PaddedLengths`). With False they are padded
+        to `lengths`.
+      target_bucketing: With False, targets are padded to `lengths` all the same.
+
+    Returns:
+      Grain's iterator. `get_state()` is the position, which JSON can hold; `set_state()` restores
+      it, in an iterator made from the same arguments.
     """
-    dataset = grain.MapDataset.source(examples).seed(seed)
-    if shuffle:
-        dataset = dataset.shuffle()
+    examples = [example for source in sources for example in source]
+    padded = lengths.padded(bucketing, target_bucketing)
+    groups = padded.groups([len(e.inputs) for e in examples], [len(e.targets) for e in examples])
+    stream = batching.ExampleStream([len(source) for source in sources], rates, seed, shuffle)
+    plan = batching.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)
+    # One thread makes the next batches while the device is busy with this one.
     return iter(
-        dataset.repeat()
-        .to_iter_dataset()
-        .batch(batch_size, batch_fn=lambda batch: make_batch(batch, lengths))
+        grain.MapDataset.source(_Batches(plan, examples, padded)).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        )
     )
 
 
+class _Batches:
+    """Grain's view of a plan: batches by number, without end."""
+
+    def __init__(
+        self,
+        plan: batching.BatchPlan,
+        examples: Sequence[TokenizedExample],
+        padded: batching.PaddedLengths,
+    ) -> None:
+        self._plan = plan
+        self._examples = examples
+        self._padded = padded
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, batch: int) -> Batch:
+        return make_batch([self._examples[n] for n in self._plan[batch]], self._padded)
+
+
 def evaluation_batches(
-    examples: Sequence[TokenizedExample], lengths: FeatureLengths, batch_size: int
-) -> Iterator[tuple[Batch, int]]:
-    """Yields every example once, in order, in batches of one shape.
+    examples: Sequence[TokenizedExample], padded: batching.PaddedLengths, batch_size: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yields every example once, those of similar length together, in batches of one size.
 
     Yields:
-      A batch, the last one filled up with empty rows, and how many of its rows are real.
+      A batch, and int64 `[n]`, the numbers of the examples that its first n rows are; the last
+      batch is filled up with rows that mean nothing.
     """
-    empty = TokenizedExample(np.zeros(0, np.int32), np.zeros(0, np.int32))
-    for start in range(0, len(examples), batch_size):
-        chunk = list(examples[start : start + batch_size])
-        real = len(chunk)
-        yield make_batch(chunk + [empty] * (batch_size - real), lengths), real
+    inputs = [len(example.inputs) for example in examples]
+    # With a single length all are one group, and stay in order.
+    order = np.argsort(padded.groups(inputs, [1] * len(inputs)), kind="stable")
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        # Repeated examples end when their originals do; empty ones might be answered at length.
+        rows = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+        yield make_batch([examples[n] for n in rows], padded), numbers

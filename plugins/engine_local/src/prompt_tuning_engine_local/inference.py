@@ -11,9 +11,9 @@ import rich.console
 
 from prompt_tuning_core import prompt_files, registry, tasks
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import TextTask
+from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data, model_files, reporting
-from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.training import find_task
 
@@ -27,55 +27,51 @@ def evaluate(
     mixture_or_task_module: str | None = None,
     split: str = "test",
     batch_size: int = 32,
+    bucketing: bool = True,
+    strict_lengths: bool = False,
     hooks: Sequence[str] = (),
     extra_hooks: Sequence[str] = (),
 ) -> dict[str, float]:
     """Scores a prompt on a split, and writes the metrics and the predictions.
 
-    The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`. The prompt is what
-    PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
+    The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`, for each task of a
+    mixture. The prompt is what PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
 
     Args:
       model: The model, with its prompt module (MODEL).
       checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH).
       output_dir: Where to write (EVAL_OUTPUT_DIR).
-      mixture_or_task_name: The task (MIXTURE_OR_TASK_NAME).
+      mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
       task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
       mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
       split: The split (EVAL_SPLIT).
       batch_size: Examples decoded at once (BATCH_SIZE).
+      bucketing: Whether texts of similar length are decoded together, padded no further than they
+        need; otherwise all are padded to `task_feature_lengths` (BUCKETING).
+      strict_lengths: Whether a text that is longer than `task_feature_lengths` is an error;
+        otherwise it is cut, and that is said (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
       extra_hooks: More of them, from the command line.
 
     Returns:
-      The metrics by name.
+      The metrics by name; those of a mixture are named `TASK/METRIC`.
 
     Raises:
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
     hook = registry.load_hooks([*hooks, *extra_hooks])
     task = find_task(mixture_or_task_name, mixture_or_task_module)
-    predictor, prompt, step = _predictor(model, checkpoint_path, task_feature_lengths, batch_size)
-    result = predictor.evaluate(task, split, prompt)
-    hook.evaluated(step=step, metrics=result.metrics)
+    predictor, prompt, step = _predictor(
+        model, checkpoint_path, task_feature_lengths, batch_size, bucketing, strict_lengths
+    )
+    prepared = [predictor.prepare(component, split) for component, _ in task.components]
+    results = [predictor.evaluate_prepared(one, prompt) for one in prepared]
+    metrics = metrics_of(task, results)
+    hook.evaluated(step=step, metrics=metrics)
 
-    directory = Path(output_dir).expanduser()
-    rows = (
-        {"inputs": example.inputs, "targets": example.targets, "prediction": prediction}
-        for example, prediction in zip(result.examples, result.predictions, strict=True)
-    )
-    _write_jsonl(directory / f"{task.name}-{split}-predictions.jsonl", rows)
-    prompt_files.write_json(
-        directory / f"{task.name}-{split}-metrics.json",
-        {"task": task.name, "split": split, "examples": len(result.examples), **result.metrics},
-    )
-    rich.console.Console().print(
-        reporting.table(
-            "", [f"{task.name}, {split}", *result.metrics],
-            [[f"{len(result.examples)} examples", *(f"{v:.4f}" for v in result.metrics.values())]],
-        )
-    )  # fmt: skip
-    return result.metrics
+    for (component, _), result in zip(task.components, results, strict=True):
+        _write_evaluation(Path(output_dir).expanduser(), component.name, split, result)
+    return metrics
 
 
 def infer(
@@ -87,14 +83,17 @@ def infer(
     mixture_or_task_name: str | None = None,
     mixture_or_task_module: str | None = None,
     batch_size: int = 32,
+    bucketing: bool = True,
+    strict_lengths: bool = False,
     hooks: Sequence[str] = (),
     extra_hooks: Sequence[str] = (),
 ) -> Path:
     """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
 
-    A `.jsonl` or `.tsv` file's rows are rendered by the task's input template, or, without a task,
-    taken from their column "inputs". Any other file is text, a line an input: with a task whose
-    template has one column, the line is that column's value; without a task it is the input itself.
+    The rows of a `.jsonl`, `.tsv` or `.csv` file are rendered by the task's input template, or,
+    without a task, taken from their column "inputs". Any other file is text, a line an input: with
+    a task whose template has one column, the line is that column's value; without a task it is the
+    input itself. Files may be compressed, as those of `tasks.TextTask.splits`.
 
     Args:
       model: The model, with its prompt module (MODEL).
@@ -105,6 +104,8 @@ def infer(
       mixture_or_task_name: The task whose template to use, or None (MIXTURE_OR_TASK_NAME).
       mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
       batch_size: Texts decoded at once (BATCH_SIZE).
+      bucketing: As in `evaluate` (BUCKETING).
+      strict_lengths: As in `evaluate` (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
       extra_hooks: More of them, from the command line.
 
@@ -118,14 +119,21 @@ def infer(
     task = TextTask("infer", {}) if mixture_or_task_name is None else find_task(
         mixture_or_task_name, mixture_or_task_module
     )  # fmt: skip
+    if not isinstance(task, TextTask):
+        raise InputError(
+            f"MIXTURE_OR_TASK_NAME {task.name!r} is a mixture, and a text fills the input template "
+            f"of one task; name one of {', '.join(task.rates)}"
+        )
     source = Path(input_file).expanduser()
     texts = _read_texts(source, task)
-    predictor, prompt, _ = _predictor(model, checkpoint_path, task_feature_lengths, batch_size)
+    predictor, prompt, _ = _predictor(
+        model, checkpoint_path, task_feature_lengths, batch_size, bucketing, strict_lengths
+    )
     answers = predictor.predict(texts, prompt, str(source))
-    target = Path(output_dir).expanduser() / f"{source.stem}-predictions.jsonl"
+    target = Path(output_dir).expanduser() / f"{tasks.stem(source)}-predictions.jsonl"
     _write_jsonl(
         target,
-        ({"inputs": t, "prediction": a} for t, a in zip(texts, answers, strict=True)),
+        ({"inputs": t.inputs, "prediction": a} for t, a in zip(texts, answers, strict=True)),
     )
     rich.console.Console().print(
         f"{len(texts)} predictions: {target}", highlight=False, soft_wrap=True
@@ -138,37 +146,55 @@ def _predictor(
     checkpoint_path: str,
     task_feature_lengths: Mapping[str, int],
     batch_size: int,
+    bucketing: bool,
+    strict_lengths: bool,
 ) -> tuple[Predictor, Params, int]:
     lengths = data.FeatureLengths.of(task_feature_lengths)
     frozen = model_files.load(checkpoint_path, model.frozen_shapes)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
     prompt = model.init_prompt(jax.random.key(0))
     params = jax.device_put(dict(frozen.params))
-    return Predictor(model, params, lengths, batch_size), prompt, frozen.step
+    predictor = Predictor(model, params, lengths, batch_size, bucketing, strict_lengths)
+    return predictor, prompt, frozen.step
 
 
-def _read_texts(source: Path, task: TextTask) -> list[str]:
-    if source.suffix in (".jsonl", ".tsv"):
-        return [task.inputs_from(row, place) for place, row in tasks.read_rows(source)]
+def _write_evaluation(directory: Path, task: str, split: str, result: Evaluation) -> None:
+    """Writes the metrics and predictions of one task, and shows the metrics."""
+    rows = (
+        {"inputs": example.inputs, "targets": example.targets, "prediction": prediction}
+        for example, prediction in zip(result.examples, result.predictions, strict=True)
+    )
+    _write_jsonl(directory / f"{task}-{split}-predictions.jsonl", rows)
+    prompt_files.write_json(
+        directory / f"{task}-{split}-metrics.json",
+        {"task": task, "split": split, "examples": len(result.examples), **result.metrics},
+    )
+    rich.console.Console().print(
+        reporting.table(
+            "", [f"{task}, {split}", *result.metrics],
+            [[f"{len(result.examples)} examples", *(f"{v:.4f}" for v in result.metrics.values())]],
+        )
+    )  # fmt: skip
+
+
+def _read_texts(source: Path, task: TextTask) -> list[Example]:
+    try:
+        rows = tasks.read_rows(source) if tasks.has_rows(source) else _rows_of_lines(source, task)
+    except InputError as e:
+        raise InputError(f"INFER_INPUT_FILE {e}") from None
+    if not rows:
+        raise InputError(f"INFER_INPUT_FILE {source}: is empty")
+    return [Example(task.inputs_from(row, place), "", place) for place, row in rows]
+
+
+def _rows_of_lines(source: Path, task: TextTask) -> list[tuple[str, tasks.Row]]:
     columns = task.input_columns
     if len(columns) != 1:
         raise InputError(
             f"{source}: a line of text fills one column, and the input template of task "
-            f"{task.name!r} has {len(columns)}; give a .jsonl or .tsv file"
+            f"{task.name!r} has {len(columns)}; give a .jsonl, .tsv or .csv file"
         )
-    try:
-        # Not splitlines(), which also splits at characters that text may hold.
-        lines = source.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as e:
-        raise InputError(f"INFER_INPUT_FILE {source}: cannot be read: {e.strerror}") from None
-    except UnicodeDecodeError as e:
-        raise InputError(f"INFER_INPUT_FILE {source}: not UTF-8 text: {e.reason}") from None
-    if lines == [""]:
-        raise InputError(f"INFER_INPUT_FILE {source}: is empty")
-    return [
-        task.inputs_from({columns[0]: line}, f"{source}:{number}")
-        for number, line in enumerate(lines, 1)
-    ]
+    return [(place, {columns[0]: line}) for place, line in tasks.read_lines(source)]
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -65,6 +65,12 @@ class EncoderDecoderModel:
                 f"ids, and the model NUM_EMBEDDINGS = {config.num_embeddings}"
             )
 
+    @property
+    def counts_padding(self) -> bool:
+        """Whether the training loss depends on how far targets are padded."""
+        factor = self.loss_normalizing_factor
+        return isinstance(factor, str) and factor.upper() == "NUM_TOTAL_TARGET_TOKENS"
+
     @functools.cached_property
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter besides the prompt's, by name."""

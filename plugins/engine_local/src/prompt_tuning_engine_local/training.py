@@ -18,9 +18,9 @@ import rich.console
 
 from prompt_tuning_core import prompt_files, registry, tasks
 from prompt_tuning_core.errors import InputError, PromptTuningError
-from prompt_tuning_core.tasks import TextTask
+from prompt_tuning_core.tasks import Task
 from prompt_tuning_engine_local import data, model_files, models, provenance, reporting
-from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 
 CONFIG_FILE = "config.gin"
@@ -36,7 +36,7 @@ class TrainingRun:
       console: Where the run writes.
       model: The model.
       frozen: The frozen model's file and parameters.
-      task: The task.
+      task: The task or mixture.
       predictor: Answers texts with any prompt.
       initial_prompt: The prompt's parameters before training.
       prompt: The prompt's parameters at the end.
@@ -49,7 +49,7 @@ class TrainingRun:
     console: rich.console.Console
     model: EncoderDecoderModel
     frozen: model_files.FrozenModel
-    task: TextTask
+    task: Task
     predictor: Predictor
     initial_prompt: Params
     prompt: Params
@@ -75,6 +75,8 @@ def train(
     train_split: str = "train",
     eval_split: str = "validation",
     shuffle: bool = True,
+    bucketing: bool = True,
+    strict_lengths: bool = False,
     pack: bool = False,
     hooks: Sequence[str] = (),
     extra_hooks: Sequence[str] = (),
@@ -88,7 +90,7 @@ def train(
       model: The model, with its prompt module (MODEL).
       model_dir: Where to write; must not hold a run yet (MODEL_DIR).
       initial_checkpoint_path: The frozen model's file or directory (INITIAL_CHECKPOINT_PATH).
-      mixture_or_task_name: The task (MIXTURE_OR_TASK_NAME).
+      mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
       task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
       total_steps: The step to stop at, counted from the step of the loaded model, which is 0 for a
         file that does not say (TRAIN_STEPS).
@@ -104,6 +106,10 @@ def train(
       train_split: The split to train on.
       eval_split: The split to evaluate on.
       shuffle: Whether the examples are shuffled; otherwise they come in the files' order (SHUFFLE).
+      bucketing: Whether examples of similar length share a batch and are padded no further than
+        they need; otherwise all are padded to `task_feature_lengths` (BUCKETING).
+      strict_lengths: Whether a text that is longer than `task_feature_lengths` is an error;
+        otherwise it is cut, and that is said (STRICT_LENGTHS).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
       hooks: Names of hooks plugins (HOOKS).
       extra_hooks: More of them, from the command line.
@@ -121,10 +127,16 @@ def train(
     ]:  # fmt: skip
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}, expected a whole number of at least 1")
+    if random_seed is not None and random_seed not in range(2**32):
+        raise InputError(
+            f"RANDOM_SEED is {random_seed!r}, expected a whole number from 0 to {2**32 - 1}, or "
+            "None to draw one"
+        )
     directory = _free_directory(model_dir)
     hook = registry.load_hooks([*hooks, *extra_hooks])
     lengths = data.FeatureLengths.of(task_feature_lengths)
     task = find_task(mixture_or_task_name, mixture_or_task_module)
+    components = task.components
     frozen = model_files.load(initial_checkpoint_path, model.frozen_shapes)
     first = frozen.step
     last = first + relative_steps if relative_steps else total_steps
@@ -140,18 +152,24 @@ def train(
     # Copied, since the training step reuses the parameters' memory.
     initial_prompt = {name: np.array(leaf) for name, leaf in prompt.items()}
     models.prompt_matrix(initial_prompt)
-    train_examples = data.tokenize(
-        task.examples(train_split), model.vocabulary, lengths,
-        f"task {task.name!r}, split {train_split!r}",
-    )  # fmt: skip
-    eval_examples = task.examples(eval_split)
+    train_examples = [
+        data.tokenize(
+            component.examples(train_split), model.vocabulary, lengths,
+            f"task {component.name!r}, split {train_split!r}", strict_lengths,
+        )
+        for component, _ in components
+    ]  # fmt: skip
+    params = jax.device_put(dict(frozen.params))
+    predictor = Predictor(model, params, lengths, batch_size, bucketing, strict_lengths)
+    eval_sets = [predictor.prepare(component, eval_split) for component, _ in components]
 
     facts = provenance.describe_run(model, frozen, task.name, lengths, seed)
     hook.prompt_initialized(prompt=models.prompt_matrix(initial_prompt), provenance=facts)
     console = rich.console.Console()
-    params = jax.device_put(dict(frozen.params))
-    predictor = Predictor(model, params, lengths, batch_size)
-    batches = data.training_batches(train_examples, lengths, batch_size, seed, shuffle)
+    batches = data.training_batches(
+        train_examples, lengths, batch_size, seed, [rate for _, rate in components],
+        shuffle, bucketing, target_bucketing=not model.counts_padding,
+    )  # fmt: skip
     step_fn = _make_step(model, optimizer)
     optimizer_state = optimizer.init(prompt)
 
@@ -164,8 +182,9 @@ def train(
 
     def evaluate(step: int) -> None:
         metrics.clear()
-        result = predictor.evaluate_examples(task, eval_examples, prompt, eval_split)
-        metrics.update(result.metrics)
+        metrics.update(
+            metrics_of(task, [predictor.evaluate_prepared(s, prompt) for s in eval_sets])
+        )
         report.evaluation(step, metrics)
         hook.evaluated(step=step, metrics=dict(metrics))
 
@@ -207,8 +226,8 @@ def train(
     return run
 
 
-def find_task(name: str, module: str | None) -> TextTask:
-    """Returns a task by name, after importing the module that may register it.
+def find_task(name: str, module: str | None) -> Task:
+    """Returns a task or mixture by name, after importing the module that may register it.
 
     Raises:
       InputError: If the module fails to import or there is no such task.

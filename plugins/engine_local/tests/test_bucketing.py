@@ -1,0 +1,145 @@
+"""Bucketing changes how much is computed, not what: losses and answers are the same."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_parity import CONFIG
+
+from prompt_tuning_core import combine
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.tasks import Example, TextTask
+from prompt_tuning_engine_local import data
+from prompt_tuning_engine_local.data import FeatureLengths, TokenizedExample
+from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_prompt_basic import PromptBasic
+
+LENGTHS = FeatureLengths(64, 32)
+
+
+def make_model(place=combine.prefix, **settings):
+    vocabulary = SentencePieceVocabulary(
+        Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model", extra_ids=38
+    )
+    return EncoderDecoderModel(
+        CONFIG,
+        vocabulary,
+        lambda: PromptBasic(
+            length=5, prompt_init=lambda rng, shape: jnp.zeros(shape), combine=place
+        ),
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def params(golden):
+    return golden("tiny_prompt"), golden("tiny_params")
+
+
+def random_examples(count):
+    rng = np.random.default_rng(0)
+
+    def ids(most):
+        # Short texts are frequent, as in life.
+        length = min(most, 1 + int(rng.gamma(2, most / 8)))
+        return np.append(rng.integers(3, 64, length - 1), 1).astype(np.int32)
+
+    return [TokenizedExample(ids(LENGTHS.inputs), ids(LENGTHS.targets)) for _ in range(count)]
+
+
+def key(example):
+    return (*example.inputs.tolist(), -1, *example.targets.tolist())
+
+
+def rows_of(batch):
+    for inputs, targets in zip(
+        batch["encoder_input_tokens"], batch["decoder_target_tokens"], strict=True
+    ):
+        yield TokenizedExample(inputs[inputs > 0], targets[targets > 0])
+
+
+@pytest.mark.parametrize("place", [combine.prefix, combine.prefix_after_bos, combine.suffix])
+def test_every_example_has_the_loss_that_it_has_unbucketed(params, place):
+    model = make_model(place, z_loss=1e-4)
+    prompt, frozen = params
+
+    @jax.jit
+    def each_loss(batch):
+        return jax.vmap(
+            lambda example: model.loss(
+                prompt, frozen, jax.tree.map(lambda x: x[None], example), None
+            )[0]
+        )(batch)
+
+    examples = random_examples(75)
+    whole = LENGTHS.padded(bucketing=False)
+    expected = {
+        key(example): float(loss)
+        for start in range(0, 75, 15)
+        for example, loss in zip(
+            examples[start : start + 15],
+            each_loss(data.make_batch(examples[start : start + 15], whole)),
+            strict=True,
+        )
+    }
+    batches = data.training_batches([examples], LENGTHS, 15, seed=0)
+    found, shapes = {}, set()
+    for batch in itertools.islice(batches, 5):
+        found |= zip(map(key, rows_of(batch)), map(float, each_loss(batch)), strict=True)
+        shapes.add(batch["encoder_input_tokens"].shape)
+    assert len(shapes) > 1
+    assert found.keys() == expected.keys()
+    for example, loss in found.items():
+        assert loss == pytest.approx(expected[example], rel=1e-5)
+
+
+def test_a_normalizer_that_counts_padding_gets_it():
+    assert not make_model().counts_padding
+    assert not make_model(loss_normalizing_factor=100.0).counts_padding
+    assert make_model(loss_normalizing_factor="num_total_target_tokens").counts_padding
+
+
+TEXTS = ["this is a test", "a", "that was sad " * 3, "", "this " * 9, "is", "bad test " * 2]
+
+
+@pytest.mark.parametrize("with_prompt", [True, False])
+def test_answers_come_in_the_order_of_the_texts_and_are_those_without_bucketing(
+    params, with_prompt
+):
+    prompt, frozen = params
+    answers, counts = {}, []
+    for bucketing in (True, False):
+        predictor = Predictor(make_model(), frozen, LENGTHS, 3, bucketing)
+        answers[bucketing] = predictor.predict(
+            TEXTS, prompt if with_prompt else None, progress=counts.append
+        )
+    assert answers[True] == answers[False]
+    assert len(set(answers[True])) > 1
+    assert counts == [3, 6, 7] * 2
+
+
+def test_own_metrics_and_what_they_may_return(params):
+    prompt, frozen = params
+    predictor = Predictor(make_model(), frozen, LENGTHS, 3)
+    seen = []
+
+    def lengths(targets, predictions):
+        seen.append((targets, predictions))
+        return {"longest": np.float32(max(map(len, targets)))}
+
+    examples = [Example("this is a test", "bad"), Example("is", "this")]
+    task = TextTask("t", {"test": [lambda: [vars(e) for e in examples]]}, metrics=[lengths])
+    result = predictor.evaluate(task, "test", prompt)
+    assert result.metrics == {"longest": 4.0}
+    assert seen == [(["bad", "this"], list(result.predictions))]
+
+    task = TextTask("t", {}, metrics=["exact_match", lambda targets, predictions: 0.5])
+    with pytest.raises(InputError, match=r"the metric <lambda> returned 0\.5; expected a mapping"):
+        predictor.evaluate_examples(task, examples, prompt, "test")
