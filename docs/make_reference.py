@@ -28,7 +28,7 @@ MODULES = {
         f"prompt_tuning_engine_local.{name}"
         for name in (
             "training", "inference", "evaluation", "models", "network", "losses", "optimizers",
-            "decoding", "vocabularies", "data", "model_files",
+            "decoding", "vocabularies", "data", "batching", "model_files",
         )
     ],
 }  # fmt: skip
