@@ -76,7 +76,7 @@ class TextTask:
         predictions that return a mapping of names to values.
 
     Raises:
-      InputError: If a template is malformed or a metric unknown.
+      InputError: If a template is malformed, a metric unknown, or a value of another kind.
     """
 
     name: str
@@ -89,6 +89,16 @@ class TextTask:
     def __post_init__(self) -> None:
         for template in (self.inputs, self.targets):
             _columns(template)
+        if not isinstance(self.splits, Mapping):
+            raise InputError(
+                f"task {self.name!r} has the splits {self.splits!r}, expected for example "
+                "{'train': 'train.tsv'}"
+            )
+        if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):
+            raise InputError(
+                f"task {self.name!r} has the metrics {self.metrics!r}, expected a list: "
+                "['exact_match']"
+            )
         for metric in self.metrics:
             metrics.get(metric)
 

@@ -169,6 +169,14 @@ def test_unknown_splits_endings_and_sources():
         task.examples("other")
 
 
+def test_splits_are_named_and_metrics_are_listed():
+    with pytest.raises(InputError, match=r"task 't' has the splits 'train\.tsv', expected"):
+        TextTask("t", "train.tsv")
+    for value in ("exact_match", len):
+        with pytest.raises(InputError, match=r"task 't' has the metrics .*, expected a list"):
+            TextTask("t", {}, metrics=value)
+
+
 def test_mixtures_name_their_tasks():
     one, two = (tasks.register(TextTask(f"test_mixture_{n}", {})) for n in ("one", "two"))
     mixture = tasks.register(Mixture("test_mixture", {one.name: 2, two.name: 0.5}))

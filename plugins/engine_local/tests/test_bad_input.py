@@ -320,6 +320,9 @@ def test_eval_and_infer(project):
     assert "no split 'tset'; did you mean 'test'?" in complaint(
         ["eval", *flags, *gin_flags(EVAL_SPLIT="tset")], project
     )
+    assert "BATCH_SIZE is 0, expected a whole number" in complaint(
+        ["eval", *flags, *gin_flags(BATCH_SIZE=0)], project
+    )
     flags = [
         *(f"--gin_file={f}" for f in [*files, "runs/prompt_infer.gin"]),
         *gin_flags(**{**common, "PROMPT_FILE": "prompt.npy"}, INFER_OUTPUT_DIR="out"),

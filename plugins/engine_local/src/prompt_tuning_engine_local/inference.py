@@ -149,6 +149,8 @@ def _predictor(
     bucketing: bool,
     strict_lengths: bool,
 ) -> tuple[Predictor, Params, int]:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"BATCH_SIZE is {batch_size!r}, expected a whole number of at least 1")
     lengths = data.FeatureLengths.of(task_feature_lengths)
     frozen = model_files.load(checkpoint_path, model.frozen_shapes)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
