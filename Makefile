@@ -50,7 +50,7 @@ demo: env
 	echo "prompts, their provenance and the curves: $$run"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: env
 	$(BIN)/ruff check

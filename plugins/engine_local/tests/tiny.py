@@ -92,16 +92,11 @@ def run_command(
 def run_python(
     arguments: Sequence[str], folder: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a folder; the processes of a test session share what they compile."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    """Runs Python in a folder."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **cache, **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
         check=False,
