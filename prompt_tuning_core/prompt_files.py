@@ -156,14 +156,19 @@ def name_at(step: int) -> str:
     return f"prompt_{step}.npy"
 
 
-def newest(directory: str | os.PathLike[str]) -> Path | None:
-    """Returns the prompt of the highest step in a run's directory; None if there is none."""
+def by_step(directory: str | os.PathLike[str]) -> list[Path]:
+    """Returns the prompts in a run's directory, by rising step."""
     steps = {}
     for path in Path(directory).glob("prompt_*.npy"):
         number = path.stem.removeprefix("prompt_")
         if number.isdecimal():
             steps[int(number)] = path
-    return steps[max(steps)] if steps else None
+    return [steps[step] for step in sorted(steps)]
+
+
+def newest(directory: str | os.PathLike[str]) -> Path | None:
+    """Returns the prompt of the highest step in a run's directory; None if there is none."""
+    return next(reversed(by_step(directory)), None)
 
 
 def checksum(prompt: np.ndarray) -> str:

@@ -289,11 +289,11 @@ def test_gin_files_and_flags(project):
     assert "unknown flag '--batch_size=3'" in line
 
 
-def test_a_directory_that_holds_a_run(project):
-    finished = run_command(["train", *training_flags(TRAIN_STEPS=0)], project)
-    assert finished.returncode == 0, finished.stderr
+def test_a_directory_that_holds_prompts_of_no_known_run(project):
+    (project / "run").mkdir()
+    np.save(project / "run" / "prompt_3.npy", np.ones((5, 32), np.float32))
     line = complaint(["train", *training_flags()], project)
-    assert "MODEL_DIR run already holds a run" in line
+    assert "MODEL_DIR run holds prompt_3.npy and no run.json" in line
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(project, golden):

@@ -16,6 +16,7 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.data import FeatureLengths, TokenizedExample
+from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor
 from prompt_tuning_engine_local.models import EncoderDecoderModel
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
@@ -116,7 +117,7 @@ def test_answers_come_in_the_order_of_the_texts_and_are_those_without_bucketing(
     prompt, frozen = params
     answers, counts = {}, []
     for bucketing in (True, False):
-        predictor = Predictor(make_model(), frozen, LENGTHS, 3, bucketing)
+        predictor = Predictor(make_model(), frozen, LENGTHS, 3, Placement(), bucketing)
         answers[bucketing] = predictor.predict(
             TEXTS, prompt if with_prompt else None, progress=counts.append
         )
@@ -127,7 +128,7 @@ def test_answers_come_in_the_order_of_the_texts_and_are_those_without_bucketing(
 
 def test_own_metrics_and_what_they_may_return(params):
     prompt, frozen = params
-    predictor = Predictor(make_model(), frozen, LENGTHS, 3)
+    predictor = Predictor(make_model(), frozen, LENGTHS, 3, Placement())
     seen = []
 
     def lengths(targets, predictions):

@@ -52,8 +52,8 @@ def test_training_leaves_prompts_provenance_config_and_curves(trained):
     assert (run / "config.gin").read_text() == facts["config"]
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
-    assert {path.name for path in run.iterdir()} == {
-        "config.gin", "curves.png", "tensorboard",
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
+        "run.json", "config.gin", "metrics.jsonl", "curves.png", "tensorboard", "state",
         "prompt_2.npy", "prompt_2.json", "prompt_4.npy", "prompt_4.json",
     }  # fmt: skip
 
@@ -302,3 +302,22 @@ def test_infer_reads_compressed_tables_and_texts(trained):
     rows = infer(trained, "rows.csv.gz", gzip.compress(table.encode()))
     assert rows == infer(trained, "texts.txt.xz", lzma.compress(b"this is\na test\n"))
     assert [row["inputs"] for row in rows] == ["this is", "a test"]
+
+
+def test_two_devices_give_the_prompt_of_one(project):
+    flags = ["train", *training_flags(BATCH_SIZE=4, TRAIN_STEPS=6)]
+    two = run_command(flags, project, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert two.returncode == 0, two.stderr
+    one = ["train", *training_flags(BATCH_SIZE=4, TRAIN_STEPS=6, MODEL_DIR="one")]
+    succeed(one, project)
+    prompts = [np.load(project / run / "prompt_6.npy") for run in ("run", "one")]
+    np.testing.assert_allclose(*prompts, rtol=0, atol=1e-5 * np.abs(prompts[1]).max())
+    odd = run_command(
+        ["train", *training_flags(BATCH_SIZE=3, MODEL_DIR="odd")],
+        project,
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+    assert odd.returncode == 2
+    assert "BATCH_SIZE is 3, which 2 devices cannot share evenly" in odd.stderr
+    many = run_command(["train", *training_flags(NUM_DEVICES=3, MODEL_DIR="many")], project)
+    assert "NUM_DEVICES is 3, and there are 1 local devices of kind cpu" in many.stderr

@@ -22,7 +22,7 @@ import rich.console
 from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.hookspecs import hookimpl
-from prompt_tuning_core.tasks import Example
+from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_demo.prefixes import SENTIMENT
 from prompt_tuning_engine_local.reporting import table
 from prompt_tuning_engine_local.training import TrainingRun
@@ -34,13 +34,16 @@ METRIC = "exact_match"
 @hookimpl
 def run_finished(run: TrainingRun) -> None:
     """Scores what the prompt is to be compared with, and writes and prints the table."""
-    held_out = run.task.examples("test")
-    validation = run.task.examples("validation")
-    labels = [example.targets for example in run.task.examples("train")]
+    task = run.task
+    if not isinstance(task, TextTask):
+        raise InputError(f"demo_table compares prompts of one task, and {task.name!r} is a mixture")
+    held_out = task.examples("test")
+    validation = task.examples("validation")
+    labels = [example.targets for example in task.examples("train")]
     majority = collections.Counter(labels).most_common(1)[0][0]
 
     def score(examples: Sequence[Example], prompt: Any, split: str) -> float:
-        return run.predictor.evaluate_examples(run.task, examples, prompt, split).metrics[METRIC]
+        return run.predictor.evaluate_examples(task, examples, prompt, split).metrics[METRIC]
 
     on_validation = {
         prefix: score(_told(validation, prefix), None, "validation") for prefix in SENTIMENT
@@ -56,7 +59,7 @@ def run_finished(run: TrainingRun) -> None:
     prompt_files.write_json(
         run.directory / FILE_NAME,
         {
-            "task": run.task.name,
+            "task": task.name,
             "split": "test",
             "examples": len(held_out),
             "metric": METRIC,

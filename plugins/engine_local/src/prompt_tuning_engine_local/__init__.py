@@ -39,6 +39,7 @@ class LocalEngine:
 
         from prompt_tuning_core import gin_config
 
+        _keep_what_is_compiled()
         packaged = gin_config.config_dir()
         gin_config.parse(flags, search=[packaged / "local", packaged])
         target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
@@ -49,3 +50,27 @@ class LocalEngine:
                 f"no gin file configures {module}.{function}: add --gin_file={runs_file}"
             ) from None
         return configured(extra_hooks=flags.hooks)
+
+
+def _keep_what_is_compiled() -> None:
+    """Lets JAX keep compiled programs on disk, so that a second start is quick.
+
+    Where the person has chosen a folder, or none, with JAX's own settings
+    (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`), that holds.
+    """
+    import os
+    from pathlib import Path
+
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "prompt-tuning" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # A home that cannot be written to: then each start compiles.
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

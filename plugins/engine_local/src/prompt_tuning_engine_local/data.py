@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,3 +211,15 @@ def evaluation_batches(
         # Repeated examples end when their originals do; empty ones might be answered at length.
         rows = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
         yield make_batch([examples[n] for n in rows], padded), numbers
+
+
+def checksum(sources: Sequence[Sequence[TokenizedExample]]) -> str:
+    """Returns the SHA-256 of all examples' ids in their order, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{len(source)} examples".encode())
+        for example in source:
+            for ids in (example.inputs, example.targets):
+                digest.update(len(ids).to_bytes(8, "little"))
+                digest.update(np.ascontiguousarray(ids, "<i4").tobytes())
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ from prompt_tuning_core import metrics
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.tasks import Example, Mixture, Task, TextTask
 from prompt_tuning_engine_local import data
+from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 
 
@@ -53,6 +54,7 @@ class Predictor:
       frozen: Its frozen parameters.
       lengths: The most ids of inputs and of predictions; longer inputs are cut, and that is said.
       batch_size: Texts decoded at once.
+      placement: The devices that share a batch.
       bucketing: Whether texts of similar length are decoded together, padded no further than they
         need; otherwise they are padded to `lengths` (BUCKETING).
       strict_lengths: Whether a text that is too long is an error (STRICT_LENGTHS).
@@ -67,6 +69,7 @@ class Predictor:
         frozen: Params,
         lengths: data.FeatureLengths,
         batch_size: int,
+        placement: Placement,
         bucketing: bool = True,
         strict_lengths: bool = False,
     ) -> None:
@@ -74,6 +77,7 @@ class Predictor:
         self.frozen = frozen
         self._lengths = lengths
         self._batch_size = batch_size
+        self._placement = placement
         self._padded = lengths.padded(bucketing)
         self._strict_lengths = strict_lengths
         self._generate = jax.jit(model.generate, static_argnums=3)
@@ -146,9 +150,8 @@ class Predictor:
         answers = [""] * len(examples)
         done = 0
         for batch, rows in data.evaluation_batches(examples, self._padded, self._batch_size):
-            ids = self._generate(
-                prompt, self.frozen, batch["encoder_input_tokens"], self._lengths.targets
-            )
+            tokens = self._placement.split(batch["encoder_input_tokens"])
+            ids = self._generate(prompt, self.frozen, tokens, self._lengths.targets)
             # The rows behind these only fill the batch up.
             for row, answer in zip(rows, np.asarray(ids), strict=False):
                 answers[row] = self._vocabulary.decode(answer)

@@ -13,6 +13,7 @@ from prompt_tuning_core import prompt_files, registry, tasks
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data, model_files, reporting
+from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.training import find_task
@@ -27,6 +28,7 @@ def evaluate(
     mixture_or_task_module: str | None = None,
     split: str = "test",
     batch_size: int = 32,
+    num_devices: int | None = None,
     bucketing: bool = True,
     strict_lengths: bool = False,
     hooks: Sequence[str] = (),
@@ -46,6 +48,8 @@ def evaluate(
       mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
       split: The split (EVAL_SPLIT).
       batch_size: Examples decoded at once (BATCH_SIZE).
+      num_devices: How many local devices share a batch; None for all of JAX's default backend
+        (NUM_DEVICES).
       bucketing: Whether texts of similar length are decoded together, padded no further than they
         need; otherwise all are padded to `task_feature_lengths` (BUCKETING).
       strict_lengths: Whether a text that is longer than `task_feature_lengths` is an error;
@@ -62,7 +66,13 @@ def evaluate(
     hook = registry.load_hooks([*hooks, *extra_hooks])
     task = find_task(mixture_or_task_name, mixture_or_task_module)
     predictor, prompt, step = _predictor(
-        model, checkpoint_path, task_feature_lengths, batch_size, bucketing, strict_lengths
+        model,
+        checkpoint_path,
+        task_feature_lengths,
+        batch_size,
+        num_devices,
+        bucketing,
+        strict_lengths,
     )
     prepared = [predictor.prepare(component, split) for component, _ in task.components]
     results = [predictor.evaluate_prepared(one, prompt) for one in prepared]
@@ -83,6 +93,7 @@ def infer(
     mixture_or_task_name: str | None = None,
     mixture_or_task_module: str | None = None,
     batch_size: int = 32,
+    num_devices: int | None = None,
     bucketing: bool = True,
     strict_lengths: bool = False,
     hooks: Sequence[str] = (),
@@ -104,6 +115,8 @@ def infer(
       mixture_or_task_name: The task whose template to use, or None (MIXTURE_OR_TASK_NAME).
       mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
       batch_size: Texts decoded at once (BATCH_SIZE).
+      num_devices: How many local devices share a batch; None for all of JAX's default backend
+        (NUM_DEVICES).
       bucketing: As in `evaluate` (BUCKETING).
       strict_lengths: As in `evaluate` (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
@@ -127,7 +140,13 @@ def infer(
     source = Path(input_file).expanduser()
     texts = _read_texts(source, task)
     predictor, prompt, _ = _predictor(
-        model, checkpoint_path, task_feature_lengths, batch_size, bucketing, strict_lengths
+        model,
+        checkpoint_path,
+        task_feature_lengths,
+        batch_size,
+        num_devices,
+        bucketing,
+        strict_lengths,
     )
     answers = predictor.predict(texts, prompt, str(source))
     target = Path(output_dir).expanduser() / f"{tasks.stem(source)}-predictions.jsonl"
@@ -146,18 +165,19 @@ def _predictor(
     checkpoint_path: str,
     task_feature_lengths: Mapping[str, int],
     batch_size: int,
+    num_devices: int | None,
     bucketing: bool,
     strict_lengths: bool,
 ) -> tuple[Predictor, Params, int]:
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"BATCH_SIZE is {batch_size!r}, expected a whole number of at least 1")
+    placement = Placement(num_devices)
+    placement.check_batch_size(batch_size)
     lengths = data.FeatureLengths.of(task_feature_lengths)
     frozen = model_files.load(checkpoint_path, model.frozen_shapes)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
     prompt = model.init_prompt(jax.random.key(0))
-    params = jax.device_put(dict(frozen.params))
-    predictor = Predictor(model, params, lengths, batch_size, bucketing, strict_lengths)
-    return predictor, prompt, frozen.step
+    params = placement.everywhere(dict(frozen.params))
+    predictor = Predictor(model, params, lengths, batch_size, placement, bucketing, strict_lengths)
+    return predictor, placement.everywhere(prompt), frozen.step
 
 
 def _write_evaluation(directory: Path, task: str, split: str, result: Evaluation) -> None:

@@ -22,6 +22,7 @@ def describe_run(
     task: str,
     lengths: FeatureLengths,
     seed: int,
+    examples_sha256: str,
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
@@ -39,9 +40,14 @@ def describe_run(
         },
         "vocabulary": {
             "path": str(model.vocabulary.sentencepiece_model_file),
+            "sha256": model.vocabulary.sha256,
             "size": model.vocabulary.vocab_size,
         },
-        "task": {"name": task, "feature_lengths": dataclasses.asdict(lengths)},
+        "task": {
+            "name": task,
+            "feature_lengths": dataclasses.asdict(lengths),
+            "training_examples_sha256": examples_sha256,
+        },
         "initializer": [
             line for plugin in plugins if plugin.kind == "initializer"
             for line in _bindings_of(plugin.name, config)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import math
-import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +17,26 @@ import optax
 import rich.console
 
 from prompt_tuning_core import prompt_files, registry, tasks
-from prompt_tuning_core.errors import InputError, PromptTuningError
+from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
 from prompt_tuning_core.tasks import Task
-from prompt_tuning_engine_local import data, model_files, models, provenance, reporting
+from prompt_tuning_engine_local import (
+    checkpoints,
+    data,
+    interruptions,
+    model_files,
+    models,
+    provenance,
+    reporting,
+    resuming,
+)
+from prompt_tuning_engine_local.checkpoints import TrainingState
+from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 
 CONFIG_FILE = "config.gin"
 CURVES_FILE = "curves.png"
+BEST_FILE = "best_prompt.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +82,11 @@ def train(
     relative_steps: int | None = None,
     eval_period: int = 1000,
     save_period: int = 1000,
+    keep_checkpoints: int | None = None,
+    best_metric: str | None = None,
     mixture_or_task_module: str | None = None,
     random_seed: int | None = None,
+    num_devices: int | None = None,
     train_split: str = "train",
     eval_split: str = "validation",
     shuffle: bool = True,
@@ -84,11 +99,13 @@ def train(
     """Trains a prompt and writes it, with its provenance, to `model_dir`.
 
     The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
-    at every save and at the end, TensorBoard's files in `tensorboard`, and `curves.png`.
+    at every save and at the end, `metrics.jsonl`, TensorBoard's files in `tensorboard`, and
+    `curves.png`. The same call again goes on exactly where the last save was, with the same result
+    as if it had never stopped; `total_steps` may be raised.
 
     Args:
       model: The model, with its prompt module (MODEL).
-      model_dir: Where to write; must not hold a run yet (MODEL_DIR).
+      model_dir: Where to write; may hold this same run, unfinished (MODEL_DIR).
       initial_checkpoint_path: The frozen model's file or directory (INITIAL_CHECKPOINT_PATH).
       mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
       task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
@@ -99,10 +116,17 @@ def train(
       relative_steps: How many steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
       eval_period: Steps between evaluations; there is one before the first step and one behind the
         last as well (EVAL_PERIOD).
-      save_period: Steps between saves of the prompt (SAVE_PERIOD).
+      save_period: Steps between saves (SAVE_PERIOD).
+      keep_checkpoints: How many prompts and states to keep, the newest; None keeps every prompt.
+        States are kept for going on, two of them at least and as many as this says
+        (KEEP_CHECKPOINTS).
+      best_metric: The metric whose highest value decides which prompt is kept besides, as
+        `best_prompt.npy`; None for none (BEST_METRIC).
       mixture_or_task_module: A Python module to import first; it registers tasks
         (MIXTURE_OR_TASK_MODULE).
       random_seed: Determines initial values, order and dropout; None draws one (RANDOM_SEED).
+      num_devices: How many local devices share a batch; None for all of JAX's default backend
+        (NUM_DEVICES).
       train_split: The split to train on.
       eval_split: The split to evaluate on.
       shuffle: Whether the examples are shuffled; otherwise they come in the files' order (SHUFFLE).
@@ -118,12 +142,15 @@ def train(
       The finished run.
 
     Raises:
-      PromptTuningError: If something given cannot be used; nothing is written then.
+      PromptTuningError: If something given cannot be used, or the directory holds another run;
+        nothing is written then.
+      KeyboardInterrupt: If the run was interrupted; its state has been saved.
     """
     if pack:
         raise InputError("PACK is True, and prompt tuning does not support packed examples")
     for name, value in [
-        ("BATCH_SIZE", batch_size), ("EVAL_PERIOD", eval_period), ("SAVE_PERIOD", save_period)
+        ("BATCH_SIZE", batch_size), ("EVAL_PERIOD", eval_period), ("SAVE_PERIOD", save_period),
+        ("KEEP_CHECKPOINTS", 1 if keep_checkpoints is None else keep_checkpoints),
     ]:  # fmt: skip
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}, expected a whole number of at least 1")
@@ -132,7 +159,10 @@ def train(
             f"RANDOM_SEED is {random_seed!r}, expected a whole number from 0 to {2**32 - 1}, or "
             "None to draw one"
         )
-    directory = _free_directory(model_dir)
+    placement = Placement(num_devices)
+    placement.check_batch_size(batch_size)
+    directory = _usable_directory(model_dir)
+    earlier = checkpoints.read_run(directory)
     hook = registry.load_hooks([*hooks, *extra_hooks])
     lengths = data.FeatureLengths.of(task_feature_lengths)
     task = find_task(mixture_or_task_name, mixture_or_task_module)
@@ -145,8 +175,9 @@ def train(
             f"TRAIN_STEPS is {last!r}, expected a whole number of at least {first}: the step to "
             f"stop at, counted from the loaded model's step {first}"
         )
-    seed = secrets.randbits(31) if random_seed is None else random_seed
-    init_rng, dropout_rng = jax.random.split(jax.random.key(seed))
+    if random_seed is None:
+        random_seed = secrets.randbits(31) if earlier is None else earlier["seed"]
+    init_rng, dropout_rng = jax.random.split(jax.random.key(random_seed))
 
     prompt: Params = model.init_prompt(init_rng)
     # Copied, since the training step reuses the parameters' memory.
@@ -159,66 +190,107 @@ def train(
         )
         for component, _ in components
     ]  # fmt: skip
-    params = jax.device_put(dict(frozen.params))
-    predictor = Predictor(model, params, lengths, batch_size, bucketing, strict_lengths)
+    params = placement.everywhere(dict(frozen.params))
+    predictor = Predictor(model, params, lengths, batch_size, placement, bucketing, strict_lengths)
     eval_sets = [predictor.prepare(component, eval_split) for component, _ in components]
 
-    facts = provenance.describe_run(model, frozen, task.name, lengths, seed)
-    hook.prompt_initialized(prompt=models.prompt_matrix(initial_prompt), provenance=facts)
+    facts = provenance.describe_run(
+        model, frozen, task.name, lengths, random_seed, data.checksum(train_examples)
+    )
+    if earlier is not None:
+        resuming.check_same_run(directory, earlier, facts)
     console = rich.console.Console()
+    state = TrainingState(first, prompt, optimizer.init(prompt), {})
     batches = data.training_batches(
-        train_examples, lengths, batch_size, seed, [rate for _, rate in components],
+        train_examples, lengths, batch_size, random_seed, [rate for _, rate in components],
         shuffle, bucketing, target_bucketing=not model.counts_padding,
     )  # fmt: skip
-    step_fn = _make_step(model, optimizer)
-    optimizer_state = optimizer.init(prompt)
 
-    directory.mkdir(parents=True, exist_ok=True)
-    prompt_files.remove_leftovers(directory)
-    with prompt_files.atomic_write(directory / CONFIG_FILE) as file:
-        file.write(facts["config"].encode())
-    report = reporting.TrainingReport(directory / "tensorboard", console)
-    metrics: dict[str, float] = {}
-
-    def evaluate(step: int) -> None:
-        metrics.clear()
-        metrics.update(
-            metrics_of(task, [predictor.evaluate_prepared(s, prompt) for s in eval_sets])
+    with (
+        checkpoints.lock(directory),
+        contextlib.closing(checkpoints.StateStore(directory, keep_checkpoints or 2)) as store,
+    ):
+        prompt_files.remove_leftovers(directory)
+        resumed = store.newest(like=state)
+        if resumed is None:
+            # The seed must be known before anything depends on it.
+            prompt_files.write_json(directory / checkpoints.RUN_FILE, facts)
+            hook.prompt_initialized(prompt=models.prompt_matrix(initial_prompt), provenance=facts)
+        else:
+            state = resumed
+            batches.set_state(state.notes["data"])
+            console.print(f"going on from step {state.step}", highlight=False)
+        with prompt_files.atomic_write(directory / CONFIG_FILE) as file:
+            file.write(facts["config"].encode())
+        report = reporting.TrainingReport(
+            directory, console, None if resumed is None else state.step
         )
-        report.evaluation(step, metrics)
-        hook.evaluated(step=step, metrics=dict(metrics))
-
-    def save(step: int) -> Path:
-        path = directory / prompt_files.name_at(step)
-        saved = {**facts, "step": step, "metrics": {eval_split: dict(metrics)}}
-        prompt_files.save(path, models.prompt_matrix(prompt), saved)
-        hook.prompt_saved(path=path, provenance=saved)
-        return path
-
-    try:
-        evaluate(first)
-        with report.training(last - first, batch_size):
-            for step in range(first + 1, last + 1):
-                prompt, optimizer_state, step_metrics = step_fn(
-                    prompt, optimizer_state, params, next(batches), dropout_rng, step
-                )
-                values = {name: float(value) for name, value in step_metrics.items()}
-                _check_finite(values["loss"], step, directory)
-                report.step(step, values)
-                hook.step_logged(step=step, metrics=values)
-                if step % eval_period == 0 and step != last:
-                    evaluate(step)
-                if step % save_period == 0 and step != last:
-                    save(step)
-        if last > first:
-            evaluate(last)
-        path = save(last)
-    finally:
-        report.close()
-    report.draw(directory / CURVES_FILE)
+        progress = _Progress(
+            state=dataclasses.replace(
+                state,
+                prompt=placement.everywhere(state.prompt),
+                optimizer=placement.everywhere(state.optimizer),
+            ),
+            directory=directory,
+            facts=facts,
+            store=store,
+            report=report,
+            hook=hook,
+            batches=batches,
+            evaluate_prompt=lambda prompt: metrics_of(
+                task, [predictor.evaluate_prepared(one, prompt) for one in eval_sets]
+            ),
+            eval_split=eval_split,
+            keep=keep_checkpoints,
+            best_metric=best_metric,
+        )
+        step_fn = make_step(model, optimizer)
+        try:
+            if resumed is None:
+                progress.evaluate()
+            with (
+                interruptions.Interruptions() as interrupted,
+                report.training(last - first, batch_size, done=state.step - first),
+            ):
+                for step in range(state.step + 1, last + 1):
+                    progress.advance(
+                        step,
+                        *step_fn(
+                            progress.prompt,
+                            progress.optimizer,
+                            params,
+                            placement.split(next(batches)),
+                            dropout_rng,
+                            step,
+                        ),
+                    )
+                    if step % eval_period == 0 or step == last:
+                        progress.evaluate()
+                    if step % save_period == 0 or step == last or interrupted.received:
+                        progress.save()
+                    if interrupted.received:
+                        store.wait()
+                        console.print(
+                            f"stopped at step {step}; the same command goes on from there"
+                        )
+                        interrupted.stop()
+            if last == first and resumed is None:
+                progress.save()
+            store.wait()
+            report.close()
+        except OSError as error:
+            kept = prompt_files.newest(directory)
+            raise InputError(
+                f"MODEL_DIR {directory}: cannot be written to ({error.strerror or error}); "
+                + (f"{kept.name} is whole; " if kept else "nothing was saved; ")
+                + "make room, and the same command goes on from the last save"
+            ) from error
+        report.draw(directory / CURVES_FILE)
+    path = directory / prompt_files.name_at(last)
     run = TrainingRun(
         directory, console, model, frozen, task, predictor, initial_prompt,
-        {name: np.asarray(leaf) for name, leaf in prompt.items()}, path, seed, report.history,
+        {name: np.asarray(leaf) for name, leaf in progress.prompt.items()}, path, random_seed,
+        report.history,
     )  # fmt: skip
     console.print(_summary(run, eval_split, first, last))
     console.print(f"prompt: {path}", highlight=False, soft_wrap=True)
@@ -226,8 +298,92 @@ def train(
     return run
 
 
+class _Progress:
+    """What a run has reached, and how it is evaluated and saved."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        directory: Path,
+        facts: Mapping[str, Any],
+        store: checkpoints.StateStore,
+        report: reporting.TrainingReport,
+        hook: Any,
+        batches: Any,
+        evaluate_prompt: Callable[[Params], Mapping[str, float]],
+        eval_split: str,
+        keep: int | None,
+        best_metric: str | None,
+    ) -> None:
+        self.step = state.step
+        self.prompt: Params = state.prompt
+        self.optimizer = state.optimizer
+        self._metrics: Mapping[str, float] = state.notes.get("metrics", {})
+        self._best: float | None = state.notes.get("best")
+        self._directory = directory
+        self._facts = facts
+        self._store = store
+        self._report = report
+        self._hook = hook
+        self._batches = batches
+        self._evaluate_prompt = evaluate_prompt
+        self._eval_split = eval_split
+        self._keep = keep
+        self._best_metric = best_metric
+
+    def advance(
+        self, step: int, prompt: Params, optimizer: Any, metrics: Mapping[str, jax.Array]
+    ) -> None:
+        """Takes what a step made.
+
+        Raises:
+          InputError: If the loss is not finite; what was saved before stays.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        _check_finite(values["loss"], step, self._directory)
+        self.step, self.prompt, self.optimizer = step, prompt, optimizer
+        self._report.step(step, values)
+        self._hook.step_logged(step=step, metrics=values)
+
+    def evaluate(self) -> None:
+        """Evaluates the prompt, and keeps it besides if it is the best so far."""
+        self._metrics = self._evaluate_prompt(self.prompt)
+        self._report.evaluation(self.step, self._metrics)
+        if self._best_metric is not None:
+            value = _chosen(self._metrics, self._best_metric)
+            if self._best is None or value > self._best:
+                self._best = value
+                self._write_prompt(self._directory / BEST_FILE)
+        self._hook.evaluated(step=self.step, metrics=dict(self._metrics))
+
+    def save(self) -> None:
+        """Writes the prompt, and the state in the background."""
+        self._report.flush()
+        path = self._directory / prompt_files.name_at(self.step)
+        provenance = self._write_prompt(path)
+        notes = {
+            "data": self._batches.get_state(),
+            "metrics": dict(self._metrics),
+            "best": self._best,
+        }
+        self._store.save(TrainingState(self.step, self.prompt, self.optimizer, notes))
+        for old in prompt_files.by_step(self._directory)[: -self._keep if self._keep else 0]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)
+        self._hook.prompt_saved(path=path, provenance=provenance)
+
+    def _write_prompt(self, path: Path) -> dict[str, Any]:
+        provenance = {
+            **self._facts,
+            "step": self.step,
+            "metrics": {self._eval_split: dict(self._metrics)},
+        }
+        prompt_files.save(path, models.prompt_matrix(self.prompt), provenance)
+        return provenance
+
+
 def find_task(name: str, module: str | None) -> Task:
-    """Returns a task or mixture by name, after importing the module that may register it.
+    """Returns a task by name, after importing the module that may register it.
 
     Raises:
       InputError: If the module fails to import or there is no such task.
@@ -244,7 +400,7 @@ def find_task(name: str, module: str | None) -> Task:
     return tasks.get(name)
 
 
-def _make_step(
+def make_step(
     model: EncoderDecoderModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
     """Returns the jitted training step; gradients exist for the prompt only."""
@@ -269,15 +425,26 @@ def _make_step(
     return jax.jit(step_fn, donate_argnums=(0, 1))
 
 
-def _free_directory(model_dir: str) -> Path:
+def _usable_directory(model_dir: str) -> Path:
     directory = Path(model_dir).expanduser()
-    if (directory / CONFIG_FILE).exists() or prompt_files.newest(directory) is not None:
-        raise InputError(
-            f"MODEL_DIR {directory} already holds a run; give another directory, or remove it"
-        )
-    if directory.exists() and not (directory.is_dir() and os.access(directory, os.W_OK)):
+    if not checkpoints.is_writable(directory):
         raise InputError(f"MODEL_DIR {directory} is not a directory that can be written to")
+    prompt = prompt_files.newest(directory)
+    if prompt is not None and not (directory / checkpoints.RUN_FILE).exists():
+        raise InputError(
+            f"MODEL_DIR {directory} holds {prompt.name} and no {checkpoints.RUN_FILE} that says "
+            "which run made it; give another directory"
+        )
     return directory
+
+
+def _chosen(metrics: Mapping[str, float], name: str) -> float:
+    try:
+        return metrics[name]
+    except KeyError:
+        raise InputError(
+            f"BEST_METRIC {name!r} is no metric here{nearest(name, metrics)}"
+        ) from None
 
 
 def _check_finite(loss: float, step: int, directory: Path) -> None:
@@ -295,6 +462,7 @@ def _summary(run: TrainingRun, split: str, first: int, last: int) -> Any:
     rows = [
         [f"step {step}", *(f"{run.history[name][step]:.4f}" for name in names)]
         for step in dict.fromkeys((first, last))
+        if all(step in run.history[name] for name in names)
     ]
     columns = [f"{run.task.name}, {split}", *(n.removeprefix("eval/") for n in names)]
     return reporting.table("", columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,6 +54,11 @@ class SentencePieceVocabulary:
         processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(model.SerializeToString())
         return processor
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Checksum of the model file."""
+        return hashlib.sha256(self.sentencepiece_model_file.read_bytes()).hexdigest()
 
     @property
     def vocab_size(self) -> int:

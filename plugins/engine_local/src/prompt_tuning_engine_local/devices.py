@@ -1,0 +1,59 @@
+"""Where arrays live: parameters on every device, each batch split among them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from prompt_tuning_core.errors import InputError
+
+T = TypeVar("T")
+
+
+class Placement:
+    """Places arrays on local devices of JAX's default backend.
+
+    Args:
+      num_devices: How many to use; None for all (NUM_DEVICES).
+
+    Raises:
+      InputError: If there are not as many.
+    """
+
+    def __init__(self, num_devices: int | None = None) -> None:
+        local = jax.local_devices()
+        count = len(local) if num_devices is None else num_devices
+        if not isinstance(count, int) or not 1 <= count <= len(local):
+            raise InputError(
+                f"NUM_DEVICES is {num_devices!r}, and there are {len(local)} local devices of kind "
+                f"{local[0].platform}"
+            )
+        mesh = Mesh(np.array(local[:count]), ("batch",))
+        self.num_devices = count
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Checks that there is something in a batch, and that it can be split evenly.
+
+        Raises:
+          InputError: If not.
+        """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"BATCH_SIZE is {batch_size!r}, expected a whole number of at least 1")
+        if batch_size % self.num_devices:
+            raise InputError(
+                f"BATCH_SIZE is {batch_size}, which {self.num_devices} devices cannot share "
+                f"evenly; choose a multiple of {self.num_devices}, or set NUM_DEVICES"
+            )
+
+    def everywhere(self, tree: T) -> T:
+        """Returns a tree of arrays, copied to each device."""
+        return jax.device_put(tree, self._everywhere)
+
+    def split(self, tree: T) -> T:
+        """Returns a tree of arrays `[B, …]`, their first axis split among the devices."""
+        return jax.device_put(tree, self._split)

@@ -1,0 +1,239 @@
+"""A run that was stopped, however it was stopped, goes on as if it had never been."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from tiny import run_command, training_flags
+
+STEPS, PERIOD = 20, 4
+
+# A hooks plugin that does what a test asks for in an environment variable, once.
+SABOTEUR = """
+import os, resource, signal, time
+from prompt_tuning_core.hookspecs import hookimpl
+
+what, _, when = os.environ.get("SABOTAGE", "").partition(":")
+replaced = 0
+
+def act():
+    if what in ("step", "saved", "replace"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what in ("SIGTERM", "SIGINT"):
+        os.kill(os.getpid(), signal.Signals[what])
+    if what == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+@hookimpl
+def step_logged(step):
+    if step % 4 == 1:
+        time.sleep(0.3)  # As long as a real step takes, in which the save before it ends.
+    if what in ("step", "SIGTERM", "SIGINT", "full") and step == int(when):
+        act()
+
+@hookimpl
+def prompt_saved(provenance):
+    # The state is being written in the background now.
+    if what == "saved" and provenance["step"] == int(when):
+        act()
+
+if what == "replace":
+    replace = os.replace
+    def counting(*args, **kwargs):
+        global replaced
+        replaced += 1
+        if replaced == int(when):
+            act()
+        return replace(*args, **kwargs)
+    os.replace = counting
+"""
+
+
+def flags(**changes):
+    return training_flags(
+        **{"TRAIN_STEPS": STEPS, "SAVE_PERIOD": PERIOD, "EVAL_PERIOD": STEPS, **changes}
+    )
+
+
+@pytest.fixture
+def sabotage(project):
+    """Runs the training of `project` with an accident."""
+    site = project / "site"
+    info = site / "saboteur-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: saboteur\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[prompt_tuning.hooks]\nsaboteur = saboteur\n")
+    (site / "saboteur.py").write_text(SABOTEUR)
+
+    def run(what="", **changes):
+        return run_command(
+            ["train", *flags(**changes), "--hooks=saboteur"],
+            project,
+            PYTHONPATH=str(site),
+            SABOTAGE=what,
+        )
+
+    return run
+
+
+@pytest.fixture
+def unbroken(project):
+    finished = run_command(["train", *flags(MODEL_DIR="unbroken")], project)
+    assert finished.returncode == 0, finished.stderr
+    return np.load(project / "unbroken" / f"prompt_{STEPS}.npy")
+
+
+def resumed_from(finished):
+    found = re.search(r"going on from step (\d+)", finished.stdout)
+    return int(found[1]) if found else 0
+
+
+def accidents(count):
+    """Kills at random steps, while a state is being written, and while a file is."""
+    rng = random.Random(0)
+    saves = range(PERIOD, STEPS, PERIOD)
+    for number in range(count):
+        kind = ("step", "saved", "step", "replace")[number % 4]
+        if kind == "step":
+            yield f"step:{rng.randint(1, STEPS - 1)}"
+        elif kind == "saved":
+            yield f"saved:{rng.choice(saves)}"
+        else:
+            # run.json, config.gin, metrics.jsonl, then two files for each prompt.
+            yield f"replace:{rng.randint(1, 3 + 2 * len(saves))}"
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_gives_the_same_prompt(project, unbroken, sabotage):
+    # More of them by hand: KILLS=20 pytest -k killed
+    for accident in accidents(int(os.environ.get("KILLS", "4"))):
+        shutil.rmtree(project / "run", ignore_errors=True)
+        killed = sabotage(accident)
+        assert killed.returncode == -9, (accident, killed.stderr)
+        finished = sabotage()
+        assert finished.returncode == 0, (accident, finished.stderr)
+        kind, _, when = accident.partition(":")
+        if kind != "replace":
+            lost = int(when) - resumed_from(finished)
+            # A save in the background may be lost with the process, and what came behind it.
+            assert lost <= PERIOD, accident
+        np.testing.assert_array_equal(
+            np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken, err_msg=accident
+        )
+        assert not list((project / "run").glob("*.partial"))
+        steps = [
+            json.loads(line)["step"]
+            for line in (project / "run" / "metrics.jsonl").read_text().splitlines()
+            if "train/loss" in line
+        ]
+        assert steps == list(range(1, STEPS + 1)), accident
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", -15), ("SIGINT", 130)])
+def test_a_polite_stop_saves_and_says_how_to_go_on(project, unbroken, sabotage, name, code):
+    stopped = sabotage(f"{name}:6")
+    assert stopped.returncode == code, stopped.stderr
+    assert "stopped at step 6; the same command goes on from there" in stopped.stdout
+    finished = sabotage()
+    assert resumed_from(finished) == 6
+    np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
+
+
+def test_train_steps_may_be_raised(project, unbroken):
+    for steps in (8, STEPS):
+        finished = run_command(["train", *flags(TRAIN_STEPS=steps)], project)
+        assert finished.returncode == 0, finished.stderr
+    assert resumed_from(finished) == 8
+    np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
+
+
+def test_a_damaged_state_is_left_for_the_one_before(project, unbroken, sabotage):
+    sabotage("SIGTERM:14")
+    for path in (project / "run" / "state" / "14").rglob("*"):
+        if path.is_file() and "d" in path.parts:
+            path.write_bytes(path.read_bytes()[:10])
+    finished = sabotage()
+    assert finished.returncode == 0, finished.stderr
+    assert "the state of step 14 cannot be read and is removed" in finished.stderr
+    assert resumed_from(finished) == 12
+    np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
+
+
+def test_a_full_disk_is_said_and_what_was_saved_stays(project, unbroken, sabotage):
+    stopped = sabotage("full:6")
+    assert stopped.returncode == 2, stopped.stderr
+    assert stopped.stderr.count("\n") == 2, stopped.stderr  # The other line warns of the table.
+    assert "MODEL_DIR run: cannot be written to" in stopped.stderr
+    assert not list((project / "run").glob(".*.partial"))
+    finished = sabotage()
+    assert resumed_from(finished) == 4
+    np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
+
+
+def test_a_directory_in_use_is_refused(project):
+    (project / "run").mkdir()
+    with (project / "run" / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        second = run_command(["train", *flags()], project)
+    assert second.returncode == 2
+    assert "MODEL_DIR run is in use by another run" in second.stderr
+
+
+def test_another_run_is_refused_with_the_difference(project, golden):
+    first = run_command(["train", *training_flags(TRAIN_STEPS=1)], project)
+    assert first.returncode == 0, first.stderr
+
+    def refusal(**changes):
+        finished = run_command(["train", *training_flags(**changes)], project)
+        assert finished.returncode == 2, finished.stderr
+        assert "MODEL_DIR run holds another run: there " in finished.stderr
+        return finished.stderr
+
+    assert "BATCH_SIZE is 3, and here 4" in refusal(BATCH_SIZE=4)
+    assert "RANDOM_SEED is 0, and here 1" in refusal(RANDOM_SEED=1)
+    assert "CLASS_LABELS is ['bad', 'this'], and here ['bad']" in refusal(CLASS_LABELS=["bad"])
+    assert "toy/tasks.TextTask.inputs is '{text}', and here 'x {text}'" in refusal(
+        **{"toy/tasks.TextTask.inputs": "x {text}"}
+    )
+    params = golden("tiny_params")
+    params["encoder/encoder_norm/scale"] = params["encoder/encoder_norm/scale"] + 1
+    safetensors.numpy.save_file(params, project / "model" / "model.safetensors")
+    assert "the checksum of the model is" in refusal()
+
+
+def test_kept_prompts_and_the_best_one(project):
+    changes = {"KEEP_CHECKPOINTS": 2, "BEST_METRIC": "exact_match", "EVAL_PERIOD": 4}
+    finished = run_command(["train", *training_flags(TRAIN_STEPS=8, **changes)], project)
+    assert finished.returncode == 0, finished.stderr
+    run = project / "run"
+    assert sorted(path.name for path in run.glob("*prompt*.npy")) == [
+        "best_prompt.npy", "prompt_6.npy", "prompt_8.npy",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (run / "state").iterdir()) == ["6", "8"]
+    values = {
+        row["step"]: row["eval/exact_match"]
+        for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if "eval/exact_match" in row
+    }
+    assert list(values) == [0, 4, 8]
+    best = json.loads((run / "best_prompt.json").read_text())
+    assert best["step"] == max(values, key=lambda step: values[step])
+    wrong = run_command(["train", *training_flags(MODEL_DIR="b", BEST_METRIC="f1")], project)
+    assert wrong.returncode == 2
+    assert "BEST_METRIC 'f1' is no metric here" in wrong.stderr
+
+
+def test_a_state_is_small(project):
+    """At P = 100 and H = 512 a state holds two such arrays; here it is scaled down."""
+    finished = run_command(["train", *training_flags(TRAIN_STEPS=1)], project)
+    assert finished.returncode == 0, finished.stderr
+    files = [p for p in (project / "run" / "state" / "1").rglob("*") if p.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2 * 4 * 5 * 32 + 20_000
