@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import TINY, gin_flags, run_command, training_flags
+from tiny import TINY, gin_flags, install, run_command, training_flags
 
 
 def complaint(arguments, folder, **environment):
@@ -88,19 +88,6 @@ def test_a_label_with_pieces_outside_the_table(project, golden):
     assert "8 rows" in line
 
 
-def install(site, name, entry_points, source="", requires=""):
-    """Installs a distribution of initializers by what an installer leaves."""
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    requirement = f"Requires-Dist: {requires}\n" if requires else ""
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requirement}"
-    )
-    lines = "".join(f"{n} = {value}\n" for n, value in entry_points.items())
-    (info / "entry_points.txt").write_text(f"[prompt_tuning.initializers]\n{lines}")
-    (site / f"{name}.py").write_text(source)
-
-
 @pytest.mark.parametrize(
     ("plugin", "expected"),
     [
@@ -116,11 +103,19 @@ def install(site, name, entry_points, source="", requires=""):
 def test_plugins(project, plugin, expected):
     site = project / "site"
     factory = "def f():\n    return lambda rng, shape: None\n"
-    install(site, "one", {"init_twice": "one:f"}, factory)
-    install(site, "two", {"init_twice": "two:f"}, factory)
-    install(site, "raising", {"init_raising": "raising:f"}, "raise OSError('no licence')\n")
-    install(site, "lacking", {"init_lacking": "lacking:absent", "init_number": "lacking:X"}, "X=1")
-    install(site, "future", {"init_future": "future:f"}, factory, "prompt-tuning-core>=9")
+    install(site, "one", "initializers", {"init_twice": "one:f"}, factory)
+    install(site, "two", "initializers", {"init_twice": "two:f"}, factory)
+    install(
+        site,
+        "raising",
+        "initializers",
+        {"init_raising": "raising:f"},
+        "raise OSError('no licence')\n",
+    )
+    names = {"init_lacking": "lacking:absent", "init_number": "lacking:X"}
+    install(site, "lacking", "initializers", names, "X = 1\n")
+    names = {"init_future": "future:f"}
+    install(site, "future", "initializers", names, factory, "prompt-tuning-core>=9")
     flags = training_flags(**{"plugins.prompt_basic.prompt_init": None})
     flags.append(f"--gin.plugins.prompt_basic.prompt_init=@plugins.{plugin}()")
     assert expected in complaint(["train", *flags], project, PYTHONPATH=str(site))

@@ -12,7 +12,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import run_command, training_flags
+from tiny import install, run_command, training_flags
 
 STEPS, PERIOD = 20, 4
 
@@ -67,11 +67,7 @@ def flags(**changes):
 def sabotage(project):
     """Runs the training of `project` with an accident."""
     site = project / "site"
-    info = site / "saboteur-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: saboteur\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prompt_tuning.hooks]\nsaboteur = saboteur\n")
-    (site / "saboteur.py").write_text(SABOTEUR)
+    install(site, "saboteur", "hooks", {"saboteur": "saboteur"}, SABOTEUR)
 
     def run(what="", **changes):
         return run_command(

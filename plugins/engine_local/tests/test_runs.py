@@ -8,7 +8,7 @@ import lzma
 
 import numpy as np
 import pytest
-from tiny import ROWS, TINY, gin_flags, run_command, run_python, training_flags
+from tiny import ROWS, TINY, gin_flags, install, run_command, run_python, training_flags
 
 SCHEMES = {
     "prompts/from_random_uniform.gin": {},
@@ -128,11 +128,11 @@ def test_infer_keeps_order_and_answers_every_line(trained):
 def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained):
     # A hooks plugin of this test's own, installed by putting its metadata on the path.
     site = trained / "site"
-    info = site / "watcher-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: watcher\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prompt_tuning.hooks]\nwatcher = watcher\n")
-    (site / "watcher.py").write_text(
+    install(
+        site,
+        "watcher",
+        "hooks",
+        {"watcher": "watcher"},
         "import json, pathlib\n"
         "import jax, numpy as np, safetensors.numpy\n"
         "from prompt_tuning_core.hookspecs import hookimpl\n"
@@ -151,7 +151,7 @@ def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained):
         "    used = run.predictor.frozen\n"
         "    assert set(stored) == set(used)\n"
         "    assert all(np.array_equal(stored[n], used[n]) for n in stored)\n"
-        "    pathlib.Path('calls.json').write_text(json.dumps(calls))\n"
+        "    pathlib.Path('calls.json').write_text(json.dumps(calls))\n",
     )
     finished = run_command(
         ["train", *training_flags(MODEL_DIR="watched"), "--hooks=watcher"],
