@@ -172,11 +172,12 @@ def _predictor(
     placement = Placement(num_devices)
     placement.check_batch_size(batch_size)
     lengths = data.FeatureLengths.of(task_feature_lengths)
-    frozen = model_files.load(checkpoint_path, model.frozen_shapes)
+    frozen = model_files.load(checkpoint_path, model.frozen_shapes, placement.everywhere)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
     prompt = model.init_prompt(jax.random.key(0))
-    params = placement.everywhere(dict(frozen.params))
-    predictor = Predictor(model, params, lengths, batch_size, placement, bucketing, strict_lengths)
+    predictor = Predictor(
+        model, frozen.params, lengths, batch_size, placement, bucketing, strict_lengths
+    )
     return predictor, placement.everywhere(prompt), frozen.step
 
 

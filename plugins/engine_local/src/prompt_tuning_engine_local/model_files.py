@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,24 +25,29 @@ class FrozenModel:
     """The parameters of a model, and where they came from.
 
     Attributes:
-      params: float32 arrays by "/"-joined name.
+      params: float32 arrays by "/"-joined name, where `load` placed them.
       path: The file.
       step: The step at which the model was saved; 0 where the file does not say.
       sha256: Checksum of the file.
     """
 
-    params: Mapping[str, np.ndarray]
+    params: Mapping[str, Any]
     path: Path
     step: int
     sha256: str
 
 
-def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]) -> FrozenModel:
-    """Reads a model.
+def load(
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    place: Callable[[np.ndarray], Any] = lambda array: array,
+) -> FrozenModel:
+    """Reads a model, one parameter after the other.
 
     Args:
       path: A `.safetensors` file, or a directory that holds `model.safetensors`.
       shapes: The shape that each parameter must have, by "/"-joined name.
+      place: Called with each parameter, to put it on a device; what it returns is kept.
 
     Raises:
       InputError: If the file is missing or corrupt, or a parameter is missing, unexpected, or of
@@ -68,7 +74,8 @@ def load(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]) ->
                         f"model {file}: the parameter {name!r} has the dtype {piece.get_dtype()}, "
                         "expected a floating one"
                     )
-                params[name] = np.asarray(tensors.get_tensor(name)).astype(np.float32)
+                array = np.asarray(tensors.get_tensor(name))
+                params[name] = place(array.astype(np.float32, copy=False))
     except safetensors.SafetensorError as e:
         raise InputError(f"model {file}: not a whole safetensors file: {e}") from None
     return FrozenModel(params, file, step, _sha256(file))

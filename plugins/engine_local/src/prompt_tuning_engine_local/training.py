@@ -167,7 +167,7 @@ def train(
     lengths = data.FeatureLengths.of(task_feature_lengths)
     task = find_task(mixture_or_task_name, mixture_or_task_module)
     components = task.components
-    frozen = model_files.load(initial_checkpoint_path, model.frozen_shapes)
+    frozen = model_files.load(initial_checkpoint_path, model.frozen_shapes, placement.everywhere)
     first = frozen.step
     last = first + relative_steps if relative_steps else total_steps
     if not isinstance(last, int) or last < first:
@@ -190,8 +190,9 @@ def train(
         )
         for component, _ in components
     ]  # fmt: skip
-    params = placement.everywhere(dict(frozen.params))
-    predictor = Predictor(model, params, lengths, batch_size, placement, bucketing, strict_lengths)
+    predictor = Predictor(
+        model, frozen.params, lengths, batch_size, placement, bucketing, strict_lengths
+    )
     eval_sets = [predictor.prepare(component, eval_split) for component, _ in components]
 
     facts = provenance.describe_run(
@@ -258,7 +259,7 @@ def train(
                         *step_fn(
                             progress.prompt,
                             progress.optimizer,
-                            params,
+                            frozen.params,
                             placement.split(next(batches)),
                             dropout_rng,
                             step,
