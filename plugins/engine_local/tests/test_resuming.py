@@ -149,6 +149,9 @@ def test_train_steps_may_be_raised(project, unbroken):
         assert finished.returncode == 0, finished.stderr
     assert resumed_from(finished) == 8
     np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
+    lowered = run_command(["train", *flags(TRAIN_STEPS=8)], project)
+    assert lowered.returncode == 2
+    assert f"TRAIN_STEPS is 8, and the run in run has reached step {STEPS}" in lowered.stderr
 
 
 def test_a_damaged_state_is_left_for_the_one_before(project, unbroken, sabotage):

@@ -217,6 +217,11 @@ def train(
             # The seed must be known before anything depends on it.
             prompt_files.write_json(directory / checkpoints.RUN_FILE, facts)
             hook.prompt_initialized(prompt=models.prompt_matrix(initial_prompt), provenance=facts)
+        elif last < resumed.step:
+            raise InputError(
+                f"TRAIN_STEPS is {last}, and the run in {directory} has reached step "
+                f"{resumed.step}; raise TRAIN_STEPS, or give another directory"
+            )
         else:
             state = resumed
             batches.set_state(state.notes["data"])
