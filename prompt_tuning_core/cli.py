@@ -16,6 +16,8 @@ from prompt_tuning_core import __version__
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from prompt_tuning_core.registry import Plugin
 
 PROGRAM = "prompt-tuning"
@@ -264,7 +266,14 @@ def _show_warnings_in_one_line() -> None:
 
     show = warnings.showwarning
 
-    def showwarning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def showwarning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if category is UserWarning and file is None:
             print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
         else:

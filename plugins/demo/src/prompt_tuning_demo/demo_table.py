@@ -94,6 +94,7 @@ def show(files: Sequence[Path], console: rich.console.Console) -> None:
     console.print(
         f"Sentences about films that are in no training text; standard error at most {error:.3f}.",
         highlight=False,
+        soft_wrap=True,
     )
 
 
