@@ -17,7 +17,7 @@ from prompt_tuning_engine_local import decoding, losses
 from prompt_tuning_engine_local.network import T5, PromptFactory, T5Config
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
-# Arrays of either kind: JAX takes numpy's, and frozen parameters are read as those.
+# Arrays of either kind, by name: JAX takes numpy's as well as its own.
 Params = Mapping[str, Any]
 
 _PROMPT = "encoder/prompt/"

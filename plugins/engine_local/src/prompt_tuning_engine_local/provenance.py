@@ -63,11 +63,17 @@ def describe_run(
     }  # fmt: skip
 
 
+def bindings(config: str) -> dict[str, str]:
+    """Returns what a config binds: values, each on one line, by name with its scope and module."""
+    # A long value goes on in indented lines.
+    found = re.findall(r"^(\S+) = (.*(?:\n[ \t].*)*)", config, re.MULTILINE)
+    return {name: re.sub(r"\s*\\?\n\s*", " ", value).strip() for name, value in found}
+
+
 def _bindings_of(name: str, config: str) -> list[str]:
     """Returns the bindings of the configurable `name` in a config, in any scope, a line each."""
-    # A long value goes on in indented lines.
-    pattern = rf"^(?:\S+/)?(?:[\w.]+\.)?{name}\.\w+ = .*(?:\n[ \t].*)*"
     return [
-        re.sub(r"\s*\\?\n\s*", " ", binding)
-        for binding in re.findall(pattern, config, re.MULTILINE)
+        f"{bound} = {value}"
+        for bound, value in bindings(config).items()
+        if re.fullmatch(rf"(?:\S+/)?(?:[\w.]+\.)?{name}\.\w+", bound)
     ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_local import provenance
 
 # What may change between the parts of one run, since no step depends on it: how far to go, what to
 # report and keep, and where things are (the model is compared by its checksum).
@@ -49,8 +49,8 @@ def _comparable(facts: Mapping[str, Any]) -> dict[str, str]:
         if plugin["kind"] != "hooks"
     }
     bindings = {
-        name: re.sub(r"\s*\\?\n\s*", " ", value)
-        for name, value in re.findall(r"^(\S+) = (.*(?:\n[ \t].*)*)", facts["config"], re.MULTILINE)
+        name: value
+        for name, value in provenance.bindings(facts["config"]).items()
         if name.rpartition(".")[2] not in _CHANGEABLE
     }
     # What somebody set comes first: it says more than a checksum.

@@ -149,7 +149,7 @@ def train(
     if pack:
         raise InputError("PACK is True, and prompt tuning does not support packed examples")
     for name, value in [
-        ("BATCH_SIZE", batch_size), ("EVAL_PERIOD", eval_period), ("SAVE_PERIOD", save_period),
+        ("EVAL_PERIOD", eval_period), ("SAVE_PERIOD", save_period),
         ("KEEP_CHECKPOINTS", 1 if keep_checkpoints is None else keep_checkpoints),
     ]:  # fmt: skip
         if not isinstance(value, int) or value < 1:
