@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import math
 import os
-import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +26,7 @@ import numpy as np
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.npy import FLOATING, read_npy_header
 from prompt_tuning_core.protocols import EmbeddingTable
+from prompt_tuning_core.safetensors_header import read_safetensors_header
 
 __all__ = ["as_table", "checkpoint_load", "np_load", "safetensors_load"]
 
@@ -36,14 +34,6 @@ EMBEDDING_VARIABLE = "token_embedder/embedding"
 """Flaxformer's name of the token embeddings of a T5 model."""
 
 _BLOCK_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 100_000_000  # The limit of the safetensors format.
-_SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_SAFETENSORS_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
 
 
 def np_load(path: str | os.PathLike[str]) -> EmbeddingTable:
@@ -252,7 +242,18 @@ class _SafetensorsTable(_FileTable):
         return f"safetensors_load({self._path!r}, {self._variable!r})"
 
     def _locate(self, file: BinaryIO, size: int) -> _Layout:
-        return _safetensors_layout(self, file, size, self._variable)
+        tensors = read_safetensors_header(file, size, str(self)).tensors
+        if self._variable not in tensors:
+            raise InputError(
+                f"{self}: the file has no variable {self._variable!r}"
+                f"{nearest(self._variable, tensors)}"
+            )
+        tensor = tensors[self._variable]
+        if tensor.dtype is None:
+            raise InputError(
+                f"{self}: has dtype {tensor.code}, expected one of {', '.join(FLOATING)}"
+            )
+        return _Layout(tensor.shape, tensor.dtype, tensor.offset)  # type: ignore[arg-type]
 
 
 class _CheckpointTable(_SafetensorsTable):
@@ -345,77 +346,3 @@ def _check_finite(rows: np.ndarray, first: int, table: object) -> None:
             f"{table}: row {first + int(np.argmin(finite))} isn't finite in float32; is the file "
             "damaged?"
         )
-
-
-def _safetensors_layout(table: _FileTable, file: BinaryIO, size: int, variable: str) -> _Layout:
-    """Finds a variable in a safetensors file and checks that the header describes the file.
-
-    The header is JSON after its length in 8 bytes. Tensors must fill the rest without gap or
-    overlap: a file that was cut, or whose header was damaged, doesn't get through.
-    """
-
-    def fail(found: str) -> InputError:
-        return InputError(f"{table}: not a readable safetensors file ({found}); copy it again")
-
-    if size < 8:
-        raise fail(f"{size} bytes, expected at least 8")
-    (length,) = struct.unpack("<Q", table._read(file, 0, 8))
-    if length > min(size - 8, _MAX_HEADER_BYTES):
-        raise fail(f"a header of {length} bytes in a file of {size}")
-    try:
-        header = json.loads(table._read(file, 8, length), object_pairs_hook=_unique)
-        if not isinstance(header, dict):
-            raise ValueError("the header isn't an object")
-        header.pop("__metadata__", None)
-        tensors = {name: _checked_tensor(name, entry) for name, entry in header.items()}
-    except (ValueError, RecursionError) as error:
-        raise fail(str(error)) from error
-    end = 0
-    for name, (_, _, begin, stop) in sorted(tensors.items(), key=lambda item: item[1][2:]):
-        if begin != end:
-            raise fail(f"{name} begins at {begin}, expected {end}")
-        end = stop
-    if 8 + length + end != size:
-        raise fail(f"{size} bytes, expected {8 + length + end}")
-    if variable not in tensors:
-        raise InputError(
-            f"{table}: the file has no variable {variable!r}{nearest(variable, tensors)}"
-        )
-    code, shape, begin, _ = tensors[variable]
-    if code not in _SAFETENSORS_DTYPES:
-        raise InputError(
-            f"{table}: has dtype {code}, expected one of {', '.join(_SAFETENSORS_DTYPES)}"
-        )
-    import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
-
-    dtype = np.dtype(getattr(jnp, _SAFETENSORS_DTYPES[code])).newbyteorder("<")
-    return _Layout(shape, dtype, 8 + length + begin)  # type: ignore[arg-type]
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice in the header")
-    return result
-
-
-def _checked_tensor(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Returns dtype, shape, begin and end of one tensor of a safetensors header."""
-
-    def naturals(x: Any) -> bool:
-        return isinstance(x, list) and all(type(n) is int and n >= 0 for n in x)
-
-    if not isinstance(entry, dict):
-        raise ValueError(f"{name} isn't described by an object")
-    fields: list[Any] = [entry.get(key) for key in ("dtype", "shape", "data_offsets")]
-    code, shape, offsets = fields
-    if not isinstance(code, str) or not naturals(shape) or not naturals(offsets):
-        raise ValueError(f"{name} lacks a valid dtype, shape or data_offsets")
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{name} has data_offsets {offsets}")
-    length = offsets[1] - offsets[0]
-    # The format may get new dtypes: the size of a tensor of unknown dtype is left unchecked.
-    expected = math.prod(shape) * _SAFETENSORS_BYTES.get(code, 0)
-    if code in _SAFETENSORS_BYTES and length != expected:
-        raise ValueError(f"{name} has {length} bytes, expected {expected} for {code} {shape}")
-    return code, tuple(shape), offsets[0], offsets[1]

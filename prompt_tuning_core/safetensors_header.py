@@ -1,0 +1,151 @@
+"""Strict reading of safetensors headers, for readers that take from a file what they need.
+
+A safetensors file is the length of its header in 8 bytes, the header in JSON, and the tensors' data
+(https://github.com/huggingface/safetensors describes the format). The `safetensors` library maps a
+whole file into memory, where every page that was read counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+
+_MAX_HEADER_BYTES = 100_000_000  # The limit of the format.
+_FLOATING = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies in a file.
+
+    Attributes:
+      code: Its dtype as the format has it, such as "BF16".
+      shape: Its shape.
+      offset: Where its data begins, in bytes from the start of the file.
+      size: The bytes of its data.
+    """
+
+    code: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """Its dtype for numpy, little-endian; None if it isn't a floating one."""
+        if self.code not in _FLOATING:
+            return None
+        import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
+
+        return np.dtype(getattr(jnp, _FLOATING[self.code])).newbyteorder("<")
+
+
+@dataclasses.dataclass(frozen=True)
+class SafetensorsHeader:
+    """What the header of a safetensors file says, checked against the file.
+
+    Attributes:
+      tensors: By name, in the order of their data.
+      metadata: Texts that the file's writer added.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> SafetensorsHeader:
+    """Reads and checks the header of a safetensors file; leaves `stream` where the data begins.
+
+    Tensors must fill the file without gap or overlap, so that a file that was cut, or whose header
+    was damaged, is found out.
+
+    Args:
+      stream: A binary stream at its start.
+      size: The stream's whole length in bytes.
+      name: What to call the stream in errors: its path.
+
+    Raises:
+      InputError: If it is no safetensors file, or not a whole one.
+    """
+
+    def fail(found: str) -> InputError:
+        return InputError(f"{name}: not a readable safetensors file ({found}); copy it again")
+
+    if size < 8:
+        raise fail(f"{size} bytes, expected at least 8")
+    (length,) = struct.unpack("<Q", _read(stream, 8))
+    if length > min(size - 8, _MAX_HEADER_BYTES):
+        raise fail(f"a header of {length} bytes in a file of {size}")
+    try:
+        header = json.loads(_read(stream, length), object_pairs_hook=_unique)
+        if not isinstance(header, dict):
+            raise ValueError("the header isn't an object")
+        metadata = _checked_metadata(header.pop("__metadata__", {}))
+        found = {key: _checked_tensor(key, entry, 8 + length) for key, entry in header.items()}
+    except (ValueError, RecursionError) as error:
+        raise fail(str(error)) from error
+    tensors = dict(sorted(found.items(), key=lambda item: (item[1].offset, item[1].size)))
+    end = 8 + length
+    for key, tensor in tensors.items():
+        if tensor.offset != end:
+            raise fail(f"{key} begins at byte {tensor.offset}, expected {end}")
+        end += tensor.size
+    if end != size:
+        raise fail(f"{size} bytes, expected {end}")
+    return SafetensorsHeader(tensors, metadata)
+
+
+def _read(stream: IO[bytes], length: int) -> bytes:
+    """Reads so many bytes, or fewer where the stream ends; it may be an unbuffered one."""
+    parts = []
+    while length and (part := stream.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice in the header")
+    return result
+
+
+def _checked_metadata(metadata: Any) -> Mapping[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("the metadata isn't an object of texts")
+    return metadata
+
+
+def _checked_tensor(name: str, entry: Any, data_offset: int) -> Tensor:
+    def naturals(x: Any) -> bool:
+        return isinstance(x, list) and all(type(n) is int and n >= 0 for n in x)
+
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name} isn't described by an object")
+    fields: list[Any] = [entry.get(key) for key in ("dtype", "shape", "data_offsets")]
+    code, shape, offsets = fields
+    if not isinstance(code, str) or not naturals(shape) or not naturals(offsets):
+        raise ValueError(f"{name} lacks a valid dtype, shape or data_offsets")
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{name} has data_offsets {offsets}")
+    size = offsets[1] - offsets[0]
+    # The format may get new dtypes: the size of a tensor of unknown dtype is left unchecked.
+    expected = math.prod(shape) * _BYTES.get(code, 0)
+    if code in _BYTES and size != expected:
+        raise ValueError(f"{name} has {size} bytes, expected {expected} for {code} {shape}")
+    return Tensor(code, tuple(shape), data_offset + offsets[0], size)
