@@ -194,7 +194,7 @@ def test_models(project, golden):
     assert "'decoder/extra'" in line
     path.write_bytes(path.read_bytes()[:-100])
     line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
-    assert "not a whole safetensors file" in line
+    assert "not a readable safetensors file" in line
 
 
 def test_vocabularies(project):

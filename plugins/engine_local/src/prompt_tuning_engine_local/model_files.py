@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.safetensors_header import Tensor, read_safetensors_header
 
 FILE_NAME = "model.safetensors"
 
@@ -53,32 +54,29 @@ def load(
       InputError: If the file is missing or corrupt, or a parameter is missing, unexpected, or of
         another shape or a dtype that is not floating; the message names it.
     """
-    import safetensors
-
     file = find(path)
     params = {}
+    digest = hashlib.sha256()
     try:
-        with safetensors.safe_open(file, framework="numpy") as tensors:
-            step = _step(tensors.metadata() or {}, file)
-            _check_names(file, tensors.keys(), shapes)
-            for name, expected in shapes.items():
-                piece = tensors.get_slice(name)
-                found = tuple(piece.get_shape())
-                if found != expected:
-                    raise InputError(
-                        f"model {file}: the parameter {name!r} has the shape {found}, and the "
-                        f"model described in gin has {expected}; is it a model of this size?"
-                    )
-                if piece.get_dtype() not in ("F16", "BF16", "F32", "F64"):
-                    raise InputError(
-                        f"model {file}: the parameter {name!r} has the dtype {piece.get_dtype()}, "
-                        "expected a floating one"
-                    )
-                array = np.asarray(tensors.get_tensor(name))
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            header = read_safetensors_header(stream, size, f"model {file}")
+            step = _step(header.metadata, file)
+            _check(file, header.tensors, shapes)
+            # The data follows the header without gaps: one pass is enough for the checksum, too.
+            header_size = stream.tell()
+            stream.seek(0)
+            digest.update(stream.read(header_size))
+            for name, tensor in header.tensors.items():
+                array = np.empty(tensor.shape, tensor.dtype)
+                data = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+                if stream.readinto(data) != tensor.size:
+                    raise InputError(f"model {file}: became shorter while it was read")
+                digest.update(data)
                 params[name] = place(array.astype(np.float32, copy=False))
-    except safetensors.SafetensorError as e:
-        raise InputError(f"model {file}: not a whole safetensors file: {e}") from None
-    return FrozenModel(params, file, step, _sha256(file))
+    except OSError as e:
+        raise InputError(f"model {file}: cannot be read: {e.strerror}") from None
+    return FrozenModel(params, file, step, digest.hexdigest())
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -98,19 +96,31 @@ def find(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _check_names(file: Path, found: list[str], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check(
+    file: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     missing = [name for name in expected if name not in found]
     if missing:
         raise InputError(
             f"model {file}: {len(missing)} parameters are missing, the first is {missing[0]!r}"
             f"{nearest(missing[0], found)}"
         )
-    unexpected = [name for name in found if name not in expected]
-    if unexpected:
-        raise InputError(
-            f"model {file}: {len(unexpected)} parameters are not of the model described in gin, "
-            f"the first is {unexpected[0]!r}; is it a model of this size?"
-        )
+    for name, tensor in found.items():
+        if name not in expected:
+            raise InputError(
+                f"model {file}: {len(found) - len(expected)} parameters are not of the model "
+                f"described in gin, the first is {name!r}; is it a model of this size?"
+            )
+        if tensor.shape != expected[name]:
+            raise InputError(
+                f"model {file}: the parameter {name!r} has the shape {tensor.shape}, and the "
+                f"model described in gin has {expected[name]}; is it a model of this size?"
+            )
+        if tensor.dtype is None:
+            raise InputError(
+                f"model {file}: the parameter {name!r} has the dtype {tensor.code}, "
+                "expected a floating one"
+            )
 
 
 def _step(metadata: Mapping[str, str], file: Path) -> int:
@@ -118,8 +128,3 @@ def _step(metadata: Mapping[str, str], file: Path) -> int:
     if not step.isdecimal():
         raise InputError(f"model {file}: the step in its metadata is {step!r}, expected a number")
     return int(step)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
