@@ -35,6 +35,7 @@ from prompt_tuning_demo.prefixes import WORDINGS, Wording
 from prompt_tuning_demo.recipe import EXTRA_IDS, Recipe
 from prompt_tuning_demo.vocabulary import EOS_ID, WordEncoder, make_vocabulary
 from prompt_tuning_engine_local import decoding, model_files
+from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.network import T5, T5Config
 
 VOCABULARY_FILE = "vocabulary.model"
@@ -252,8 +253,7 @@ def _cross_entropy(
         inputs,
         jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
         targets,
-        deterministic=False,
-        rngs={"dropout": dropout_rng},
+        Dropout(network.config.dropout_rate, dropout_rng),
     )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return jnp.mean(losses, where=targets > 0)

@@ -13,6 +13,14 @@ from prompt_tuning_core.errors import InputError
 T = TypeVar("T")
 
 
+def compiler_options() -> dict[str, str]:
+    """Returns XLA's options for the training step on JAX's default backend."""
+    if jax.default_backend() != "cpu":
+        return {}
+    # By default, what is computed again for the gradient is computed as early as can be, and kept.
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
 class Placement:
     """Places arrays on local devices of JAX's default backend.
 

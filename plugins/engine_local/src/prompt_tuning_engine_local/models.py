@@ -14,6 +14,7 @@ from flax import traverse_util
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule, overridden_points
 from prompt_tuning_engine_local import decoding, losses
+from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.network import T5, PromptFactory, T5Config
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
@@ -124,8 +125,7 @@ class EncoderDecoderModel:
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
-            deterministic=dropout_rng is None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            Dropout(self.config.dropout_rate, dropout_rng),
         )
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         loss, per_token = (

@@ -19,11 +19,12 @@ import numpy as np
 from flax import linen as nn
 
 from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_engine_local.dropout import NO_DROPOUT, Dropout
 
 PromptFactory = Callable[[], PromptModule]
 Cache = list[dict[str, jax.Array]]
 
-# Far below any attention logit, yet finite: a query without any key attends evenly.
+# Far below any attention logit, yet finite.
 _MASKED = -1e10
 
 
@@ -103,7 +104,6 @@ class Attention(nn.Module):
         self.key = Dense(joined, config.dtype)
         self.value = Dense(joined, config.dtype)
         self.out = Dense(config.emb_dim, config.dtype)
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values of `x` `[B, K, H]`: each `[B, K, heads, head width]`."""
@@ -114,9 +114,8 @@ class Attention(nn.Module):
         x: jax.Array,
         keys: jax.Array,
         values: jax.Array,
-        mask: jax.Array,
-        bias: jax.Array | None,
-        deterministic: bool,
+        bias: jax.Array,
+        dropout: Dropout,
     ) -> jax.Array:
         """Attends from `x` to given keys and values.
 
@@ -124,37 +123,38 @@ class Attention(nn.Module):
           x: `[B, Q, H]` queries.
           keys: `[B, K, heads, head width]`.
           values: `[B, K, heads, head width]`.
-          mask: bool, broadcastable to `[B, heads, Q, K]`.
-          bias: Added to the logits, broadcastable to `[B, heads, Q, K]`, or None.
-          deterministic: Whether dropout is off.
+          bias: Added to the logits, broadcastable to `[B, heads, Q, K]`; see `masked`.
+          dropout: Called at each place where T5X has dropout.
 
         Returns:
           `[B, Q, H]`.
         """
-        logits = jnp.einsum(
-            "bqhd,bkhd->bhqk",
-            self._split(self.query(x)),
-            keys,
-            preferred_element_type=jnp.float32,
-        )
-        if bias is not None:
-            logits = logits + bias
-        weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
-        weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+        queries = self._split(self.query(x))
+        batch, _, heads, _ = queries.shape
+        keep = dropout.mask(batch, heads, 1, keys.shape[1])
+
+        # Computed again for the gradient: what is quadratic in the length is not kept for it.
+        @jax.checkpoint
+        def mix(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+            logits = jnp.einsum(
+                "bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32
+            )
+            weights = jax.nn.softmax(logits + bias, axis=-1).astype(self.config.dtype)
+            return jnp.einsum("bhqk,bkhd->bqhd", dropout.apply(weights, keep), values)
+
+        mixed = mix(queries, keys, values)
         return self.out(mixed.reshape(*mixed.shape[:2], -1))
 
     def __call__(
         self,
         x: jax.Array,
         source: jax.Array,
-        mask: jax.Array,
-        bias: jax.Array | None,
-        deterministic: bool,
+        bias: jax.Array,
+        dropout: Dropout,
     ) -> jax.Array:
         """Attends from `x` `[B, Q, H]` to `source` `[B, K, H]`; see `attend`."""
         keys, values = self.keys_values(source)
-        return self.attend(x, keys, values, mask, bias, deterministic)
+        return self.attend(x, keys, values, bias, dropout)
 
     def _split(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
@@ -171,12 +171,13 @@ class GatedGeluMLP(nn.Module):
         self.wi_0 = Dense(config.mlp_dim, config.dtype)
         self.wi_1 = Dense(config.mlp_dim, config.dtype)
         self.wo = Dense(config.emb_dim, config.dtype)
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout: Dropout) -> jax.Array:
         """Maps `[B, S, H]` to the same shape."""
-        x = nn.gelu(self.wi_0(x)) * self.wi_1(x)
-        return self.wo(self.dropout(x, deterministic=deterministic))
+        # Computed again for the gradient, which takes less time than keeping what is within.
+        gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
+        x = gate(self.wi_0(x), self.wi_1(x))
+        return self.wo(dropout(x))
 
 
 class RelativePositionBias(nn.Module):
@@ -200,6 +201,14 @@ class RelativePositionBias(nn.Module):
             num_keys, self.bidirectional, config.relpos_buckets, config.relpos_max_distance
         )
         return jnp.take(embedding, jnp.asarray(buckets)[query_positions], axis=1)[None]
+
+
+def masked(bias: jax.Array | float, mask: jax.Array) -> jax.Array:
+    """Returns float32 `bias` of logits, so low where `mask` is False that nothing attends there.
+
+    A query whose keys are all masked attends to them evenly.
+    """
+    return jnp.where(mask, bias, _MASKED)
 
 
 @functools.lru_cache(maxsize=64)
@@ -243,19 +252,24 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(config)
         self.pre_mlp_layer_norm = RMSNorm(config.dtype)
         self.mlp = GatedGeluMLP(config)
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(
-        self, x: jax.Array, real: jax.Array, bias: jax.Array, deterministic: bool
+        self, x: jax.Array, real: jax.Array, bias: jax.Array, dropout: Dropout
     ) -> jax.Array:
-        """Maps `[B, S, H]` to the same shape; `real` `[B, S]` marks what is not padding."""
+        """Maps `[B, S, H]` to the same shape.
+
+        Args:
+          x: `[B, S, H]`.
+          real: bool `[B, S]`, which positions are not padding.
+          bias: Of the attention's logits, broadcastable to `[B, heads, S, S]`.
+          dropout: Called at each place where T5X has dropout.
+        """
         logit_mask = real[..., None].astype(x.dtype)
         y = logit_mask * self.pre_attention_layer_norm(x)
-        # Padded queries need no mask: what they yield is zeroed behind the last layer.
-        y = self.attention(y, y, real[:, None, None, :], bias, deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
-        y = self.mlp(logit_mask * self.pre_mlp_layer_norm(x), deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+        y = self.attention(y, y, bias, dropout)
+        x = x + dropout(y)
+        y = self.mlp(logit_mask * self.pre_mlp_layer_norm(x), dropout)
+        return x + dropout(y)
 
 
 class Encoder(nn.Module):
@@ -271,17 +285,16 @@ class Encoder(nn.Module):
         self.layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
         self.relpos_bias = RelativePositionBias(config, bidirectional=True)
         self.encoder_norm = RMSNorm(config.dtype)
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(
-        self, tokens: jax.Array, embedded: jax.Array, deterministic: bool
+        self, tokens: jax.Array, embedded: jax.Array, dropout: Dropout
     ) -> tuple[jax.Array, jax.Array]:
         """Encodes.
 
         Args:
           tokens: `[B, L]` int32, 0 where padded.
           embedded: `[B, L, H]`.
-          deterministic: Whether dropout is off.
+          dropout: Called at each place where T5X has dropout.
 
         Returns:
           The encoded sequence `[B, S, H]`, zero where padded, and which of its positions are
@@ -289,12 +302,13 @@ class Encoder(nn.Module):
         """
         real = self.prompt.input_mask(tokens)
         x = self.prompt.input(tokens, embedded)
-        x = self.dropout(x, deterministic=deterministic).astype(self.config.dtype)
+        x = dropout(x).astype(self.config.dtype)
         length = x.shape[1]
-        bias = self.relpos_bias(np.arange(length), length)
+        # Padded queries need no mask: what they yield is zeroed behind the last layer.
+        bias = masked(self.relpos_bias(np.arange(length), length), real[:, None, None, :])
         for layer in self.layers:
-            x = layer(x, real, bias, deterministic)
-        x = self.dropout(self.encoder_norm(x), deterministic=deterministic)
+            x = layer(x, real, bias, dropout)
+        x = dropout(self.encoder_norm(x))
         return x * real[..., None].astype(x.dtype), real
 
 
@@ -312,37 +326,34 @@ class DecoderLayer(nn.Module):
         self.encoder_decoder_attention = Attention(config)
         self.pre_mlp_layer_norm = RMSNorm(config.dtype)
         self.mlp = GatedGeluMLP(config)
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(
         self,
         x: jax.Array,
         encoded: jax.Array,
-        mask: jax.Array,
-        cross_mask: jax.Array,
         logit_mask: jax.Array,
         bias: jax.Array,
-        deterministic: bool,
+        cross_bias: jax.Array,
+        dropout: Dropout,
     ) -> jax.Array:
         """Maps `[B, T, H]` to the same shape.
 
         Args:
           x: `[B, T, H]`.
           encoded: `[B, S, H]`.
-          mask: bool `[B, 1, T, T]`.
-          cross_mask: bool `[B, 1, T, S]`.
           logit_mask: `[B, T, 1]`, multiplied with the input of each block.
-          bias: `[1, heads, T, T]`.
-          deterministic: Whether dropout is off.
+          bias: Of the logits of self-attention, `[B, heads, T, T]`.
+          cross_bias: Of the logits of the attention to `encoded`, `[B, 1, T, S]`.
+          dropout: Called at each place where T5X has dropout.
         """
         y = logit_mask * self.pre_self_attention_layer_norm(x)
-        y = self.self_attention(y, y, mask, bias, deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.self_attention(y, y, bias, dropout)
+        x = x + dropout(y)
         y = logit_mask * self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention(y, encoded, cross_mask, None, deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
-        y = self.mlp(logit_mask * self.pre_mlp_layer_norm(x), deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+        y = self.encoder_decoder_attention(y, encoded, cross_bias, dropout)
+        x = x + dropout(y)
+        y = self.mlp(logit_mask * self.pre_mlp_layer_norm(x), dropout)
+        return x + dropout(y)
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> dict[str, jax.Array]:
         """Returns the keys and values that `step` reads: all of `encoded`, none yet of targets."""
@@ -363,21 +374,20 @@ class DecoderLayer(nn.Module):
         x: jax.Array,
         cache: dict[str, jax.Array],
         position: jax.Array,
-        cross_mask: jax.Array,
         bias: jax.Array,
+        cross_bias: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Maps one position `[B, 1, H]`; returns the same shape and the cache with it added."""
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_values(y)
         keys = jax.lax.dynamic_update_slice_in_dim(cache["keys"], key, position, axis=1)
         values = jax.lax.dynamic_update_slice_in_dim(cache["values"], value, position, axis=1)
-        seen = (jnp.arange(keys.shape[1]) <= position)[None, None, None, :]
-        x = x + self.self_attention.attend(y, keys, values, seen, bias, deterministic=True)
+        x = x + self.self_attention.attend(y, keys, values, bias, NO_DROPOUT)
         y = self.pre_cross_attention_layer_norm(x)
         x = x + self.encoder_decoder_attention.attend(
-            y, cache["cross_keys"], cache["cross_values"], cross_mask, None, deterministic=True
+            y, cache["cross_keys"], cache["cross_values"], cross_bias, NO_DROPOUT
         )
-        x = x + self.mlp(self.pre_mlp_layer_norm(x), deterministic=True)
+        x = x + self.mlp(self.pre_mlp_layer_norm(x), NO_DROPOUT)
         return x, {**cache, "keys": keys, "values": values}
 
 
@@ -393,7 +403,6 @@ class Decoder(nn.Module):
         self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         self.decoder_norm = RMSNorm(config.dtype)
         self.logits_dense = Dense(config.num_embeddings, "float32")
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(
         self,
@@ -402,30 +411,22 @@ class Decoder(nn.Module):
         target_tokens: jax.Array,
         encoded: jax.Array,
         real: jax.Array,
-        deterministic: bool,
+        dropout: Dropout,
     ) -> jax.Array:
         """Returns float32 logits `[B, T, V]`; arguments as in `T5.decode`."""
         length = input_tokens.shape[1]
         target = target_tokens > 0
         causal = jnp.asarray(np.tril(np.ones((length, length), bool)))
         mask = causal & (target[:, None, :, None] & target[:, None, None, :])
-        cross_mask = target[:, None, :, None] & real[:, None, None, :]
+        bias = masked(self.relpos_bias(np.arange(length), length), mask)
+        cross_bias = masked(0.0, target[:, None, :, None] & real[:, None, None, :])
         # The start token has padding's id, so a position counts when it or the next holds a token.
         is_token = input_tokens > 0
         logit_mask = is_token | jnp.pad(is_token[:, 1:], ((0, 0), (0, 1)))
-        x = self.dropout(embedded, deterministic=deterministic).astype(self.config.dtype)
-        bias = self.relpos_bias(np.arange(length), length)
+        x = dropout(embedded).astype(self.config.dtype)
         for layer in self.layers:
-            x = layer(
-                x,
-                encoded,
-                mask,
-                cross_mask,
-                logit_mask[..., None].astype(x.dtype),
-                bias,
-                deterministic,
-            )
-        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
+            x = layer(x, encoded, logit_mask[..., None].astype(x.dtype), bias, cross_bias, dropout)
+        x = dropout(self.decoder_norm(x))
         return self.logits_dense(logit_mask[..., None].astype(x.dtype) * x)
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
@@ -437,10 +438,14 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """See `T5.decode_step`."""
         x = embedded.astype(self.config.dtype)
-        bias = self.relpos_bias(position[None], cache[0]["keys"].shape[1])
+        max_length = cache[0]["keys"].shape[1]
+        bias = masked(
+            self.relpos_bias(position[None], max_length), jnp.arange(max_length) <= position
+        )
+        cross_bias = masked(0.0, real[:, None, None, :])
         new_cache = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer.step(x, layer_cache, position, real[:, None, None, :], bias)
+            x, layer_cache = layer.step(x, layer_cache, position, bias, cross_bias)
             new_cache.append(layer_cache)
         return self.logits_dense(self.decoder_norm(x)), new_cache
 
@@ -474,16 +479,14 @@ class T5(nn.Module):
         encoder_input_tokens: jax.Array,
         decoder_input_tokens: jax.Array,
         decoder_target_tokens: jax.Array,
-        deterministic: bool = True,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Returns float32 logits `[B, T, V]`; arguments as in `encode` and `decode`."""
-        encoded, real = self.encode(encoder_input_tokens, deterministic)
-        return self.decode(
-            encoded, real, decoder_input_tokens, decoder_target_tokens, deterministic
-        )
+        encoded, real = self.encode(encoder_input_tokens, dropout)
+        return self.decode(encoded, real, decoder_input_tokens, decoder_target_tokens, dropout)
 
     def encode(
-        self, encoder_input_tokens: jax.Array, deterministic: bool = True
+        self, encoder_input_tokens: jax.Array, dropout: Dropout = NO_DROPOUT
     ) -> tuple[jax.Array, jax.Array]:
         """Encodes `[B, L]` int32 tokens.
 
@@ -492,7 +495,7 @@ class T5(nn.Module):
           real, `[B, S]` bool.
         """
         embedded = self.token_embedder(encoder_input_tokens)
-        return self.encoder(encoder_input_tokens, embedded, deterministic)
+        return self.encoder(encoder_input_tokens, embedded, dropout)
 
     def decode(
         self,
@@ -500,7 +503,7 @@ class T5(nn.Module):
         real: jax.Array,
         decoder_input_tokens: jax.Array,
         decoder_target_tokens: jax.Array,
-        deterministic: bool = True,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Decodes with teacher forcing.
 
@@ -509,14 +512,14 @@ class T5(nn.Module):
           real: `[B, S]` from `encode`.
           decoder_input_tokens: `[B, T]` int32, the targets shifted right, beginning with 0.
           decoder_target_tokens: `[B, T]` int32, 0 where padded; for the masks.
-          deterministic: Whether dropout is off.
+          dropout: Called at each place where T5X has dropout.
 
         Returns:
           float32 logits `[B, T, V]`.
         """
         embedded = self.token_embedder(decoder_input_tokens)
         return self.decoder(
-            embedded, decoder_input_tokens, decoder_target_tokens, encoded, real, deterministic
+            embedded, decoder_input_tokens, decoder_target_tokens, encoded, real, dropout
         )
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:

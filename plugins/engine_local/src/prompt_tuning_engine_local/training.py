@@ -22,6 +22,7 @@ from prompt_tuning_core.tasks import Task
 from prompt_tuning_engine_local import (
     checkpoints,
     data,
+    devices,
     interruptions,
     model_files,
     models,
@@ -428,7 +429,7 @@ def make_step(
         prompt = optax.apply_updates(prompt, updates)
         return prompt, state, {"loss": loss, reporting.LOSS: per_token}
 
-    return jax.jit(step_fn, donate_argnums=(0, 1))
+    return jax.jit(step_fn, donate_argnums=(0, 1), compiler_options=devices.compiler_options())
 
 
 def _usable_directory(model_dir: str) -> Path:
