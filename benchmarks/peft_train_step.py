@@ -1,63 +1,44 @@
-"""The same training step in PEFT, for `train_step.py --peer`; needs torch, transformers and peft.
+"""The same training step in PEFT, for `train_step.py --peer`; see `peft_t5.py` for what it needs.
 
-In an environment of its own, since none of these is a dependency of this project:
-
-    python -m venv peft-env && peft-env/bin/pip install torch transformers peft
-    python benchmarks/train_step.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
+python benchmarks/train_step.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import tempfile
 import time
 from pathlib import Path
 
-
-def since_start() -> float:
-    """Returns the seconds since this process was started, its imports included."""
-    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    return uptime - ticks / os.sysconf("SC_CLK_TCK")
+import peft_t5
+import processes
+import shapes
 
 
 def main() -> None:
-    """Takes steps of a T5 1.1 small and prints one line of JSON."""
+    """Takes steps and prints one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    shapes.add_shape_flags(parser)
+    shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
+    peft_t5.add_weights_flag(parser)
     arguments = parser.parse_args()
+    if arguments.make_weights:
+        peft_t5.make_weights(arguments)
+        return
 
+    # What a training script imports, before anything is built.
     import torch
-    from peft import PromptTuningConfig, get_peft_model
-    from transformers import T5Config, T5ForConditionalGeneration
+    from peft import get_peft_model  # noqa: F401
+    from transformers import T5ForConditionalGeneration  # noqa: F401
     from transformers.optimization import Adafactor
 
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=32128,
-        d_model=512,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=8,
-        num_decoder_layers=8,
-        num_heads=6,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-        dropout_rate=0.1,
-    )
-    model = get_peft_model(
-        T5ForConditionalGeneration(config),
-        # One submodule: by default PEFT doubles the prompt of an encoder-decoder model.
-        PromptTuningConfig(
-            task_type="SEQ_2_SEQ_LM", num_virtual_tokens=100, num_transformer_submodules=1
-        ),
-    )
+    imported = processes.since_start()
+    model, device = peft_t5.load(arguments)
     model.train()
+    loaded = processes.since_start()
     optimizer = Adafactor(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=0.3,
@@ -66,22 +47,24 @@ def main() -> None:
         warmup_init=False,
         weight_decay=1e-5,
     )
+    ids = (shapes.FIRST_ID, shapes.LAST_ID)
     seconds = []
     startup = loss = 0.0
     for step in range(arguments.warmup + arguments.steps):
-        inputs = torch.randint(3, 32000, (8, 128))
-        targets = torch.randint(3, 32000, (8, 8))
+        inputs = torch.randint(*ids, (arguments.batch, arguments.input_length))
+        targets = torch.randint(*ids, (arguments.batch, arguments.target_length))
         begin = time.perf_counter()
+        inputs, targets = inputs.to(device), targets.to(device)
         result = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=targets)
         result.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss = result.loss.item()
         if step == 0:
-            startup = since_start()
+            startup = processes.since_start()
         if step >= arguments.warmup:
             seconds.append(time.perf_counter() - begin)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = processes.peak_rss_mb()
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         model.save_pretrained(folder)
@@ -92,11 +75,14 @@ def main() -> None:
             {
                 "impl": "peft",
                 "step_s": [round(value, 4) for value in seconds],
+                "imported_s": round(imported, 2),
+                "loaded_s": round(loaded, 2),
                 "startup_s": round(startup, 2),
-                "peak_rss_mb": round(peak, 1),
+                "peak_rss_mb": peak,
                 "save_s": round(save, 4),
                 "save_bytes": size,
                 "loss": round(loss, 4),
+                **peft_t5.facts(device),
             }
         )
     )

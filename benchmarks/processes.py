@@ -1,0 +1,72 @@
+"""Processes that measure: what each knows of itself, and several run in turn.
+
+Only the standard library, since peers run in environments of their own. A process that measures
+prints its figures as one line of JSON, its last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def since_start() -> float:
+    """Returns the seconds since this process was started, its imports included (Linux)."""
+    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_rss_mb() -> float:
+    """Returns the most memory this process has had resident so far, in MB (2**20 bytes)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of the things that are compared: a command that measures, and what it is run with.
+
+    Attributes:
+      command: Prints the figures.
+      environment: Variables to set; None removes one.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+
+    def run(self) -> dict[str, Any]:
+        """Runs the command and returns its figures, with the load of the machine before it."""
+        load = os.getloadavg()[0]
+        environment = {**os.environ, **self.environment}
+        printed = subprocess.run(
+            self.command,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={name: value for name, value in environment.items() if value is not None},
+        ).stdout
+        return {**json.loads(printed.splitlines()[-1]), "load_before": round(load, 2)}
+
+
+def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Runs every side once a round, so that all meet the same machine; returns all figures."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            found[name].append(side.run())
+    return found
+
+
+def compilation_cache(folder: str | os.PathLike[str]) -> dict[str, str | None]:
+    """Returns the environment in which the local engine keeps compiled programs below `folder`."""
+    return {
+        "XDG_CACHE_HOME": str(folder),
+        "JAX_COMPILATION_CACHE_DIR": None,
+        "JAX_ENABLE_COMPILATION_CACHE": None,
+    }

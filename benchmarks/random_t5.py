@@ -1,0 +1,97 @@
+"""A T5 1.1 of a given size with random weights, as the local engine knows it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from prompt_tuning_engine_local.model_files import FILE_NAME
+from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.network import T5Config
+from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_prompt_basic import PromptBasic
+from shapes import FIRST_ID, HEAD_DIM, LAST_ID, NUM_EMBEDDINGS, SIZES
+
+
+class NoVocabulary(SentencePieceVocabulary):
+    """Ids without texts.
+
+    Args:
+      eos_id: The id that ends a sequence; -1 for none, so that decoding never ends early.
+    """
+
+    def __init__(self, eos_id: int = 1) -> None:
+        super().__init__("no vocabulary", 0)
+        self._eos_id = eos_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return NUM_EMBEDDINGS
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a sequence."""
+        return self._eos_id
+
+
+def make(
+    arguments: argparse.Namespace, vocabulary: SentencePieceVocabulary | None = None
+) -> EncoderDecoderModel:
+    """Returns the model that the flags of `shapes.add_shape_flags` describe, without weights."""
+    size = SIZES[arguments.size]
+    return EncoderDecoderModel(
+        T5Config(
+            num_embeddings=NUM_EMBEDDINGS,
+            emb_dim=size.emb_dim,
+            num_heads=size.num_heads,
+            head_dim=HEAD_DIM,
+            mlp_dim=size.mlp_dim,
+            num_encoder_layers=size.num_layers,
+            num_decoder_layers=size.num_layers,
+            dropout_rate=arguments.dropout,
+            dtype=arguments.dtype,
+        ),
+        vocabulary or NoVocabulary(),
+        lambda: PromptBasic(
+            length=arguments.prompt_length, prompt_init=jax.nn.initializers.uniform(0.5)
+        ),
+    )
+
+
+def write(arguments: argparse.Namespace, folder: str | os.PathLike[str]) -> Path:
+    """Writes a model file with random weights for the model of `arguments`; returns its path."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[0]))
+        if len(shape) > 1
+        else np.ones(shape, np.float32)
+        for name, shape in make(arguments).frozen_shapes.items()
+    }
+    path = Path(folder) / FILE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path)
+    return path
+
+
+def batch(rng: np.random.Generator, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns a training batch of random ids without padding; see `data.make_batch`."""
+    inputs = rng.integers(
+        FIRST_ID, LAST_ID, (arguments.batch, arguments.input_length), dtype=np.int32
+    )
+    targets = rng.integers(
+        FIRST_ID, LAST_ID, (arguments.batch, arguments.target_length), dtype=np.int32
+    )
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": np.ones(targets.shape, np.float32),
+    }

@@ -1,0 +1,68 @@
+"""The loop of `training.train` with what is measured in it, and nothing else.
+
+Batches are placed and metrics fetched as there; there is no evaluation, no report and no hook.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import jax
+
+from prompt_tuning_engine_local import data, model_files, optimizers, training
+from prompt_tuning_engine_local.checkpoints import TrainingState
+from prompt_tuning_engine_local.devices import Placement
+from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+
+
+class TrainingLoop:
+    """A prompt in training on one device, with the paper's Adafactor.
+
+    Args:
+      model: The model.
+      weights: Its model file.
+    """
+
+    def __init__(self, model: EncoderDecoderModel, weights: str | os.PathLike[str]) -> None:
+        self._placement = Placement(1)
+        self._frozen = model_files.load(
+            weights, model.frozen_shapes, self._placement.everywhere
+        ).params
+        init_rng, self._dropout_rng = jax.random.split(jax.random.key(0))
+        optimizer = optimizers.adafactor()
+        self.prompt: Params = model.init_prompt(init_rng)
+        self._optimizer = self._placement.everywhere(optimizer.init(self.prompt))
+        self.prompt = self._placement.everywhere(self.prompt)
+        self._step_fn = training.make_step(model, optimizer)
+        self._taken = 0
+        self.loss = float("nan")
+
+    def step(self, batch: data.Batch) -> float:
+        """Takes a step and returns how many seconds it took."""
+        begin = time.perf_counter()
+        self._taken += 1
+        self.prompt, self._optimizer, metrics = self._step_fn(
+            self.prompt,
+            self._optimizer,
+            self._frozen,
+            self._placement.split(batch),
+            self._dropout_rng,
+            self._taken,
+        )
+        values = {name: float(value) for name, value in metrics.items()}
+        self.loss = values["loss"]
+        return time.perf_counter() - begin
+
+    def state(self, notes: dict[str, Any]) -> TrainingState:
+        """Returns what a save would hold now."""
+        return TrainingState(self._taken, self.prompt, self._optimizer, notes)
+
+
+def device_facts() -> dict[str, Any]:
+    """Returns the device's name, and the most of its own memory in use so far where it says."""
+    device = jax.devices()[0]
+    facts: dict[str, Any] = {"device": device.device_kind, "platform": device.platform}
+    used = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return facts if used is None else {**facts, "peak_device_mb": round(used / 2**20, 1)}
