@@ -1,0 +1,117 @@
+"""How step time and peak memory grow with the prompt, the input, the batch and the model.
+
+Around one reference point, T5 1.1 small with a prompt of 100, 128 input tokens and a batch of 8,
+one thing varies at a time. Each point is a process of `train_step.py`, since the peak of memory is
+a process's, with an empty compilation cache.
+
+    python benchmarks/scaling.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import flop
+import processes
+import results
+import shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is measured."""
+
+    size: str
+    prompt_length: int
+    input_length: int
+    batch: int
+
+
+def points(reference: Point, varied: dict[str, list[Any]]) -> list[Point]:
+    """Returns the reference and, for each value of each field, a point that differs in it alone."""
+    found = [reference]
+    for field, values in varied.items():
+        found += [dataclasses.replace(reference, **{field: value}) for value in values]
+    return list(dict.fromkeys(found))
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=shapes.SIZES, default="small", help="of the reference")
+    parser.add_argument("--sizes", nargs="*", choices=shapes.SIZES, default=["small", "base"])
+    parser.add_argument("--prompt-lengths", nargs="*", type=int, default=[1, 20, 100, 200])
+    parser.add_argument("--input-lengths", nargs="*", type=int, default=[64, 128, 256, 512])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of a process")
+    results.add_output_flag(parser, "scaling")
+    arguments = parser.parse_args()
+
+    import random_t5
+
+    reference = Point(arguments.size, prompt_length=100, input_length=128, batch=8)
+    varied = {
+        "prompt_length": arguments.prompt_lengths,
+        "input_length": arguments.input_lengths,
+        "batch": arguments.batches,
+        "size": arguments.sizes,
+    }
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, point in enumerate(points(reference, varied)):
+            flags = argparse.Namespace(
+                **dataclasses.asdict(point), dtype=arguments.dtype, dropout=arguments.dropout,
+                steps=arguments.steps, warmup=1, saves=0,
+            )  # fmt: skip
+            weights = Path(folder, point.size)
+            if not weights.exists():
+                random_t5.write(flags, weights)
+            script = str(Path(__file__).with_name("train_step.py"))
+            side = processes.Side(
+                [sys.executable, script, "--one", *shapes.flags(flags), f"--weights={weights}"],
+                processes.compilation_cache(Path(folder, f"cache_{number}")),
+            )
+            found.append({**dataclasses.asdict(point), **side.run()})
+            print(".", end="", flush=True, file=sys.stderr)
+    print(file=sys.stderr)
+    for point, run in zip(points(reference, varied), found, strict=True):
+        run["median_step_s"] = round(statistics.median(run["step_s"]), 4)
+        run["gflop"] = round(
+            flop.training_step(
+                shapes.SIZES[point.size], point.batch, point.input_length, point.prompt_length, 8
+            )
+            / 1e9,
+            1,
+        )
+        for name in ("median_step_s", "peak_rss_mb"):
+            run[f"{name}_over_reference"] = round(run[name] / found[0][name], 3)
+    results.write(arguments, {"runs": found})
+    print(
+        results.table(
+            ["size", "P", "input", "batch", "GFLOP", "step s", "ratio", "peak MB", "ratio"],
+            [
+                [
+                    run["size"],
+                    *(str(run[name]) for name in ("prompt_length", "input_length", "batch")),
+                    f"{run['gflop']:.0f}",
+                    f"{run['median_step_s']:.3f}",
+                    f"{run['median_step_s_over_reference']:.2f}",
+                    f"{run.get('peak_device_mb', run['peak_rss_mb']):.0f}",
+                    f"{run['peak_rss_mb_over_reference']:.2f}",
+                ]
+                for run in found
+            ],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
