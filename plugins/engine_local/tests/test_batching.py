@@ -140,11 +140,14 @@ def test_mixtures_draw_at_their_rates_and_keep_each_tasks_epochs(sizes, data, ba
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_padded_lengths_are_few_and_reach_the_feature_length(inputs, targets):
     padded = PaddedLengths.of(inputs, targets)
-    for lengths, most, count in ((padded.inputs, inputs, 9), (padded.targets, targets, 3)):
+    for lengths, most, count, multiple in (
+        (padded.inputs, inputs, 9, 8),
+        (padded.targets, targets, 3, 4),
+    ):
         assert lengths[-1] == most
         assert len(lengths) <= count
         assert list(lengths) == sorted(set(lengths))
-        assert all(length % 8 == 0 for length in lengths[:-1])
+        assert all(length % multiple == 0 for length in lengths[:-1])
     assert PaddedLengths.of(inputs, targets, bucketing=False) == PaddedLengths(
         (inputs,), (targets,)
     )
@@ -174,3 +177,11 @@ def test_examples_of_one_group_are_padded_alike(lengths):
 )
 def test_padded_lengths_of_usual_feature_lengths(feature_length, lengths):
     assert PaddedLengths.of(feature_length, 8).inputs == lengths
+
+
+@pytest.mark.parametrize(
+    ("feature_length", "lengths"),
+    [(3, (3,)), (4, (4,)), (8, (4, 8)), (16, (4, 8, 16)), (62, (16, 32, 62))],
+)
+def test_padded_lengths_of_usual_target_lengths(feature_length, lengths):
+    assert PaddedLengths.of(128, feature_length).targets == lengths

@@ -19,11 +19,18 @@ _WINDOW = 64
 _RATE_UNITS = 2**16
 """Mixture rates are rounded to multiples of 1 / 2**16."""
 
-_SIXTEENTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+_INPUT_SIXTEENTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 """The padded lengths of inputs, in sixteenths of the most: finer where texts are short."""
 
-_SHORTEST = 16
-"""No shorter padded lengths: more compiled shapes would cost more than they save."""
+_TARGET_SIXTEENTHS = (4, 8, 16)
+"""The same of targets: few, since each is compiled with each length of inputs."""
+
+_SHORTEST_INPUTS = 16
+"""No shorter padded inputs: more compiled shapes would cost more than they save."""
+
+_SHORTEST_TARGETS = 4
+"""No shorter padded targets. A label has two or three ids, and a target position costs more than an
+input position: it has logits besides."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +60,10 @@ class PaddedLengths:
         if not bucketing:
             return cls((inputs,), (targets,))
         return cls(
-            _multiples(inputs, _SIXTEENTHS), _multiples(targets, (4, 8) if target_bucketing else ())
+            _lengths(inputs, _INPUT_SIXTEENTHS, _SHORTEST_INPUTS, multiple=8),
+            _lengths(targets, _TARGET_SIXTEENTHS, _SHORTEST_TARGETS, multiple=4)
+            if target_bucketing
+            else (targets,),
         )
 
     def groups(self, inputs: Sequence[int], targets: Sequence[int]) -> np.ndarray:
@@ -204,10 +214,10 @@ def permutation(size: int, seed: int, *key: int) -> np.ndarray:
     return np.argsort(bits, kind="stable")
 
 
-def _multiples(most: int, sixteenths: Sequence[int]) -> tuple[int, ...]:
-    """Returns `most` and shorter lengths, each a multiple of 8, which compiled code likes."""
-    shorter = {math.ceil(most * n / 128) * 8 for n in sixteenths}
-    return tuple(sorted({n for n in shorter if _SHORTEST <= n < most} | {most}))
+def _lengths(most: int, sixteenths: Sequence[int], shortest: int, multiple: int) -> tuple[int, ...]:
+    """Returns `most` and shorter lengths, multiples of what compiled code likes."""
+    shorter = {math.ceil(most * n / 16 / multiple) * multiple for n in sixteenths}
+    return tuple(sorted({n for n in shorter if shortest <= n < most} | {most}))
 
 
 def _whole_numbers(rates: Sequence[float]) -> np.ndarray:
