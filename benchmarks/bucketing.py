@@ -103,18 +103,19 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
 
 def _warm(loop: TrainingLoop, batches: Iterator[data.Batch], setting: Setting) -> dict[str, Any]:
     """Takes a step of each shape; returns what the batches consist of."""
-    lengths: collections.Counter[int] = collections.Counter()
+    found: collections.Counter[tuple[int, int]] = collections.Counter()
     real = positions = rows = 0
     for batch in batches:
-        inputs = batch["encoder_input_tokens"]
-        if inputs.shape[1] not in lengths:
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        lengths = inputs.shape[1], targets.shape[1]
+        if lengths not in found:
             loop.step(batch)
-        lengths[inputs.shape[1]] += 1
+        found[lengths] += 1
         real += int(np.count_nonzero(inputs))
         positions += inputs.size
         rows += len(inputs)
     return {
-        "batches_by_input_length": dict(sorted(lengths.items())),
+        "batches_by_lengths": {f"{i} + {t}": count for (i, t), count in sorted(found.items())},
         "padded_share_of_inputs": round(1 - real / positions, 4),
         "padded_share_of_encoder": round(
             (positions - real) / (positions + rows * setting.prompt_length), 4

@@ -1,0 +1,64 @@
+"""The benchmarks run; what they measure is in benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of benchmarks/ by its bare name, as the scripts import each other."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def test_the_floating_point_operations_of_a_step_are_those_that_xla_counts(script):
+    small = script("shapes").SIZES["small"]
+    # XLA's own count, of the compiled step at the shape of T5 1.1 small, elementwise work included.
+    assert script("flop").training_step(small, 8, 128, 100, 8) == pytest.approx(187.55e9, rel=0.01)
+
+
+def test_scaling_varies_one_thing_at_a_time(script):
+    scaling = script("scaling")
+    reference = scaling.Point("small", 100, 128, 8)
+    found = scaling.points(reference, {"batch": [1, 8], "prompt_length": [20]})
+    assert found == [
+        reference,
+        scaling.Point("small", 100, 128, 1),
+        scaling.Point("small", 20, 128, 8),
+    ]
+
+
+def test_saving_measures_saves_and_writes_them_with_machine_and_versions(
+    script, monkeypatch, tmp_path
+):
+    output = tmp_path / "saving.json"
+    flags = ["--size=tiny", "--batch=1", "--input-length=8", "--saves=2", f"--output={output}"]
+    monkeypatch.setattr(sys, "argv", ["saving.py", *flags])
+    script("saving").main()
+    report = json.loads(output.read_text())
+    assert {"date", "machine", "versions", "load_average_after"} <= set(report)
+    assert len(report["runs"]["blocked_s"]) == 2
+    # A prompt of 100 and a width of 16, once as the prompt file and once in the state.
+    assert report["summary"]["bytes"] > 2 * 100 * 16 * 4
+
+
+def test_decoding_measures_each_batch_size(script, tmp_path):
+    arguments = argparse.Namespace(
+        size="tiny", prompt_length=4, dropout=0.1, dtype="bfloat16", batches="1,2", input_length=8,
+        generated=5, repeats=1,
+    )  # fmt: skip
+    arguments.weights = script("random_t5").write(arguments, tmp_path)
+    found = script("decoding").measure(arguments)["batches"]
+    assert {batch: figures["tokens"] for batch, figures in found.items()} == {1: 5, 2: 10}
+    assert all(
+        len(figures["whole_s"]) == len(figures["first_s"]) == 1 for figures in found.values()
+    )
