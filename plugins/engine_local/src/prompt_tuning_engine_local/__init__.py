@@ -73,4 +73,4 @@ def _keep_what_is_compiled() -> None:
         return  # A home that cannot be written to: then each start compiles.
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

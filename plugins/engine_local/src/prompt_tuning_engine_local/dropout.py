@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MASKS_A_DRAWING = 64
+_MASKS_A_DRAWING = 128
+_ROW = 128
 
 
 class Dropout:
@@ -25,8 +26,9 @@ class Dropout:
     def __init__(self, rate: float = 0.0, key: jax.Array | None = None) -> None:
         self._rate = rate
         self._key = key
-        self._unused: dict[int, tuple[jax.Array, int]] = {}
+        self._drawn: jax.Array | None = None
         self._drawings = 0
+        self._taken = 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `[…, positions, width]` with entries zeroed, in its shape and dtype."""
@@ -37,8 +39,9 @@ class Dropout:
         """Returns which entries to keep, bool of the shape; None for all."""
         if self._key is None or not self._rate:
             return None
-        bits = self._rows(self._key, math.prod(shape[:-1]), shape[-1])
-        return bits.reshape(shape) >= jnp.uint32(self._rate * 2**32)
+        size = math.prod(shape)
+        bits = self._rows(self._key, math.ceil(size / _ROW)).reshape(-1)[:size].reshape(shape)
+        return bits >= jnp.uint32(self._rate * 2**32)
 
     def apply(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Returns `x` with the entries zeroed that `mask`, broadcastable to it, does not keep."""
@@ -46,21 +49,21 @@ class Dropout:
             return x
         return jnp.where(mask, x / (1.0 - self._rate), jnp.zeros((), x.dtype))
 
-    def _rows(self, key: jax.Array, count: int, width: int) -> jax.Array:
-        """Returns uint32 `[count, width]` of bits that nothing else has taken.
+    def _rows(self, key: jax.Array, count: int) -> jax.Array:
+        """Returns uint32 `[count, _ROW]` of bits that nothing else has taken.
 
         A drawing for each place would take longer to compile than all the rest of a training step.
         Nor are the rows sliced off: the offset would be a part of the program that uses them, and
         XLA compiles equal programs, such as those of a network's layers, only once.
         """
-        bits, first = self._unused.get(width, (None, 0))
-        if bits is None or len(bits) < first + count:
+        if self._drawn is None or len(self._drawn) < self._taken + count:
             drawing_key = jax.random.fold_in(key, self._drawings)
-            bits = jax.random.bits(drawing_key, (_MASKS_A_DRAWING * count, width), jnp.uint32)
-            first = 0
+            shape = (_MASKS_A_DRAWING * count, _ROW)
+            self._drawn = jax.random.bits(drawing_key, shape, jnp.uint32)
             self._drawings += 1
-        self._unused[width] = (bits, first + count)
-        return bits.at[np.arange(first, first + count)].get(mode="promise_in_bounds")
+            self._taken = 0
+        first, self._taken = self._taken, self._taken + count
+        return self._drawn.at[np.arange(first, self._taken)].get(mode="promise_in_bounds")
 
 
 NO_DROPOUT = Dropout()

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,13 @@ def load(
     params = {}
     digest = hashlib.sha256()
     try:
-        with file.open("rb") as stream:
+        with file.open("rb") as stream, ThreadPoolExecutor(max_workers=1) as aside:
             size = os.fstat(stream.fileno()).st_size
             header = read_safetensors_header(stream, size, f"model {file}")
             step = _step(header.metadata, file)
             _check(file, header.tensors, shapes)
-            # The data follows the header without gaps: one pass is enough for the checksum, too.
+            # The data follows the header without gaps: one pass is enough for the checksum, too,
+            # which is computed while the next tensors are read.
             header_size = stream.tell()
             stream.seek(0)
             digest.update(stream.read(header_size))
@@ -72,7 +74,7 @@ def load(
                 data = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
                 if stream.readinto(data) != tensor.size:
                     raise InputError(f"model {file}: became shorter while it was read")
-                digest.update(data)
+                aside.submit(digest.update, data)
                 params[name] = place(array.astype(np.float32, copy=False))
     except OSError as e:
         raise InputError(f"model {file}: cannot be read: {e.strerror}") from None
