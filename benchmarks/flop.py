@@ -2,53 +2,99 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import time
 
 from shapes import HEAD_DIM, NUM_EMBEDDINGS, Size
 
 
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A product `[m, k] x [k, n]`, `batch` of them at once, that a step has `count` times."""
+
+    m: int
+    k: int
+    n: int
+    count: int
+    batch: int = 1
+
+    @property
+    def flop(self) -> int:
+        """Of all of them; a multiplication and an addition are two."""
+        return 2 * self.m * self.k * self.n * self.batch * self.count
+
+
+def products(
+    size: Size, batch: int, input_length: int, prompt_length: int, target_length: int
+) -> list[Product]:
+    """Lists the matrix products of one step that trains the prompt only.
+
+    These are those that the mathematics asks for, whoever computes them: forward, every product
+    once; backward, once more for the gradient of the activations, and of the two products of
+    attention for both operands. Frozen weights have no gradient, looked up embeddings need no
+    product.
+    """
+    width, inner, layers = size.emb_dim, size.num_heads * HEAD_DIM, size.num_layers
+    encoder, decoder = input_length + prompt_length, target_length
+    counts: dict[tuple[int, int, int, int], int] = collections.Counter()
+
+    def weights(rows: int, inputs: int, outputs: int, count: int) -> None:
+        counts[batch * rows, inputs, outputs, 1] += count
+        counts[batch * rows, outputs, inputs, 1] += count
+
+    def attention(queries: int, keys: int) -> None:
+        heads = batch * size.num_heads
+        # The logits and the mix of the values, and two gradients of each.
+        counts[queries, HEAD_DIM, keys, heads] += 2 * layers
+        counts[queries, keys, HEAD_DIM, heads] += 2 * layers
+        counts[keys, queries, HEAD_DIM, heads] += 2 * layers
+
+    # The keys and values that the decoder attends to are made of the encoder's rows.
+    for rows, into_heads, out_of_heads in ((encoder, 5, 1), (decoder, 4, 2)):
+        weights(rows, width, inner, into_heads * layers)
+        weights(rows, inner, width, out_of_heads * layers)
+        weights(rows, width, size.mlp_dim, 2 * layers)
+        weights(rows, size.mlp_dim, width, layers)
+    weights(decoder, width, NUM_EMBEDDINGS, 1)
+    attention(encoder, encoder)
+    attention(decoder, decoder)
+    attention(decoder, encoder)
+    return [Product(m, k, n, count, heads) for (m, k, n, heads), count in counts.items()]
+
+
 def training_step(
     size: Size, batch: int, input_length: int, prompt_length: int, target_length: int
 ) -> int:
-    """Counts the matrix products of one step that trains the prompt only.
-
-    Counted is what the mathematics asks for, whoever computes it, a multiplication and an addition
-    as two: forward, every product once; backward, once more for the gradient of the activations,
-    and of the two products of attention for both operands. Frozen weights have no gradient, looked
-    up embeddings need no product.
-    """
-    inner = size.num_heads * HEAD_DIM
-    encoder, decoder = input_length + prompt_length, target_length
-
-    def attention(queries: int, keys: int) -> int:
-        return 2 * 2 * queries * keys * inner
-
-    projections = 2 * size.emb_dim * inner
-    mlp = 3 * 2 * size.emb_dim * size.mlp_dim
-    weights = size.num_layers * (
-        encoder * (4 * projections + mlp)
-        + decoder * (4 * projections + mlp)
-        + (2 * decoder + 2 * encoder) * projections
+    """Returns the floating point operations of `products`."""
+    return sum(
+        product.flop
+        for product in products(size, batch, input_length, prompt_length, target_length)
     )
-    logits = 2 * decoder * size.emb_dim * NUM_EMBEDDINGS
-    attentions = size.num_layers * (
-        attention(encoder, encoder) + attention(decoder, decoder) + attention(decoder, encoder)
-    )
-    return batch * (2 * (weights + logits) + 3 * attentions)
 
 
-def gemm_peak(dtype: str, size: int = 2048, repeats: int = 8) -> float:
+def gemm_peak(dtype: str, size: int = 2048) -> float:
     """Returns the best of several FLOP/s of a square matrix product, as JAX gets them now."""
+    import jax
+
+    size = size if jax.default_backend() == "cpu" else 4 * size
+    product = Product(size, size, size, 1)
+    return product.flop / best_seconds(product, dtype)
+
+
+def best_seconds(product: Product, dtype: str, repeats: int = 8) -> float:
+    """Returns the shortest time in which JAX computes a product once, out of several."""
     import jax
     import jax.numpy as jnp
 
-    size = size if jax.default_backend() == "cpu" else 4 * size
-    x = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a, b: a @ b)
-    jax.block_until_ready(product(x, x))
+    batch = () if product.batch == 1 else (product.batch,)
+    a = jnp.ones((*batch, product.m, product.k), dtype)
+    b = jnp.ones((*batch, product.k, product.n), dtype)
+    compiled = jax.jit(jnp.matmul)
+    jax.block_until_ready(compiled(a, b))
     best = float("inf")
     for _ in range(repeats):
         begin = time.perf_counter()
-        jax.block_until_ready(product(x, x))
+        jax.block_until_ready(compiled(a, b))
         best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
+    return best

@@ -43,7 +43,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import prompt_tuning_engine_local as engine
 
-    engine._keep_what_is_compiled()
+    engine.keep_what_is_compiled()
 
     import numpy as np
 

@@ -6,6 +6,7 @@ Batches are placed and metrics fetched as there; there is no evaluation, no repo
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -35,7 +36,7 @@ class TrainingLoop:
         self.prompt: Params = model.init_prompt(init_rng)
         self._optimizer = self._placement.everywhere(optimizer.init(self.prompt))
         self.prompt = self._placement.everywhere(self.prompt)
-        self._step_fn = training.make_step(model, optimizer)
+        self._step_fn: Any = training.make_step(model, optimizer)
         self._taken = 0
         self.loss = float("nan")
 
@@ -54,6 +55,15 @@ class TrainingLoop:
         values = {name: float(value) for name, value in metrics.items()}
         self.loss = values["loss"]
         return time.perf_counter() - begin
+
+    def operations(self, batch: data.Batch) -> set[str]:
+        """Returns the names of the operations of the compiled step."""
+        lowered = self._step_fn.lower(
+            self.prompt, self._optimizer, self._frozen, batch, self._dropout_rng, self._taken
+        )
+        # Those that stand within another one are a part of its time.
+        entry = lowered.compile().as_text().partition("\nENTRY ")[2]
+        return set(re.findall(r"^ +(?:ROOT )?%([\w.-]+) =", entry, re.MULTILINE))
 
     def state(self, notes: dict[str, Any]) -> TrainingState:
         """Returns what a save would hold now."""

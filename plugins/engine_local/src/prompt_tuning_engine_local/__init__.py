@@ -39,7 +39,7 @@ class LocalEngine:
 
         from prompt_tuning_core import gin_config
 
-        _keep_what_is_compiled()
+        keep_what_is_compiled()
         packaged = gin_config.config_dir()
         gin_config.parse(flags, search=[packaged / "local", packaged])
         target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
@@ -52,7 +52,7 @@ class LocalEngine:
         return configured(extra_hooks=flags.hooks)
 
 
-def _keep_what_is_compiled() -> None:
+def keep_what_is_compiled() -> None:
     """Lets JAX keep compiled programs on disk, so that a second start is quick.
 
     Where the person has chosen a folder, or none, with JAX's own settings
