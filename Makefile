@@ -16,7 +16,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 help:
 	@echo 'make env      build $(VENV): the core and every plugin (editable), the tools, the demo data'
-	@echo 'make demo     train prompts for a small frozen T5 on review sentences (SEEDS="$(SEEDS)")'
+	@echo 'make demo     train prompts for a small frozen T5 on sentences about films (SEEDS="$(SEEDS)")'
 	@echo 'make test     lint, check types and run every test'
 	@echo 'make lint     lint and check types only'
 	@echo 'make format   rewrite the code in the project style'
@@ -46,6 +46,8 @@ demo: env
 		$(BIN)/prompt-tuning train --gin_file=runs/demo.gin --gin.RANDOM_SEED=$$seed \
 			--gin.MODEL_DIR="'$$run/seed_$$seed'" || exit; \
 	done; \
+	$(BIN)/prompt-tuning train --gin_file=runs/demo_plot_or_review.gin --gin.RANDOM_SEED=0 \
+		--gin.MODEL_DIR="'$$run/plot_or_review'" && \
 	$(BIN)/python -m prompt_tuning_demo.demo_table $$run && \
 	echo "prompts, their provenance and the curves: $$run"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -41,9 +42,9 @@ def few_sentences():
 
 
 def _first_rows():
-    from prompt_tuning_demo.tasks import rows
+    from prompt_tuning_demo.tasks import review_rows
 
-    return rows("validation")[:32]
+    return review_rows("validation")[:32]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -100,8 +101,24 @@ def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
     assert majority == pytest.approx(np.mean([e.targets == "positive" for e in held_out]))
     assert f"{len(held_out)} held-out sentences" in printed
 
-    # The same table, of several runs.
-    again = tmp_path / "other"
+    # The other task takes another gin file, and is compared with its own prefix.
+    command(
+        [
+            "train",
+            "--gin_file=runs/demo_plot_or_review.gin",
+            "--gin.MODEL_DIR='other'",
+            "--gin.TRAIN_STEPS=1",
+            "--gin.RANDOM_SEED=3",
+        ],
+        tmp_path,
+    )
+    other = json.loads((tmp_path / "other" / "held_out.json").read_text())
+    assert other["examples"] > result["examples"]
+    assert other["rows"]["best text prefix, 'plot or review: '"] > 0.8
+    assert other["rows"]["untrained prompt"] < 0.1
+
+    # The same tables, of several runs, and the prompts on each other's task.
+    again = tmp_path / "run_again"
     again.mkdir()
     changed = {**result, "seed": 5, "rows": {**result["rows"], "trained prompt": 1.0}}
     (again / "held_out.json").write_text(json.dumps(changed))
@@ -110,6 +127,12 @@ def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
     table = capsys.readouterr().out
     assert "seed 5" in table
     assert f"{mean:.3f}" in table
+    own, others = other["rows"]["trained prompt"], result["rows"]["trained prompt"]
+    for row in (
+        rf"prompt for demo_plot_or_review, seed 3 .* {own:.3f} .* 0\.\d{{3}} ",
+        rf"prompt for demo_reviews, seed 0 .* 0\.\d{{3}} .* {others:.3f} ",
+    ):
+        assert re.search(row, table), table
 
     # And its prompt answers a person's own sentences.
     (tmp_path / "mine.txt").write_text("a wonderful, moving film .\ndull and far too long .\n")

@@ -18,6 +18,8 @@ import pytest
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_demo import pretrain, reviews, tasks
 
+TASKS = {task.name: task for task in (tasks.DEMO_REVIEWS, tasks.DEMO_PLOT_OR_REVIEW)}
+
 
 def _words(text: str) -> str:
     return " ".join(
@@ -43,7 +45,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(io.StringIO(file.read().decode(), newline="")))
 
 
-@pytest.fixture(scope="module", params=["pretraining", "training", "rows of the task"])
+@pytest.fixture(scope="module", params=["pretraining", "training", *TASKS])
 def texts(request: pytest.FixtureRequest, corpus: reviews.Corpus) -> set[str]:
     """The normalised texts of one thing that is trained on."""
     if request.param == "pretraining":
@@ -51,7 +53,7 @@ def texts(request: pytest.FixtureRequest, corpus: reviews.Corpus) -> set[str]:
     elif request.param == "training":
         found = reviews.training_texts(corpus)
     else:
-        found = (example.inputs for example in tasks.DEMO_REVIEWS.examples("train"))
+        found = (example.inputs for example in TASKS[request.param].examples("train"))
     normalised = {_words(text) for text in found}
     assert len(normalised) > 10_000
     return normalised
@@ -99,9 +101,10 @@ def test_nothing_of_a_held_out_film_is_trained_on(
     assert not texts & forbidden
 
 
-def test_validation_shares_no_sentence_with_test(corpus: reviews.Corpus) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_validation_shares_no_sentence_with_test(task: str) -> None:
     validation, test = (
-        {_words(review.text) for review in corpus.reviews[split]}
+        {_words(example.inputs) for example in TASKS[task].examples(split)}
         for split in ("validation", "test")
     )
     assert not validation & test
@@ -121,6 +124,23 @@ def test_task_has_the_splits_and_labels(corpus: reviews.Corpus) -> None:
         assert [(e.inputs, e.targets) for e in examples] == [
             (review.text, review.label) for review in corpus.reviews[split]
         ]
+
+
+def test_plots_and_reviews_are_split_by_the_same_films(
+    corpus: reviews.Corpus, rows: list[dict[str, str]]
+) -> None:
+    films: dict[str, set[str]] = {}
+    for row in rows:
+        for sentence in _sentences(row["text"]) if row["category"] == "plot" else [row["text"]]:
+            films.setdefault(_words(sentence), set()).add(row["movie_name"])
+    for split in reviews.SPLITS:
+        of_split = {film for film, other in corpus.split_of_film.items() if other == split}
+        examples = tasks.DEMO_PLOT_OR_REVIEW.examples(split)
+        # A short sentence may be about films of other splits as well, as "a must-see" is.
+        assert all(films[_words(example.inputs)] & of_split for example in examples)
+        counts = Counter(example.targets for example in examples)
+        assert counts["review"] == len(corpus.reviews[split])
+        assert 0.25 < counts["plot"] / counts.total() < 0.4
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

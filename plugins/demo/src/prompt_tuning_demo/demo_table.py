@@ -1,10 +1,10 @@
-"""The demo's table: what a prompt does for reviews of films that nobody has trained on.
+"""The demo's tables: what a prompt does for sentences about films that nobody has trained on.
 
 A hooks plugin that a run asks for with `HOOKS = ['demo_table']`. Everything is chosen on the
 validation split; the held-out split `test` is read once, when the run has finished.
 
-`python -m prompt_tuning_demo.demo_table DIRECTORY` prints the tables of all runs below a directory
-side by side.
+`python -m prompt_tuning_demo.demo_table DIRECTORY` prints the tables of all runs below a directory,
+those of one task side by side, and what the tasks' prompts do for each other's task.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,31 @@ from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.hookspecs import hookimpl
 from prompt_tuning_core.tasks import Example, TextTask
-from prompt_tuning_demo.prefixes import SENTIMENT
+from prompt_tuning_demo import scripts
+from prompt_tuning_demo.held_out import HeldOut
+from prompt_tuning_demo.prefixes import PLOT_OR_REVIEW_PREFIX, SENTIMENT
+from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
 from prompt_tuning_engine_local.reporting import table
 from prompt_tuning_engine_local.training import TrainingRun
 
 FILE_NAME = "held_out.json"
 METRIC = "exact_match"
+BARE, UNTRAINED, TRAINED = "frozen model, no prompt", "untrained prompt", "trained prompt"
+
+TASKS = {task.name: task for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
+# The words that the base was pretrained with for each.
+PREFIXES = {DEMO_REVIEWS.name: SENTIMENT, DEMO_PLOT_OR_REVIEW.name: (PLOT_OR_REVIEW_PREFIX,)}
 
 
 @hookimpl
 def run_finished(run: TrainingRun) -> None:
     """Scores what the prompt is to be compared with, and writes and prints the table."""
     task = run.task
-    if not isinstance(task, TextTask):
-        raise InputError(f"demo_table compares prompts of one task, and {task.name!r} is a mixture")
+    if not isinstance(task, TextTask) or task.name not in TASKS:
+        raise InputError(
+            f"demo_table compares prompts for {' and '.join(TASKS)}, and the run trained one "
+            f"for {task.name!r}"
+        )
     held_out = task.examples("test")
     validation = task.examples("validation")
     labels = [example.targets for example in task.examples("train")]
@@ -46,15 +56,16 @@ def run_finished(run: TrainingRun) -> None:
         return run.predictor.evaluate_examples(task, examples, prompt, split).metrics[METRIC]
 
     on_validation = {
-        prefix: score(_told(validation, prefix), None, "validation") for prefix in SENTIMENT
+        prefix: score(_told(validation, prefix), None, "validation")
+        for prefix in PREFIXES[task.name]
     }
     best = max(on_validation, key=lambda prefix: on_validation[prefix])
     rows = {
         f"always {majority!r}": sum(e.targets == majority for e in held_out) / len(held_out),
-        "frozen model, no prompt": score(held_out, None, "test"),
-        "untrained prompt": score(held_out, run.initial_prompt, "test"),
+        BARE: score(held_out, None, "test"),
+        UNTRAINED: score(held_out, run.initial_prompt, "test"),
         f"best text prefix, {best!r}": score(_told(held_out, best), None, "test"),
-        "trained prompt": score(held_out, run.prompt, "test"),
+        TRAINED: score(held_out, run.prompt, "test"),
     }
     prompt_files.write_json(
         run.directory / FILE_NAME,
@@ -73,29 +84,51 @@ def run_finished(run: TrainingRun) -> None:
 
 
 def show(files: Sequence[Path], console: rich.console.Console) -> None:
-    """Prints the tables of several runs, a column a run, and their mean."""
+    """Prints the tables of several runs for one task, a column a run, and their mean."""
     results = [json.loads(file.read_text()) for file in files]
     names = list(dict.fromkeys(name for result in results for name in result["rows"]))
-    several = len(results) > 1
     rows = []
     for name in names:
         values = [result["rows"].get(name) for result in results]
         known = [value for value in values if value is not None]
-        cells = ["" if value is None else f"{value:.3f}" for value in values]
-        rows.append([name, *cells, *([f"{sum(known) / len(known):.3f}"] if several else [])])
+        rows.append([name, *map(_cell, values), _cell(sum(known) / len(known))])
     first = results[0]
-    error = math.sqrt(0.25 / first["examples"])
     columns = [
         f"exact match on {first['examples']} held-out sentences",
         *(f"seed {result['seed']}" for result in results),
-        *(["mean"] if several else []),
+        "mean",
     ]
     console.print(table("", columns, rows))
+    error = math.sqrt(0.25 / first["examples"])
     console.print(
         f"Sentences about films that are in no training text; standard error at most {error:.3f}.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_swapped(files: Sequence[Path], console: rich.console.Console) -> None:
+    """Prints what one run's prompt for each task does for every task, on the same frozen model."""
+    scorer = HeldOut()
+    results = [json.loads(file.read_text()) for file in files]
+    names = [result["task"] for result in results]
+    rows = [
+        [row, *(_cell(result["rows"].get(row)) for result in results)] for row in (BARE, UNTRAINED)
+    ]
+    for file, result in zip(files, results, strict=True):
+        scores = [
+            result["rows"][TRAINED]
+            if name == result["task"]
+            else scorer.score(file.with_name(result["prompt"]), TASKS[name], METRIC)
+            for name in names
+        ]
+        row = f"prompt for {result['task']}, seed {result['seed']}"
+        rows.append([row, *map(_cell, scores)])
+    console.print(table("", ["exact match on held-out sentences", *names], rows))
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _told(examples: Sequence[Example], prefix: str) -> list[Example]:
@@ -112,11 +145,17 @@ def main(arguments: Sequence[str]) -> None:
     files = sorted(directory.rglob(FILE_NAME)) if directory else []
     if not files:
         raise InputError(f"usage: demo_table DIRECTORY, one that holds {FILE_NAME}")
-    show(files, rich.console.Console())
+    by_task: dict[str, list[Path]] = {}
+    for file in files:
+        by_task.setdefault(json.loads(file.read_text())["task"], []).append(file)
+    console = rich.console.Console()
+    for task, group in by_task.items():
+        console.print(f"{task}:", highlight=False)
+        show(group, console)
+    if len(by_task) > 1:
+        console.print("One frozen model, a prompt for each task:")
+        show_swapped([group[0] for group in by_task.values()], console)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"demo_table: error: {error}")
+    scripts.run("demo_table", main)

@@ -36,7 +36,7 @@ class Examples:
             for review in corpus.reviews["train"]
         ]
         self._plots = [
-            encoder.words(sentence) for sentence in reviews.plot_sentences(corpus.plots["train"])
+            encoder.words(sentence) for sentence in reviews.plot_sentences(corpus, "train")
         ]
         self._lexicon = [
             (encoder.words(word), label == reviews.POSITIVE)

@@ -53,7 +53,7 @@ _ANSWER_LENGTH = 2  # one piece and the end
 def pretraining_texts(corpus: reviews.Corpus) -> Iterator[str]:
     """Yields every text that the base and its vocabulary are made from."""
     yield from reviews.training_texts(corpus)
-    yield from reviews.plot_sentences(corpus.plots["train"])
+    yield from reviews.plot_sentences(corpus, "train")
     yield from reviews.read_lexicon()
 
 

@@ -253,10 +253,13 @@ def read_lexicon() -> dict[str, str]:
     }
 
 
-def plot_sentences(plots: Sequence[Plot]) -> Iterator[str]:
-    """Yields the sentences of `plots` that quote no held-out review."""
-    held_out = held_out_sentences()
-    for plot in plots:
+def plot_sentences(corpus: Corpus, split: Split) -> Iterator[str]:
+    """Yields the sentences of a split's plots that are in no split held out from it.
+
+    Those are, as for reviews, the splits that follow it in `SPLITS`.
+    """
+    held_out = _held_out(corpus.reviews, corpus.plots, SPLITS[SPLITS.index(split) + 1 :])
+    for plot in corpus.plots[split]:
         for sentence in _sentences(plot):
             if not held_out.occurs_in(sentence):
                 yield sentence

@@ -1,7 +1,9 @@
-"""Registers the demo's task `demo_reviews`: is a review positive or negative?
+"""Registers the demo's tasks, for `MIXTURE_OR_TASK_MODULE`.
 
-For `MIXTURE_OR_TASK_MODULE`. The rows are read from the data package when a split is asked for, not
-when this module is imported.
+- `demo_reviews`: is a review positive or negative?
+- `demo_plot_or_review`: is a sentence from a plot or from a review?
+
+The rows are read from the data package when a split is asked for, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import functools
 
 from prompt_tuning_core import tasks
 from prompt_tuning_demo import reviews
+from prompt_tuning_demo.prefixes import PLOT, REVIEW
 
 
-def rows(split: reviews.Split) -> list[tasks.Row]:
-    """Returns the reviews of `split` as rows of `text` and `label`.
+def review_rows(split: reviews.Split) -> list[tasks.Row]:
+    """Returns the reviews of `split` as rows of `text` and `label`, the sentiment.
 
     Raises:
       InputError: If the data package is not installed, or another version of it.
@@ -24,10 +27,31 @@ def rows(split: reviews.Split) -> list[tasks.Row]:
     ]
 
 
+def plot_or_review_rows(split: reviews.Split) -> list[tasks.Row]:
+    """Returns the sentences of `split` as rows of `text` and `label`, where they are from.
+
+    Raises:
+      InputError: If the data package is not installed, or another version of it.
+    """
+    corpus = reviews.read_corpus()
+    return [
+        *({"text": review.text, "label": REVIEW} for review in corpus.reviews[split]),
+        *({"text": text, "label": PLOT} for text in reviews.plot_sentences(corpus, split)),
+    ]
+
+
 DEMO_REVIEWS = tasks.register(
     tasks.TextTask(
         name="demo_reviews",
-        splits={split: functools.partial(rows, split) for split in reviews.SPLITS},
+        splits={split: functools.partial(review_rows, split) for split in reviews.SPLITS},
+        inputs="{text}",
+        targets="{label}",
+    )
+)
+DEMO_PLOT_OR_REVIEW = tasks.register(
+    tasks.TextTask(
+        name="demo_plot_or_review",
+        splits={split: functools.partial(plot_or_review_rows, split) for split in reviews.SPLITS},
         inputs="{text}",
         targets="{label}",
     )

@@ -1,0 +1,33 @@
+"""The demo's base as the engine runs it, put together in Python for the scripts of this package."""
+
+from __future__ import annotations
+
+import functools
+
+from prompt_tuning_core.protocols import Initializer
+from prompt_tuning_demo import model, pretrain
+from prompt_tuning_demo.recipe import Recipe
+from prompt_tuning_engine_local.data import FeatureLengths
+from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_prompt_basic import PromptBasic
+
+# As in `models/demo_prompt.gin`.
+LENGTHS = FeatureLengths(inputs=112, targets=4)
+PROMPT_LENGTH = 20
+Z_LOSS = 1e-4
+
+
+def make_model(prompt_init: Initializer, dropout_rate: float = 0.0) -> EncoderDecoderModel:
+    """Returns what `models/demo_prompt.gin` describes; its weights are at `model.checkpoint_path`.
+
+    Args:
+      prompt_init: Makes the prompt's first value.
+      dropout_rate: Dropout while training.
+    """
+    return EncoderDecoderModel(
+        pretrain.network_config(Recipe(), dropout_rate),
+        SentencePieceVocabulary(model.vocabulary_path()),
+        functools.partial(PromptBasic, length=PROMPT_LENGTH, prompt_init=prompt_init),
+        z_loss=Z_LOSS,
+    )

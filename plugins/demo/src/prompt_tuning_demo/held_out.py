@@ -1,0 +1,46 @@
+"""Scores prompt files on the held-out films, over the same frozen model whatever the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from prompt_tuning_core import prompt_files
+from prompt_tuning_core.tasks import TextTask
+from prompt_tuning_demo import base, model
+from prompt_tuning_engine_local import model_files
+from prompt_tuning_engine_local.data import FeatureLengths
+from prompt_tuning_engine_local.devices import Placement
+from prompt_tuning_engine_local.evaluation import Predictor
+
+# As in `runs/demo_plot_or_review.gin`, whose sentences are the longer ones.
+_LENGTHS = FeatureLengths(inputs=224, targets=4)
+_BATCH_SIZE = 64
+
+
+class HeldOut:
+    """The demo's frozen model, ready to be given prompts of the demo's length.
+
+    Attributes:
+      base_sha256: Checksum of the model's file.
+    """
+
+    def __init__(self) -> None:
+        prompted = base.make_model(nn.initializers.zeros)
+        frozen = model_files.load(model.checkpoint_path(), prompted.frozen_shapes, jnp.asarray)
+        self.base_sha256 = frozen.sha256
+        ((self._name, self._zeros),) = prompted.init_prompt(jax.random.key(0)).items()
+        self._predictor = Predictor(prompted, frozen.params, _LENGTHS, _BATCH_SIZE, Placement())
+
+    def score(self, prompt_file: Path, task: TextTask, metric: str) -> float:
+        """Returns the metric that a prompt has on the split `test` of a task.
+
+        Raises:
+          InputError: If the prompt cannot be read, or is of another shape than the demo's.
+        """
+        length, width = self._zeros.shape
+        prompt = {self._name: prompt_files.load(prompt_file, (length, width))}
+        return self._predictor.evaluate(task, "test", prompt).metrics[metric]
