@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -167,7 +168,9 @@ def test_what_a_project_imports_it_requires(project: Path) -> None:
         for provider in providers.get(name, [name])
     }
 
+    extras = declared.get("optional-dependencies", {}).values()
     required = {
-        normalized(re.split(r"[^\w.-]", r, maxsplit=1)[0]) for r in declared["dependencies"]
+        normalized(re.split(r"[^\w.-]", r, maxsplit=1)[0])
+        for r in itertools.chain(declared["dependencies"], *extras)
     }
     assert needed - required == set()

@@ -13,7 +13,7 @@ import pytest
 
 from prompt_tuning_core import gin_config, tasks
 from prompt_tuning_core.protocols import RunFlags
-from prompt_tuning_demo import demo_table
+from prompt_tuning_demo import baselines, demo_table
 from prompt_tuning_engine_local import training
 
 SCHEMES = {
@@ -100,6 +100,11 @@ def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
     majority = result["rows"]["always 'positive'"]
     assert majority == pytest.approx(np.mean([e.targets == "positive" for e in held_out]))
     assert f"{len(held_out)} held-out sentences" in printed
+    # Below it, what was measured once.
+    measured = baselines.read()
+    for one in measured.baselines:
+        assert re.search(rf"{re.escape(one.name)} \* .* {one.mean:.3f} ", printed), one.name
+    assert f"Measured once, on {measured.date}" in printed
 
     # The other task takes another gin file, and is compared with its own prefix.
     command(

@@ -22,7 +22,7 @@ from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.hookspecs import hookimpl
 from prompt_tuning_core.tasks import Example, TextTask
-from prompt_tuning_demo import scripts
+from prompt_tuning_demo import baselines, scripts
 from prompt_tuning_demo.held_out import HeldOut
 from prompt_tuning_demo.prefixes import PLOT_OR_REVIEW_PREFIX, SENTIMENT
 from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
@@ -84,7 +84,11 @@ def run_finished(run: TrainingRun) -> None:
 
 
 def show(files: Sequence[Path], console: rich.console.Console) -> None:
-    """Prints the tables of several runs for one task, a column a run, and their mean."""
+    """Prints the tables of several runs for one task, a column a run, and their mean.
+
+    Below them come the baselines that were measured once for this task (`baselines.json`): those
+    that depend on a seed in the column of that seed, with the mean of all of theirs.
+    """
     results = [json.loads(file.read_text()) for file in files]
     names = list(dict.fromkeys(name for result in results for name in result["rows"]))
     rows = []
@@ -98,7 +102,21 @@ def show(files: Sequence[Path], console: rich.console.Console) -> None:
         *(f"seed {result['seed']}" for result in results),
         "mean",
     ]
-    console.print(table("", columns, rows))
+    shown = table("", columns, rows)
+    measured = baselines.read()
+    compared = measured.baselines if measured.task == first["task"] else ()
+    if compared:
+        shown.add_section()
+    for one in compared:
+        by_seed = [one.of_seed(result["seed"]) for result in results]
+        shown.add_row(f"{one.name} *", *map(_cell, by_seed), _cell(one.mean))
+    console.print(shown)
+    if compared:
+        console.print(
+            f"* Measured once, on {measured.date}, by {measured.made_by}; not run now.",
+            highlight=False,
+            soft_wrap=True,
+        )
     error = math.sqrt(0.25 / first["examples"])
     console.print(
         f"Sentences about films that are in no training text; standard error at most {error:.3f}.",
