@@ -90,21 +90,23 @@ def show(files: Sequence[Path], console: rich.console.Console) -> None:
     that depend on a seed in the column of that seed, with the mean of all of theirs.
     """
     results = [json.loads(file.read_text()) for file in files]
+    first = results[0]
+    measured = baselines.read()
+    compared = measured.baselines if measured.task == first["task"] else []
+    with_mean = len(results) > 1 or bool(compared)
     names = list(dict.fromkeys(name for result in results for name in result["rows"]))
     rows = []
     for name in names:
         values = [result["rows"].get(name) for result in results]
         known = [value for value in values if value is not None]
-        rows.append([name, *map(_cell, values), _cell(sum(known) / len(known))])
-    first = results[0]
+        mean = sum(known) / len(known)
+        rows.append([name, *map(_cell, [*values, mean] if with_mean else values)])
     columns = [
         f"exact match on {first['examples']} held-out sentences",
         *(f"seed {result['seed']}" for result in results),
-        "mean",
+        *(["mean"] if with_mean else []),
     ]
     shown = table("", columns, rows)
-    measured = baselines.read()
-    compared = measured.baselines if measured.task == first["task"] else ()
     if compared:
         shown.add_section()
     for one in compared:
@@ -167,12 +169,13 @@ def main(arguments: Sequence[str]) -> None:
     for file in files:
         by_task.setdefault(json.loads(file.read_text())["task"], []).append(file)
     console = rich.console.Console()
-    for task, group in by_task.items():
+    groups = {task: by_task[task] for task in TASKS if task in by_task}
+    for task, group in groups.items():
         console.print(f"{task}:", highlight=False)
         show(group, console)
-    if len(by_task) > 1:
+    if len(groups) > 1:
         console.print("One frozen model, a prompt for each task:")
-        show_swapped([group[0] for group in by_task.values()], console)
+        show_swapped([group[0] for group in groups.values()], console)
 
 
 if __name__ == "__main__":
