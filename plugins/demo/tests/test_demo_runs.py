@@ -13,16 +13,8 @@ import pytest
 
 from prompt_tuning_core import gin_config, tasks
 from prompt_tuning_core.protocols import RunFlags
-from prompt_tuning_demo import baselines, demo_table
+from prompt_tuning_demo import baselines, compare_initializers, demo_table
 from prompt_tuning_engine_local import training
-
-SCHEMES = {
-    "from_random_uniform": (),
-    "from_sampled_vocab": (),
-    "from_class_labels": (),
-    "from_string": (),
-    "from_file": ("PROMPT_FILE = 'start.npy'",),
-}
 
 
 @pytest.fixture
@@ -47,20 +39,21 @@ def _first_rows():
     return review_rows("validation")[:32]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_each_initializer_trains_the_demo(scheme, few_sentences, tmp_path, monkeypatch):
+@pytest.mark.parametrize("initializer", compare_initializers.SCHEMES)
+def test_each_initializer_trains_the_demo(initializer, few_sentences, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("start.npy", np.zeros((20, 128), np.float32))
+    scheme = compare_initializers.SCHEMES[initializer]
+    trained = tmp_path / compare_initializers.OTHER_TASK / "prompt_1.npy"
+    trained.parent.mkdir()
+    np.save(trained, np.zeros((20, 128), np.float32))
     flags = RunFlags(
-        gin_files=("runs/demo.gin", f"prompts/{scheme}.gin"),
+        gin_files=("runs/demo.gin", scheme.gin_file),
         gin_bindings=(
             "MODEL_DIR = 'run'",
             "TRAIN_STEPS = 20",
             "HOOKS = ()",
-            # The files set 5,000, which is more than the demo's vocabulary, and would be warned of.
-            "prompt_init/plugins.init_vocab.population_size = 3996",
             f"MIXTURE_OR_TASK_NAME = '{few_sentences}'",
-            *SCHEMES[scheme],
+            *scheme.bindings,
         ),
     )
     packaged = gin_config.config_dir()
@@ -70,6 +63,7 @@ def test_each_initializer_trains_the_demo(scheme, few_sentences, tmp_path, monke
     assert loss[20] < loss[1]
     stored = (tmp_path / "run" / "prompt_20.npy").read_bytes()
     assert stored.startswith(b"\x93NUMPY")
+    assert f"@prompt_init/plugins.{initializer}()" in (tmp_path / "run" / "config.gin").read_text()
 
 
 def command(arguments, folder):

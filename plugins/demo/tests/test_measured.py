@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from prompt_tuning_core.tasks import TextTask
-from prompt_tuning_demo import baselines, full_fine_tuning, model, tasks
+from prompt_tuning_demo import baselines, compare_initializers, full_fine_tuning, model, tasks
+
+ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("module", [baselines], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [baselines, compare_initializers], ids=lambda m: m.__name__)
 def test_the_file_is_what_the_script_writes_about_this_base(module):
     content = json.loads(module.FILE.read_text())
     assert dataclasses.asdict(module.read()) == content
@@ -48,12 +50,26 @@ def test_the_baselines_were_chosen_on_the_validation_films():
         )
 
 
+def test_the_initializers_were_compared_with_the_same_seeds():
+    comparison = compare_initializers.read()
+    assert [one.initializer for one in comparison.initializers] == [*compare_initializers.SCHEMES]
+    for one in comparison.initializers:
+        for values in (one.untrained, one.validation, one.held_out, one.steps_to_level):
+            assert len(values) == len(comparison.seeds) == 3
+        assert max(one.untrained) < min(one.validation)
+        assert all(0.65 < value < 0.85 for value in (*one.validation, *one.held_out))
+    table = compare_initializers.markdown(comparison)
+    assert table in (ROOT / "docs" / "demo.md").read_text()
+
+
 @pytest.fixture
 def few_sentences(monkeypatch):
     """The demo's task with a few sentences that are trained on, chosen on and scored alike."""
 
     def rows():
-        return tasks.review_rows("train")[:48]
+        # Short ones alone, so that few lengths are compiled.
+        short = [row for row in tasks.review_rows("train") if len(row["text"]) < 45]
+        return short[:48]
 
     few = TextTask(
         "demo_reviews",
@@ -79,7 +95,7 @@ def test_the_baselines_learn_and_are_written_as_the_file_is(few_sentences, tmp_p
     untuned, learned = tuned.tried
     assert (untuned["learning_rate"], untuned["steps"]) == (0.0, 0)
     # What is trained on is learned by heart, and what does best is chosen.
-    assert untuned["validation"] < 0.2
+    assert untuned["validation"] < 0.5
     assert learned["validation"] == tuned.validation[0] == tuned.held_out[0] > 0.9
     assert tuned.settings["learning_rate"] == 1e-3
     assert tuned.of_seed(5) == tuned.held_out[1]
