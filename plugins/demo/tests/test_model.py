@@ -51,8 +51,8 @@ def test_vocabulary_has_t5_s_layout() -> None:
     pieces = vocabulary.tokenizer
     assert (pieces.pad_id(), pieces.eos_id(), pieces.unk_id(), pieces.bos_id()) == (0, 1, 2, -1)
     assert vocabulary.vocab_size == Recipe().pieces + EXTRA_IDS
-    assert pieces.PieceToId("<extra_id_0>") == vocabulary.vocab_size - 1
-    assert pieces.PieceToId("<extra_id_99>") == Recipe().pieces
+    assert pieces.PieceToId("▁<extra_id_0>") == vocabulary.vocab_size - 1
+    assert pieces.PieceToId("▁<extra_id_99>") == Recipe().pieces
 
 
 @pytest.mark.parametrize("wording", prefixes.WORDINGS, ids=lambda wording: wording.prefix)

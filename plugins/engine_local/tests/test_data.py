@@ -31,8 +31,10 @@ def test_ids_are_seqios(vocabulary):
     # The model has 26 pieces; seqio puts the extra ids behind them, the highest number first.
     assert vocabulary.vocab_size == 36
     assert vocabulary.encode("this is a test") == [11, 8, 6, 3, 8, 6, 3, 5, 10]
-    assert vocabulary.encode("<extra_id_0>")[-1] == 35
-    assert vocabulary.encode("<extra_id_9>")[-1] == 26
+    assert vocabulary.encode("<extra_id_0> <extra_id_9>") == [35, 26]
+    assert vocabulary.encode("this <extra_id_1> is") == [11, 8, 6, 34, 3, 8, 6]
+    # Within a word it is text, of which this model has no piece for some letters.
+    assert vocabulary.encode("is<extra_id_0>")[:4] == [3, 8, 6, 2]
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
 
 

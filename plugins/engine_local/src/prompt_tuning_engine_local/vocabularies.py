@@ -17,6 +17,7 @@ class SentencePieceVocabulary:
 
     The pieces `<extra_id_0>` … follow the model's own, the highest number first, so that
     `<extra_id_0>` has the last id (Raffel et al. 2020 use them as sentinels of span corruption).
+    As in seqio, one is a piece where a word begins, with the space before it, and text elsewhere.
 
     Args:
       sentencepiece_model_file: Path of the `.model` file; read at first use.
@@ -49,7 +50,7 @@ class SentencePieceVocabulary:
             raise InputError(f"vocabulary {path}: not a SentencePiece model: it has no pieces")
         for number in reversed(range(self.extra_ids)):
             model.pieces.add(
-                piece=f"<extra_id_{number}>", score=0.0, type=model.SentencePiece.USER_DEFINED
+                piece=f"▁<extra_id_{number}>", score=0.0, type=model.SentencePiece.USER_DEFINED
             )
         processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(model.SerializeToString())
