@@ -410,6 +410,11 @@ def register(task: TaskT) -> TaskT:
     return task
 
 
+def names() -> list[str]:
+    """Returns the names of the tasks and mixtures that are registered or described in gin."""
+    return sorted({*_REGISTERED, *_described_in_gin()})
+
+
 def get(name: str) -> Task:
     """Returns the task or mixture called `name`, registered or described in gin.
 

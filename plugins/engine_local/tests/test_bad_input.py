@@ -274,6 +274,26 @@ def test_task_modules_that_raise(project):
     assert "'raising' fails to import: RuntimeError: no data today" in line
 
 
+@pytest.mark.parametrize("how", ["module", "gin"])
+def test_without_seqio_the_command_that_installs_it_is_given(project, how):
+    # An environment without it, whatever this one has.
+    (project / "seqio.py").write_text(
+        "raise ModuleNotFoundError('No module named ' + repr(__name__), name=__name__)\n"
+    )
+    (project / "my_tasks.py").write_text("import seqio\n")
+    flags = training_flags(MIXTURE_OR_TASK_MODULE="my_tasks" if how == "module" else None)
+    if how == "gin":
+        (project / "more.gin").write_text(
+            "from __gin__ import dynamic_registration\nimport my_tasks\n"
+        )
+        flags.append("--gin_file=more.gin")
+    line = complaint(
+        ["train", *flags], project, PYTHONPATH=str(project), PYTHONDONTWRITEBYTECODE="1"
+    )
+    assert "No module named 'seqio'" in line
+    assert "pip install 'prompt-tuning-engine-local[seqio]'" in line
+
+
 def test_gin_files_and_flags(project):
     line = complaint(["train", "--gin_file=models/t5_1_1_smal_prompt.gin"], project)
     assert "models/t5_1_1_smal_prompt.gin' not found; tried" in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_local import extras
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
@@ -41,7 +42,10 @@ class LocalEngine:
 
         keep_what_is_compiled()
         packaged = gin_config.config_dir()
-        gin_config.parse(flags, search=[packaged / "local", packaged])
+        try:
+            gin_config.parse(flags, search=[packaged / "local", packaged])
+        except InputError as e:  # Of a module that a gin file imports, maybe.
+            raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
         target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
         try:
             configured = gin.get_configurable(target)

@@ -56,6 +56,16 @@ class TokenizedExample:
     inputs: np.ndarray
     targets: np.ndarray
 
+    @classmethod
+    def cut(
+        cls, inputs: Sequence[int], targets: Sequence[int], lengths: FeatureLengths
+    ) -> TokenizedExample:
+        """Returns an example of ids, of which there may be too many."""
+        return cls(
+            np.asarray(inputs[: lengths.inputs], np.int32),
+            np.asarray(targets[: lengths.targets], np.int32),
+        )
+
 
 def tokenize(
     examples: Sequence[Example],
@@ -78,32 +88,63 @@ def tokenize(
     Raises:
       InputError: If `strict` and a text is too long; the first one is named.
     """
+    check = LengthCheck(lengths, what, strict)
     tokenized = []
-    cut = {"inputs": 0, "targets": 0}
-    for number, example in enumerate(examples, 1):
-        ids = {}
-        for name in cut:
-            # T5X appends EOS before it cuts, so a text that was cut has none.
-            sequence = [*vocabulary.encode(getattr(example, name)), vocabulary.eos_id]
-            limit = getattr(lengths, name)
-            if strict and len(sequence) > limit:
-                raise InputError(
-                    f"{example.place or f'{what}, example {number}'}: the {name} have "
-                    f"{len(sequence)} ids and TASK_FEATURE_LENGTHS[{name!r}] is {limit}; raise it, "
-                    "or set STRICT_LENGTHS = False to have such texts cut"
-                )
-            cut[name] += len(sequence) > limit
-            ids[name] = np.asarray(sequence[:limit], np.int32)
-        tokenized.append(TokenizedExample(**ids))
-    for name, count in cut.items():
-        if count:
-            warnings.warn(
-                f"{what}: {count} of {len(examples)} {name} are longer than "
-                f"{getattr(lengths, name)} ids and were cut; raise TASK_FEATURE_LENGTHS[{name!r}] "
-                "to keep them whole",
-                stacklevel=2,
-            )
+    for example in examples:
+        # T5X appends EOS before it cuts, so a text that was cut has none.
+        inputs, targets = (
+            [*vocabulary.encode(text), vocabulary.eos_id]
+            for text in (example.inputs, example.targets)
+        )
+        check.see(len(inputs), len(targets), example.place)
+        tokenized.append(TokenizedExample.cut(inputs, targets, lengths))
+    check.report()
     return tokenized
+
+
+class LengthCheck:
+    """Counts the examples that are longer than the feature lengths, to say so; or refuses them.
+
+    Args:
+      lengths: The most ids.
+      what: Names the examples.
+      strict: Whether an example that is too long is an error (STRICT_LENGTHS).
+    """
+
+    def __init__(self, lengths: FeatureLengths, what: str, strict: bool) -> None:
+        self._limits = dataclasses.asdict(lengths)
+        self._what = what
+        self._strict = strict
+        self._seen = 0
+        self._cut = dict.fromkeys(self._limits, 0)
+
+    def see(self, inputs: int, targets: int, place: str = "") -> None:
+        """Takes how many ids the next example has, and where it comes from, if that is known.
+
+        Raises:
+          InputError: If they are too many and lengths are strict.
+        """
+        self._seen += 1
+        for name, length in (("inputs", inputs), ("targets", targets)):
+            limit = self._limits[name]
+            if self._strict and length > limit:
+                raise InputError(
+                    f"{place or f'{self._what}, example {self._seen}'}: the {name} have {length} "
+                    f"ids and TASK_FEATURE_LENGTHS[{name!r}] is {limit}; raise it, or set "
+                    "STRICT_LENGTHS = False to have such texts cut"
+                )
+            self._cut[name] += length > limit
+
+    def report(self) -> None:
+        """Warns of what was seen, if any was too long."""
+        for name, count in self._cut.items():
+            if count:
+                warnings.warn(
+                    f"{self._what}: {count} of {self._seen} {name} are longer than "
+                    f"{self._limits[name]} ids and were cut; raise TASK_FEATURE_LENGTHS[{name!r}] "
+                    "to keep them whole",
+                    stacklevel=3,
+                )
 
 
 def make_batch(examples: Sequence[TokenizedExample], padded: batching.PaddedLengths) -> Batch:

@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 
-from prompt_tuning_core import metrics
-from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import Example, Mixture, Task, TextTask
+from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.devices import Placement
+from prompt_tuning_engine_local.engine_tasks import (
+    Answers,
+    Component,
+    EngineTask,
+    Reading,
+    Split,
+    TextComponent,
+)
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 
 
@@ -21,29 +27,18 @@ class Evaluation:
     """The metrics of one evaluation and what they were computed from.
 
     Attributes:
+      task_name: The task's name.
       metrics: Values by name.
       examples: The evaluated examples.
       predictions: The decoded text of each, in the same order.
+      scores: The log-likelihood of each example's targets, if a metric needed it.
     """
 
+    task_name: str
     metrics: dict[str, float]
     examples: Sequence[Example]
     predictions: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSet:
-    """Examples of a task, ready to be evaluated as often as one likes; see `Predictor.prepare`.
-
-    Attributes:
-      task: The task, whose metrics score the predictions.
-      examples: The examples as text.
-      tokenized: The same as ids.
-    """
-
-    task: TextTask
-    examples: Sequence[Example]
-    tokenized: Sequence[data.TokenizedExample]
+    scores: Sequence[float] | None = None
 
 
 class Predictor:
@@ -73,14 +68,13 @@ class Predictor:
         bucketing: bool = True,
         strict_lengths: bool = False,
     ) -> None:
-        self._vocabulary = model.vocabulary
+        self._reading = Reading(model.vocabulary, lengths, strict_lengths)
         self.frozen = frozen
-        self._lengths = lengths
         self._batch_size = batch_size
         self._placement = placement
         self._padded = lengths.padded(bucketing)
-        self._strict_lengths = strict_lengths
         self._generate = jax.jit(model.generate, static_argnums=3)
+        self._score = jax.jit(model.score)
 
     def predict(
         self,
@@ -104,63 +98,78 @@ class Predictor:
             Example(text, "") if isinstance(text, str) else dataclasses.replace(text, targets="")
             for text in texts
         ]
-        return self._answer(self._tokenize(examples, what), prompt, progress)
+        reading = self._reading
+        tokenized = data.tokenize(
+            examples, reading.vocabulary, reading.lengths, what, reading.strict
+        )
+        return self._decoded(self._answer(tokenized, prompt, progress))
 
-    def prepare(
-        self, task: TextTask, split: str, examples: Sequence[Example] | None = None
-    ) -> EvaluationSet:
-        """Tokenizes a split, or given examples of it, once for many evaluations.
+    def prepare(self, component: Component, split: str) -> Split:
+        """Reads a split of a task, once for many evaluations.
 
         Raises:
           InputError: If the split cannot be read, or a text is too long and lengths are strict.
         """
-        if examples is None:
-            examples = task.examples(split)
-        what = f"task {task.name!r}, split {split!r}"
-        return EvaluationSet(task, examples, self._tokenize(examples, what))
+        return component.read(split, self._reading)
 
-    def evaluate_prepared(self, prepared: EvaluationSet, prompt: Params | None) -> Evaluation:
+    def evaluate_prepared(self, split: Split, prompt: Params | None) -> Evaluation:
         """Scores the predictions for what `prepare` returned with the task's metrics."""
-        predictions = self._answer(prepared.tokenized, prompt)
-        targets = [example.targets for example in prepared.examples]
-        values: dict[str, float] = {}
-        for metric in prepared.task.metrics:
-            values.update(_values(metric, targets, predictions))
-        return Evaluation(values, prepared.examples, predictions)
+        ids = self._answer(split.tokenized, prompt)
+        scores = self._log_likelihoods(split.tokenized, prompt) if split.needs_scores else None
+        answers = Answers(ids, self._decoded(ids), scores)
+        return Evaluation(
+            split.task_name,
+            split.metrics(answers),
+            split.examples,
+            answers.texts,
+            None if scores is None else scores.tolist(),
+        )
 
     def evaluate(self, task: TextTask, split: str, prompt: Params | None) -> Evaluation:
-        """Scores the predictions for a split with the task's metrics."""
-        return self.evaluate_prepared(self.prepare(task, split), prompt)
+        """Scores the predictions for a split of a text task with the task's metrics."""
+        return self.evaluate_prepared(self.prepare(TextComponent(task), split), prompt)
 
     def evaluate_examples(
         self, task: TextTask, examples: Sequence[Example], prompt: Params | None, split: str
     ) -> Evaluation:
-        """Scores the predictions for given examples of a split."""
-        return self.evaluate_prepared(self.prepare(task, split, examples), prompt)
-
-    def _tokenize(self, examples: Sequence[Example], what: str) -> list[data.TokenizedExample]:
-        return data.tokenize(examples, self._vocabulary, self._lengths, what, self._strict_lengths)
+        """Scores the predictions for given examples of a split of a text task."""
+        read = TextComponent(task).read_examples(examples, split, self._reading)
+        return self.evaluate_prepared(read, prompt)
 
     def _answer(
         self,
         examples: Sequence[data.TokenizedExample],
         prompt: Params | None,
         progress: Callable[[int], None] = lambda done: None,
-    ) -> list[str]:
-        answers = [""] * len(examples)
+    ) -> np.ndarray:
+        """Returns the ids of each answer, int32 `[N, T]`."""
+        length = self._reading.lengths.targets
+        answers = np.zeros((len(examples), length), np.int32)
         done = 0
         for batch, rows in data.evaluation_batches(examples, self._padded, self._batch_size):
             tokens = self._placement.split(batch["encoder_input_tokens"])
-            ids = self._generate(prompt, self.frozen, tokens, self._lengths.targets)
+            ids = self._generate(prompt, self.frozen, tokens, length)
             # The rows behind these only fill the batch up.
-            for row, answer in zip(rows, np.asarray(ids), strict=False):
-                answers[row] = self._vocabulary.decode(answer)
+            answers[rows] = np.asarray(ids)[: len(rows)]
             done += len(rows)
             progress(done)
         return answers
 
+    def _log_likelihoods(
+        self, examples: Sequence[data.TokenizedExample], prompt: Params | None
+    ) -> np.ndarray:
+        """Returns the log-likelihood of each example's targets, float32 `[N]`."""
+        scores = np.zeros(len(examples), np.float32)
+        for batch, rows in data.evaluation_batches(examples, self._padded, self._batch_size):
+            values = self._score(prompt, self.frozen, self._placement.split(batch))
+            scores[rows] = np.asarray(values)[: len(rows)]
+        return scores
 
-def metrics_of(task: Task, evaluations: Iterable[Evaluation]) -> dict[str, float]:
+    def _decoded(self, ids: np.ndarray) -> list[str]:
+        return [self._reading.vocabulary.decode(row) for row in ids]
+
+
+def metrics_of(task: EngineTask, evaluations: Iterable[Evaluation]) -> dict[str, float]:
     """Returns the metrics of a task, or of a mixture's tasks together, named `TASK/METRIC`.
 
     Args:
@@ -168,21 +177,7 @@ def metrics_of(task: Task, evaluations: Iterable[Evaluation]) -> dict[str, float
       evaluations: One for each of its components.
     """
     return {
-        f"{component.name}/{name}" if isinstance(task, Mixture) else name: value
-        for (component, _), evaluation in zip(task.components, evaluations, strict=True)
+        f"{evaluation.task_name}/{name}" if task.is_mixture else name: value
+        for evaluation in evaluations
         for name, value in evaluation.metrics.items()
     }
-
-
-def _values(
-    metric: str | metrics.Metric, targets: Sequence[str], predictions: Sequence[str]
-) -> dict[str, float]:
-    function = metrics.get(metric)
-    values = function(targets, predictions)
-    try:
-        return {str(name): float(value) for name, value in values.items()}
-    except (AttributeError, TypeError, ValueError):  # A metric may be anyone's function.
-        raise InputError(
-            f"the metric {metrics.name_of(function)} returned {values!r}; expected a mapping of "
-            "names to numbers, such as {'my_metric': 0.5}"
-        ) from None

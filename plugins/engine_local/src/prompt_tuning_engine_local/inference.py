@@ -11,12 +11,11 @@ import rich.console
 
 from prompt_tuning_core import prompt_files, registry, tasks
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import Example, TextTask
-from prompt_tuning_engine_local import data, model_files, reporting
+from prompt_tuning_core.tasks import Example, Mixture, TextTask
+from prompt_tuning_engine_local import data, engine_tasks, model_files, reporting
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
-from prompt_tuning_engine_local.training import find_task
 
 
 def evaluate(
@@ -64,7 +63,7 @@ def evaluate(
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
     hook = registry.load_hooks([*hooks, *extra_hooks])
-    task = find_task(mixture_or_task_name, mixture_or_task_module)
+    task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
     predictor, prompt, step = _predictor(
         model,
         checkpoint_path,
@@ -74,13 +73,13 @@ def evaluate(
         bucketing,
         strict_lengths,
     )
-    prepared = [predictor.prepare(component, split) for component, _ in task.components]
+    prepared = [predictor.prepare(component, split) for component in task.components(split)]
     results = [predictor.evaluate_prepared(one, prompt) for one in prepared]
     metrics = metrics_of(task, results)
     hook.evaluated(step=step, metrics=metrics)
 
-    for (component, _), result in zip(task.components, results, strict=True):
-        _write_evaluation(Path(output_dir).expanduser(), component.name, split, result)
+    for result in results:
+        _write_evaluation(Path(output_dir).expanduser(), split, result)
     return metrics
 
 
@@ -129,14 +128,9 @@ def infer(
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
     registry.load_hooks([*hooks, *extra_hooks])
-    task = TextTask("infer", {}) if mixture_or_task_name is None else find_task(
-        mixture_or_task_name, mixture_or_task_module
-    )  # fmt: skip
-    if not isinstance(task, TextTask):
-        raise InputError(
-            f"MIXTURE_OR_TASK_NAME {task.name!r} is a mixture, and a text fills the input template "
-            f"of one task; name one of {', '.join(task.rates)}"
-        )
+    task = TextTask("infer", {})
+    if mixture_or_task_name is not None:
+        task = _with_a_template(engine_tasks.find(mixture_or_task_name, mixture_or_task_module))
     source = Path(input_file).expanduser()
     texts = _read_texts(source, task)
     predictor, prompt, _ = _predictor(
@@ -160,6 +154,22 @@ def infer(
     return target
 
 
+def _with_a_template(task: engine_tasks.EngineTask) -> TextTask:
+    """Returns the task, whose input template a text can fill."""
+    if isinstance(task.source, TextTask):
+        return task.source
+    if isinstance(task.source, Mixture):
+        raise InputError(
+            f"MIXTURE_OR_TASK_NAME {task.name!r} is a mixture, and a text fills the input template "
+            f"of one task; name one of {', '.join(task.source.rates)}"
+        )
+    raise InputError(
+        f"MIXTURE_OR_TASK_NAME {task.name!r} is seqio's, whose preprocessors make whole examples "
+        "and have no input template; predict for one of its splits with `prompt-tuning eval`, or "
+        "give the texts as the model is to read them, with MIXTURE_OR_TASK_NAME = None"
+    )
+
+
 def _predictor(
     model: EncoderDecoderModel,
     checkpoint_path: str,
@@ -181,12 +191,15 @@ def _predictor(
     return predictor, placement.everywhere(prompt), frozen.step
 
 
-def _write_evaluation(directory: Path, task: str, split: str, result: Evaluation) -> None:
+def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:
     """Writes the metrics and predictions of one task, and shows the metrics."""
-    rows = (
+    task = result.task_name
+    rows: list[dict[str, object]] = [
         {"inputs": example.inputs, "targets": example.targets, "prediction": prediction}
         for example, prediction in zip(result.examples, result.predictions, strict=True)
-    )
+    ]
+    for row, score in zip(rows, result.scores or (), strict=False):
+        row["score"] = score
     _write_jsonl(directory / f"{task}-{split}-predictions.jsonl", rows)
     prompt_files.write_json(
         directory / f"{task}-{split}-metrics.json",

@@ -136,6 +136,30 @@ class EncoderDecoderModel:
         )
         return loss, per_token
 
+    def score(self, prompt: Params | None, frozen: Params, batch: Params) -> jax.Array:
+        """Returns the log-likelihood of the targets of each example, without dropout.
+
+        Args:
+          prompt: The prompt's parameters; None for the bare model.
+          frozen: The others.
+          batch: See `data.make_batch`.
+
+        Returns:
+          float32 `[B]`: sums over the target tokens that are no padding, EOS included.
+        """
+        network = self.bare_network if prompt is None else self.network
+        logits: Any = network.apply(
+            _variables(frozen, prompt or {}),
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+        )
+        targets = batch["decoder_target_tokens"]
+        per_token = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[
+            ..., 0
+        ]
+        return jnp.sum(per_token * batch["decoder_loss_weights"], axis=-1)
+
     def generate(
         self, prompt: Params | None, frozen: Params, tokens: jax.Array, max_length: int
     ) -> jax.Array:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import re
+import sys
 from typing import Any
 
 from prompt_tuning_core import gin_config, registry
@@ -57,10 +58,14 @@ def describe_run(
             {key: getattr(plugin, key) for key in ("kind", "name", "distribution", "version")}
             for plugin in plugins
         ],
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        "versions": {name: importlib.metadata.version(name) for name in _in_use()},
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config,
     }  # fmt: skip
+
+
+def _in_use() -> tuple[str, ...]:
+    return _VERSIONS_OF + (("seqio", "tensorflow") if "seqio" in sys.modules else ())
 
 
 def bindings(config: str) -> dict[str, str]:

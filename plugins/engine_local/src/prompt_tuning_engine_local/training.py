@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,13 @@ import numpy as np
 import optax
 import rich.console
 
-from prompt_tuning_core import prompt_files, registry, tasks
-from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
-from prompt_tuning_core.tasks import Task
+from prompt_tuning_core import prompt_files, registry
+from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_engine_local import (
     checkpoints,
     data,
     devices,
+    engine_tasks,
     interruptions,
     model_files,
     models,
@@ -49,7 +48,7 @@ class TrainingRun:
       console: Where the run writes.
       model: The model.
       frozen: The frozen model's file and parameters.
-      task: The task or mixture.
+      task: The task or mixture: of `prompt_tuning_core.tasks`, or seqio's own.
       predictor: Answers texts with any prompt.
       initial_prompt: The prompt's parameters before training.
       prompt: The prompt's parameters at the end.
@@ -62,7 +61,7 @@ class TrainingRun:
     console: rich.console.Console
     model: EncoderDecoderModel
     frozen: model_files.FrozenModel
-    task: Task
+    task: Any
     predictor: Predictor
     initial_prompt: Params
     prompt: Params
@@ -166,8 +165,7 @@ def train(
     earlier = checkpoints.read_run(directory)
     hook = registry.load_hooks([*hooks, *extra_hooks])
     lengths = data.FeatureLengths.of(task_feature_lengths)
-    task = find_task(mixture_or_task_name, mixture_or_task_module)
-    components = task.components
+    task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
     frozen = model_files.load(initial_checkpoint_path, model.frozen_shapes, placement.everywhere)
     first = frozen.step
     last = first + relative_steps if relative_steps else total_steps
@@ -184,17 +182,15 @@ def train(
     # Copied, since the training step reuses the parameters' memory.
     initial_prompt = {name: np.array(leaf) for name, leaf in prompt.items()}
     models.prompt_matrix(initial_prompt)
-    train_examples = [
-        data.tokenize(
-            component.examples(train_split), model.vocabulary, lengths,
-            f"task {component.name!r}, split {train_split!r}", strict_lengths,
-        )
-        for component, _ in components
-    ]  # fmt: skip
+    reading = engine_tasks.Reading(model.vocabulary, lengths, strict_lengths, random_seed)
+    components = engine_tasks.drawn_from(task, train_split)
+    train_examples = [component.read(train_split, reading).tokenized for component, _ in components]
     predictor = Predictor(
         model, frozen.params, lengths, batch_size, placement, bucketing, strict_lengths
     )
-    eval_sets = [predictor.prepare(component, eval_split) for component, _ in components]
+    eval_sets = [
+        predictor.prepare(component, eval_split) for component in task.components(eval_split)
+    ]
 
     facts = provenance.describe_run(
         model, frozen, task.name, lengths, random_seed, data.checksum(train_examples)
@@ -295,7 +291,7 @@ def train(
         report.draw(directory / CURVES_FILE)
     path = directory / prompt_files.name_at(last)
     run = TrainingRun(
-        directory, console, model, frozen, task, predictor, initial_prompt,
+        directory, console, model, frozen, task.source, predictor, initial_prompt,
         {name: np.asarray(leaf) for name, leaf in progress.prompt.items()}, path, random_seed,
         report.history,
     )  # fmt: skip
@@ -387,24 +383,6 @@ class _Progress:
         }
         prompt_files.save(path, models.prompt_matrix(self.prompt), provenance)
         return provenance
-
-
-def find_task(name: str, module: str | None) -> Task:
-    """Returns a task by name, after importing the module that may register it.
-
-    Raises:
-      InputError: If the module fails to import or there is no such task.
-    """
-    if module:
-        try:
-            importlib.import_module(module)
-        except PromptTuningError:
-            raise
-        except Exception as e:  # a module may raise anything while it is imported
-            raise InputError(
-                f"MIXTURE_OR_TASK_MODULE {module!r} fails to import: {type(e).__name__}: {e}"
-            ) from e
-    return tasks.get(name)
 
 
 def make_step(

@@ -1,0 +1,24 @@
+"""Which extra of this distribution brings a package that is missing."""
+
+from __future__ import annotations
+
+_COMMAND = "pip install 'prompt-tuning-engine-local[{}]'"
+_EXTRA_OF = {"seqio": "seqio", "tensorflow": "seqio", "tensorflow_datasets": "seqio"}
+
+
+def how_to_install(error: BaseException | None) -> str:
+    """Returns the end of a message about an import that failed.
+
+    Args:
+      error: What was raised, or what it was raised while handling: gin raises an import's error
+        anew, without the name of the module.
+
+    Returns:
+      `"; install it with: pip install …"` if an extra brings the module that is missing, else "".
+    """
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            extra = _EXTRA_OF.get(error.name.partition(".")[0])
+            return f"; install it with: {_COMMAND.format(extra)}" if extra else ""
+        error = error.__cause__ or error.__context__
+    return ""
