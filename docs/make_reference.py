@@ -16,6 +16,7 @@ MODULES = {
         for name in (
             "protocols", "prompts", "combine", "embeddings", "initializers", "prompt_files",
             "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors", "testing",
+            "integrations.seqio_tasks",
         )
     ],
     "plugins": [
