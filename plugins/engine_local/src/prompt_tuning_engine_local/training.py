@@ -208,6 +208,11 @@ def train(
         checkpoints.lock(directory),
         contextlib.closing(checkpoints.StateStore(directory, keep_checkpoints or 2)) as store,
     ):
+        if checkpoints.read_run(directory) != earlier:
+            raise InputError(
+                f"MODEL_DIR {directory}: another run has begun there in the meantime; give another "
+                "directory"
+            )
         prompt_files.remove_leftovers(directory)
         resumed = store.newest(like=state)
         if resumed is None:
