@@ -21,6 +21,7 @@ from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_demo import base, model
 from prompt_tuning_engine_local import data, losses, model_files
 from prompt_tuning_engine_local.devices import Placement
+from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.evaluation import Predictor
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 
@@ -158,8 +159,7 @@ def _make_step(dropout_rate: float) -> tuple[Step, optax.GradientTransformation]
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
-            deterministic=False,
-            rngs={"dropout": dropout_rng},
+            Dropout(dropout_rate, dropout_rng),
         )
         return losses.cross_entropy(
             logits,
