@@ -72,6 +72,20 @@ def _no_hooks(loaded: object) -> str | None:
     return None
 
 
+def _no_format(loaded: object) -> str | None:
+    if not isinstance(loaded, type):
+        return f"names a value of type {type(loaded).__name__}, and a format is a class"
+    whole = (
+        ("recognizes_model", "open_model"),
+        ("recognizes_prompt", "read_prompt", "write_prompt", "prompt_endings"),
+    )
+    missing = [[m for m in methods if not hasattr(loaded, m)] for methods in whole]
+    if all(missing):
+        least = min(missing, key=len)
+        return f"names a format class that reads neither models nor prompts: no {', '.join(least)}"
+    return None
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -79,6 +93,7 @@ KINDS: dict[str, Kind] = {
         Kind("prompt", "prompt_tuning.prompts", "@plugins.{name}", _not_callable, True),
         Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, False),
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, False),
+        Kind("format", "prompt_tuning.formats", "by a file's content", _no_format, False),
     )
 }
 
