@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_engine_local.model_files import FILE_NAME
+from prompt_tuning_core.own_formats import MODEL_FILE
 from prompt_tuning_engine_local.models import EncoderDecoderModel
 from prompt_tuning_engine_local.network import T5Config
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
@@ -75,7 +75,7 @@ def write(arguments: argparse.Namespace, folder: str | os.PathLike[str]) -> Path
         else np.ones(shape, np.float32)
         for name, shape in make(arguments).frozen_shapes.items()
     }
-    path = Path(folder) / FILE_NAME
+    path = Path(folder) / MODEL_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path)
     return path

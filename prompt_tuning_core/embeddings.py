@@ -68,18 +68,18 @@ def safetensors_load(
 def checkpoint_load(
     checkpoint_path: str | os.PathLike[str], variable_path: str = EMBEDDING_VARIABLE
 ) -> EmbeddingTable:
-    """The table of a model's checkpoint.
+    """The table of a model's checkpoint, of any form that an installed format plugin reads.
 
     Args:
-      checkpoint_path: A `.safetensors` file or a folder that holds `model.safetensors`. Opened at
-        first use.
-      variable_path: The table's name in the checkpoint, joined by `/`; a leading `target/` may be
-        left out, as in T5X.
+      checkpoint_path: The checkpoint. Opened at first use.
+      variable_path: The table's name in Flaxformer's tree, joined by `/`; a leading `target/` may
+        be left out, as in T5X.
 
     Raises:
-      InputError: As `safetensors_load`, and at first use if `checkpoint_path` is neither.
+      InputError: Here, if an argument is of the wrong type; at first use, as `formats.open_model`,
+        and if the model has no such variable, or has it in another rank or dtype.
     """
-    return _CheckpointTable(checkpoint_path, variable_path)
+    return _ModelTable(checkpoint_path, variable_path)
 
 
 def as_table(x: Any) -> EmbeddingTable:
@@ -125,9 +125,7 @@ class _FileTable:
     """A table read from a file by positioned reads; subclasses say where in the file it lies."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-            raise InputError(f"path of an embedding table is {path!r}, expected a file's path")
-        self._path = os.fspath(path)
+        self._path = _checked_path(path)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -179,18 +177,14 @@ class _FileTable:
     def _layout(self) -> _Layout:
         with self._open() as file:
             layout = self._locate(file, os.fstat(file.fileno()).st_size)
-        _check_rank_and_dtype(layout.shape, layout.dtype, self)
+        _check_rank_and_dtype(layout.shape, layout.dtype.name, self)
         return layout
 
     def _locate(self, file: BinaryIO, size: int) -> _Layout:
         raise NotImplementedError
 
-    def _file(self) -> str:
-        """The path to open."""
-        return self._path
-
     def _open(self) -> BinaryIO:
-        path = self._file()
+        path = self._path
         if "://" in path:
             raise InputError(f"{self}: not a local path; copy the file to this machine")
         try:
@@ -231,12 +225,7 @@ class _NpyTable(_FileTable):
 class _SafetensorsTable(_FileTable):
     def __init__(self, path: str | os.PathLike[str], variable: str) -> None:
         super().__init__(path)
-        if not isinstance(variable, str) or not variable:
-            raise InputError(
-                f"{self._path}: variable is {variable!r}, expected a name such as "
-                f"{EMBEDDING_VARIABLE!r}"
-            )
-        self._variable = variable
+        self._variable = _checked_variable(path, variable)
 
     def __repr__(self) -> str:
         return f"safetensors_load({self._path!r}, {self._variable!r})"
@@ -256,24 +245,46 @@ class _SafetensorsTable(_FileTable):
         return _Layout(tensor.shape, tensor.dtype, tensor.offset)  # type: ignore[arg-type]
 
 
-class _CheckpointTable(_SafetensorsTable):
+class _ModelTable:
+    """A variable of a model of any installed form."""
+
     def __init__(self, path: str | os.PathLike[str], variable: str) -> None:
-        super().__init__(path, variable)
-        self._variable = self._variable.removeprefix("target/")
+        self._path = _checked_path(path)
+        self._variable = _checked_variable(path, variable).removeprefix("target/")
 
     def __repr__(self) -> str:
         return f"checkpoint_load({self._path!r}, {self._variable!r})"
 
-    def _file(self) -> str:
-        if Path(self._path).is_dir():
-            model = Path(self._path, "model.safetensors")
-            if not model.is_file():
-                raise InputError(
-                    f"{self}: the folder has no model.safetensors; expected a .safetensors file "
-                    "or a folder that holds one"
-                )
-            return str(model)
-        return self._path
+    @functools.cached_property
+    def _model(self) -> Any:
+        from prompt_tuning_core import formats
+
+        model = formats.open_model(self._path)
+        if self._variable not in model.variables:
+            raise InputError(
+                f"{self}: the model has no variable {self._variable!r}"
+                f"{nearest(self._variable, model.variables)}"
+            )
+        found = model.variables[self._variable]
+        _check_rank_and_dtype(found.shape, found.dtype, self)
+        return model
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._model.variables[self._variable].shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
+
+        return np.dtype(getattr(jnp, self._model.variables[self._variable].dtype))
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        ids = _checked_ids(ids, self.shape[0], self)
+        rows = self._model.rows(self._variable, ids)
+        for row, id_ in zip(rows, ids.tolist(), strict=True):
+            _check_finite(row[np.newaxis], id_, self)
+        return rows
 
 
 class _ArrayTable:
@@ -281,7 +292,7 @@ class _ArrayTable:
 
     def __init__(self, array: Any) -> None:
         self._array = array
-        _check_rank_and_dtype(array.shape, array.dtype, self)
+        _check_rank_and_dtype(array.shape, array.dtype.name, self)
 
     def __repr__(self) -> str:
         return f"the embedding table {_shown(self._array)}"
@@ -311,6 +322,20 @@ class _ArrayTable:
         return rows
 
 
+def _checked_path(path: str | os.PathLike[str]) -> str:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InputError(f"path of an embedding table is {path!r}, expected a file's path")
+    return os.fspath(path)
+
+
+def _checked_variable(path: str | os.PathLike[str], variable: str) -> str:
+    if not isinstance(variable, str) or not variable:
+        raise InputError(
+            f"{path}: variable is {variable!r}, expected a name such as {EMBEDDING_VARIABLE!r}"
+        )
+    return variable
+
+
 def _shown(x: Any) -> str:
     """A short description of a value for an error message."""
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
@@ -319,10 +344,10 @@ def _shown(x: Any) -> str:
     return repr(x) if isinstance(x, str | int | float | None) else type(x).__name__
 
 
-def _check_rank_and_dtype(shape: tuple[int, ...], dtype: np.dtype, table: object) -> None:
+def _check_rank_and_dtype(shape: tuple[int, ...], dtype: str, table: object) -> None:
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f"{table}: has shape {tuple(shape)}, expected [V, H]")
-    if dtype.name not in FLOATING:
+    if dtype not in FLOATING:
         raise InputError(f"{table}: has dtype {dtype}, expected one of {', '.join(FLOATING)}")
 
 

@@ -204,6 +204,11 @@ def _recognizing(protocol: Any, what: str, path: str | os.PathLike[str]) -> Any:
     ]
     if not found and broken:
         raise broken[0]
+    if not found and _is_pickled(name):
+        raise InputError(
+            f"{what} {name}: holds pickled Python objects, which are never loaded; save arrays in "
+            "another form"
+        )
     if not found:
         raise InputError(
             f"{what} {name}: of no form that an installed format plugin reads "
@@ -230,3 +235,10 @@ def _installed() -> tuple[dict[str, Any], list[PluginError]]:
             except PluginError as error:
                 broken.append(error)
     return formats, broken
+
+
+def _is_pickled(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"

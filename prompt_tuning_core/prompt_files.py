@@ -111,26 +111,57 @@ def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> 
     try:
         with open(path, "rb") as file:
             found = read_npy_header(file, os.fstat(file.fileno()).st_size, name).shape
-            if shape is not None and found != tuple(shape):
-                raise InputError(
-                    f"{name}: has shape {found}, expected {tuple(shape)}; set PROMPT_LENGTH to "
-                    "its first number, or use a prompt of this model"
-                )
-            if len(found) != 2:
-                raise InputError(f"{name}: has shape {found}, expected (P, H)")
+            check_shape(name, found, shape)
             file.seek(0)
             array = np.load(file, allow_pickle=False)
     except OSError as e:
         raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
     with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
         array = array.astype(np.float32)
-    recorded = read_provenance(path).get("sha256")
+    check_checksum(name, array, read_provenance(path), Path(path).with_suffix(".json"))
+    return array
+
+
+def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, int] | None) -> None:
+    """Checks the shape that a file says its prompt has.
+
+    Args:
+      name: What to call the file in errors.
+      found: The shape.
+      expected: The `(P, H)` it must be; None for any two numbers.
+
+    Raises:
+      InputError: If it is another.
+    """
+    if expected is not None and found != tuple(expected):
+        raise InputError(
+            f"{name}: has shape {found}, expected {tuple(expected)}; set PROMPT_LENGTH to its "
+            "first number, or use a prompt of this model"
+        )
+    if len(found) != 2 or min(found) < 1:
+        raise InputError(f"{name}: has shape {found}, expected (P, H)")
+
+
+def check_checksum(
+    name: str, array: np.ndarray, provenance: Mapping[str, Any], where: object
+) -> None:
+    """Checks a prompt against the checksum in its provenance, if that has one.
+
+    Args:
+      name: What to call the file in errors.
+      array: float32 `[P, H]`.
+      provenance: Its provenance.
+      where: Where the provenance stands.
+
+    Raises:
+      InputError: If the checksum is another prompt's.
+    """
+    recorded = provenance.get("sha256")
     if recorded is not None and recorded != checksum(array):
         raise InputError(
-            f"{name}: its content does not match the checksum in "
-            f"{Path(path).with_suffix('.json')}; restore the file, or remove the .json"
+            f"{name}: its content does not match the checksum in {where}; restore the file, or "
+            "remove its provenance"
         )
-    return array
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:

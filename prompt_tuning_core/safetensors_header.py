@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from typing import IO, Any
@@ -107,6 +108,29 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
     if end != size:
         raise fail(f"{size} bytes, expected {end}")
     return SafetensorsHeader(tensors, metadata)
+
+
+def read_tensor(path: str | os.PathLike[str], tensor: Tensor, name: str) -> np.ndarray:
+    """Reads the data of one tensor.
+
+    Args:
+      path: The file that the tensor's header was read from.
+      tensor: A tensor of a floating dtype.
+      name: What to call the file in errors.
+
+    Raises:
+      InputError: If the file can't be read, or is shorter than its header said.
+    """
+    array = np.empty(tensor.shape, tensor.dtype)
+    data = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(tensor.offset)
+            if stream.readinto(data) != tensor.size:
+                raise InputError(f"{name}: became shorter while it was read")
+    except OSError as error:
+        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
+    return array
 
 
 def _read(stream: IO[bytes], length: int) -> bytes:

@@ -123,7 +123,7 @@ class TestEveryFileTable:
     def test_opens_nothing_when_made(self, make, tmp_path):
         table = make(tmp_path / "missing")
         assert as_table(table) is table
-        with pytest.raises(InputError, match=r"can't open .*missing.*No such file"):
+        with pytest.raises(InputError, match=r"missing.*[Nn]o such file"):
             table.shape  # noqa: B018
 
     @pytest.mark.parametrize("path", ["", None, 3])
@@ -132,7 +132,7 @@ class TestEveryFileTable:
             make(path)
 
     def test_is_local(self, make):
-        with pytest.raises(InputError, match="not a local path"):
+        with pytest.raises(InputError, match=r"not a local path|of no form"):
             make("gs://bucket/table").rows(np.array([0]))
 
     def test_empty_file(self, make, tmp_path):
@@ -260,7 +260,7 @@ class TestCheckpointLoad:
             np.testing.assert_array_equal(table.rows(np.array([2])), array[[2]])
 
     def test_other_folder(self, tmp_path):
-        with pytest.raises(InputError, match=r"no model\.safetensors"):
+        with pytest.raises(InputError, match="of no form that an installed format plugin reads"):
             checkpoint_load(tmp_path).shape  # noqa: B018
 
 

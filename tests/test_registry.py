@@ -127,15 +127,15 @@ def test_blocked_plugin_is_not_imported(site):
 
 
 def test_a_new_kind_is_one_entry_of_the_table(site):
-    site.distribution("f", {"formats": {"npy2": "f:init_x"}}, {"f.py": FUNCTION})
+    site.distribution("f", {"metrics": {"npy2": "f:init_x"}}, {"f.py": FUNCTION})
     code = (
         "from prompt_tuning_core import registry\n"
-        "registry.KINDS['format'] = registry.Kind(\n"
-        "    'format', 'prompt_tuning.formats', '--format {name}', lambda loaded: None, False)\n"
-        "print([p.gin for p in registry.discover() if p.kind == 'format'])\n"
-        "print(registry.load('format', 'npy2')())\n"
+        "registry.KINDS['metric'] = registry.Kind(\n"
+        "    'metric', 'prompt_tuning.metrics', '--metric {name}', lambda loaded: None, False)\n"
+        "print([p.gin for p in registry.discover() if p.kind == 'metric'])\n"
+        "print(registry.load('metric', 'npy2')())\n"
     )
-    assert site.python("-c", code).stdout == "['--format npy2']\n1.0\n"
+    assert site.python("-c", code).stdout == "['--metric npy2']\n1.0\n"
 
 
 def test_unknown_kind_is_an_error():

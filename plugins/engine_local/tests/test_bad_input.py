@@ -179,7 +179,7 @@ def test_models(project, golden):
     path = project / "model" / "model.safetensors"
     name = "encoder/layers_1/mlp/wo/kernel"
 
-    assert "no model at nowhere" in complaint(
+    assert "model nowhere: there is no such file" in complaint(
         ["train", *training_flags(INITIAL_CHECKPOINT_PATH="nowhere")], project
     )
     line = complaint(["train", *training_flags(MLP_DIM=48)], project)
@@ -329,7 +329,7 @@ def test_eval_and_infer(project):
         *gin_flags(**common, EVAL_OUTPUT_DIR="out"),
     ]
     line = complaint(["eval", *flags], project)
-    assert "model: a directory without prompts" in line
+    assert "prompt model: of no form that an installed format plugin reads" in line
     np.save(project / "prompt.npy", np.ones((5, 32), np.float32))
     flags += gin_flags(PROMPT_FILE="prompt.npy")
     assert "no split 'tset'; did you mean 'test'?" in complaint(

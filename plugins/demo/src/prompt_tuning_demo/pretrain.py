@@ -29,12 +29,13 @@ import safetensors.numpy
 import sentencepiece
 from flax import traverse_util
 
+from prompt_tuning_core.own_formats import MODEL_FILE
 from prompt_tuning_demo import reviews
 from prompt_tuning_demo.examples import Batch, Examples, padded
 from prompt_tuning_demo.prefixes import WORDINGS, Wording
 from prompt_tuning_demo.recipe import EXTRA_IDS, Recipe
 from prompt_tuning_demo.vocabulary import EOS_ID, WordEncoder, make_vocabulary
-from prompt_tuning_engine_local import decoding, model_files
+from prompt_tuning_engine_local import decoding
 from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.network import T5, T5Config
 
@@ -229,7 +230,7 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
         for name, value in traverse_util.flatten_dict(params, sep="/").items()
     }
     # Without a step: those of prompt tuning are then counted from 0.
-    safetensors.numpy.save_file(arrays, out_dir / model_files.FILE_NAME)
+    safetensors.numpy.save_file(arrays, out_dir / MODEL_FILE)
     description = {
         "made_by": "python -m prompt_tuning_demo.pretrain",
         "recipe": dataclasses.asdict(recipe),

@@ -1,8 +1,4 @@
-"""Reads this engine's model files: `model.safetensors` with Flaxformer's parameter names.
-
-Names are joined by "/", for example `encoder/layers_0/attention/query/kernel`. The metadata entry
-`step`, where there is one, is the step at which the model was saved.
-"""
+"""Reads the frozen model, of any form that an installed format plugin reads."""
 
 from __future__ import annotations
 
@@ -11,15 +7,16 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prompt_tuning_core import formats
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.safetensors_header import Tensor, read_safetensors_header
+from prompt_tuning_core.formats import Variable
+from prompt_tuning_core.npy import FLOATING
 
-FILE_NAME = "model.safetensors"
+_PROMPT = "encoder/prompt/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +25,13 @@ class FrozenModel:
 
     Attributes:
       params: float32 arrays by "/"-joined name, where `load` placed them.
-      path: The file.
-      step: The step at which the model was saved; 0 where the file does not say.
-      sha256: Checksum of the file.
+      path: Where the model is.
+      step: The step at which the model was saved; 0 where it does not say.
+      sha256: Checksum of the parameters, the same in whatever form they are stored.
     """
 
     params: Mapping[str, Any]
-    path: Path
+    path: str
     step: int
     sha256: str
 
@@ -47,86 +44,56 @@ def load(
     """Reads a model, one parameter after the other.
 
     Args:
-      path: A `.safetensors` file, or a directory that holds `model.safetensors`.
+      path: The model. A prompt that is saved with it is left where it is.
       shapes: The shape that each parameter must have, by "/"-joined name.
       place: Called with each parameter, to put it on a device; what it returns is kept.
 
     Raises:
-      InputError: If the file is missing or corrupt, or a parameter is missing, unexpected, or of
+      InputError: If the model is missing or damaged, or a parameter is missing, unexpected, or of
         another shape or a dtype that is not floating; the message names it.
     """
-    file = find(path)
+    model = formats.open_model(path)
+    name = f"model {path}"
+    _check(name, model.variables, shapes)
     params = {}
     digest = hashlib.sha256()
-    try:
-        with file.open("rb") as stream, ThreadPoolExecutor(max_workers=1) as aside:
-            size = os.fstat(stream.fileno()).st_size
-            header = read_safetensors_header(stream, size, f"model {file}")
-            step = _step(header.metadata, file)
-            _check(file, header.tensors, shapes)
-            # The data follows the header without gaps: one pass is enough for the checksum, too,
-            # which is computed while the next tensors are read.
-            header_size = stream.tell()
-            stream.seek(0)
-            digest.update(stream.read(header_size))
-            for name, tensor in header.tensors.items():
-                array = np.empty(tensor.shape, tensor.dtype)
-                data = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-                if stream.readinto(data) != tensor.size:
-                    raise InputError(f"model {file}: became shorter while it was read")
-                aside.submit(digest.update, data)
-                params[name] = place(array.astype(np.float32, copy=False))
-    except OSError as e:
-        raise InputError(f"model {file}: cannot be read: {e.strerror}") from None
-    return FrozenModel(params, file, step, digest.hexdigest())
+    # Each parameter is hashed while the next ones are read.
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        for variable in sorted(shapes):
+            array = model.read(variable).astype(np.float32, copy=False)
+            aside.submit(_hash, digest, variable, array)
+            params[variable] = place(array)
+    return FrozenModel(params, str(path), model.step, digest.hexdigest())
 
 
-def find(path: str | os.PathLike[str]) -> Path:
-    """Returns the model file at `path`, which may be its directory.
-
-    Raises:
-      InputError: If there is none.
-    """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        file /= FILE_NAME
-    if not file.is_file():
-        raise InputError(
-            f"no model at {path}: expected a .safetensors file, or a directory that holds "
-            f"{FILE_NAME}"
-        )
-    return file
+def _hash(digest: Any, name: str, array: np.ndarray) -> None:
+    digest.update(f"{name} {array.shape} ".encode())
+    digest.update(np.ascontiguousarray(array, "<f4"))
 
 
 def _check(
-    file: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+    name: str, found: Mapping[str, Variable], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    missing = [name for name in expected if name not in found]
+    missing = [variable for variable in expected if variable not in found]
     if missing:
         raise InputError(
-            f"model {file}: {len(missing)} parameters are missing, the first is {missing[0]!r}"
+            f"{name}: {len(missing)} parameters are missing, the first is {missing[0]!r}"
             f"{nearest(missing[0], found)}"
         )
-    for name, tensor in found.items():
-        if name not in expected:
+    unexpected = [v for v in found if v not in expected and not v.startswith(_PROMPT)]
+    if unexpected:
+        raise InputError(
+            f"{name}: {len(unexpected)} parameters are not of the model described in gin, the "
+            f"first is {unexpected[0]!r}; is it a model of this size?"
+        )
+    for variable, shape in expected.items():
+        if found[variable].shape != shape:
             raise InputError(
-                f"model {file}: {len(found) - len(expected)} parameters are not of the model "
-                f"described in gin, the first is {name!r}; is it a model of this size?"
+                f"{name}: the parameter {variable!r} has the shape {found[variable].shape}, and "
+                f"the model described in gin has {shape}; is it a model of this size?"
             )
-        if tensor.shape != expected[name]:
+        if found[variable].dtype not in FLOATING:
             raise InputError(
-                f"model {file}: the parameter {name!r} has the shape {tensor.shape}, and the "
-                f"model described in gin has {expected[name]}; is it a model of this size?"
+                f"{name}: the parameter {variable!r} has the dtype {found[variable].dtype}, "
+                f"expected one of {', '.join(FLOATING)}"
             )
-        if tensor.dtype is None:
-            raise InputError(
-                f"model {file}: the parameter {name!r} has the dtype {tensor.code}, "
-                "expected a floating one"
-            )
-
-
-def _step(metadata: Mapping[str, str], file: Path) -> int:
-    step = metadata.get("step", "0")
-    if not step.isdecimal():
-        raise InputError(f"model {file}: the step in its metadata is {step!r}, expected a number")
-    return int(step)

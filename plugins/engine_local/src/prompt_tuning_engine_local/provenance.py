@@ -31,10 +31,11 @@ def describe_run(
     plugins hold those in use.
     """
     config = gin_config.operative_config()
-    plugins = registry.process_registry().loaded()
+    # Not formats: all that are installed are asked what a file is.
+    plugins = [p for p in registry.process_registry().loaded() if p.kind != "format"]
     return {
         "model": {
-            "path": str(frozen.path),
+            "path": frozen.path,
             "sha256": frozen.sha256,
             "step": frozen.step,
             **dataclasses.asdict(model.config),

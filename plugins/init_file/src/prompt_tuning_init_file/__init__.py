@@ -7,13 +7,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning_core import prompt_files
+from prompt_tuning_core import formats, prompt_files
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.initializers import prompt_shape
 from prompt_tuning_core.npy import read_npy_header
@@ -31,9 +31,9 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
     prompt's. What kind of file it is, its content says and not its name.
 
     Args:
-      path: A `.npy` file with `[P, H]` in float16, float32 or float64; the prompts that the
-        reference saves have no ending, and are such files. Or a `.npz` archive with one. Or the
-        directory of a training run: its prompt of the highest step.
+      path: A prompt of any form that an installed format plugin reads (`.npy`, as the reference
+        saves it without an ending, safetensors …). Or a `.npz` archive with one. Or the directory
+        of a training run: its prompt of the highest step.
       key: The array's name in an archive; may be None if the archive has one array.
 
     Returns:
@@ -53,15 +53,14 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
     def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
         del rng  # The signature is every initializer's.
         expected = prompt_shape(shape)
-        file = _newest_of(Path(path)) if Path(path).is_dir() else Path(path)
-        try:
-            with file.open("rb") as stream:
-                if zipfile.is_zipfile(stream):
-                    prompt = _from_npz(stream, file, key, expected)
-                else:
-                    prompt = _from_npy(file, key, expected)
-        except OSError as error:
-            raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from error
+        # The directory of a run, or a form of prompt that is a directory.
+        file = prompt_files.newest(path) or Path(path)
+        if file.is_file() and zipfile.is_zipfile(file):
+            prompt = _from_npz(file, key, expected)
+        elif key is not None:
+            raise InputError(f"prompt {file}: key is {key!r}, but the file is no .npz archive")
+        else:
+            prompt = formats.read_prompt(file, expected).array
         if not np.isfinite(prompt).all():
             raise InputError(f"prompt {file}: has values that aren't finite; did training diverge?")
         return jnp.asarray(prompt, jnp.float32)
@@ -72,25 +71,9 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
 init_file.uses_rng = False  # type: ignore[attr-defined]
 
 
-def _newest_of(directory: Path) -> Path:
-    newest = prompt_files.newest(directory)
-    if newest is None:
-        raise InputError(
-            f"prompt {directory}: a directory without prompts, expected a file, or the directory "
-            "of a training run, which holds prompt_STEP.npy"
-        )
-    return newest
-
-
-def _from_npy(file: Path, key: str | None, shape: tuple[int, int]) -> np.ndarray:
-    if key is not None:
-        raise InputError(f"prompt {file}: key is {key!r}, but the file is no .npz archive")
-    return prompt_files.load(file, shape)
-
-
-def _from_npz(stream: IO[bytes], file: Path, key: str | None, shape: tuple[int, int]) -> np.ndarray:
+def _from_npz(file: Path, key: str | None, shape: tuple[int, int]) -> np.ndarray:
     try:
-        with zipfile.ZipFile(stream) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             if key is None and len(members) != 1:
                 raise InputError(
@@ -103,8 +86,10 @@ def _from_npz(stream: IO[bytes], file: Path, key: str | None, shape: tuple[int, 
             size = archive.getinfo(name).file_size
             with archive.open(name) as member:
                 header = read_npy_header(member, size, f"prompt {file}, {name}")
-                _check_shape(header.shape, shape, f"prompt {file}, {name}")
+                prompt_files.check_shape(f"prompt {file}, {name}", header.shape, shape)
                 data = member.read()  # Checks the checksum at its end.
+    except OSError as error:
+        raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         # The last two: encrypted, or compressed in a way that this Python can't undo.
         raise InputError(
@@ -114,11 +99,3 @@ def _from_npz(stream: IO[bytes], file: Path, key: str | None, shape: tuple[int, 
     array = array.reshape(shape[::-1]).T if header.fortran_order else array.reshape(shape)
     with np.errstate(over="ignore"):  # Of float64; told by the caller as not finite.
         return array.astype(np.float32)
-
-
-def _check_shape(found: tuple[int, ...], expected: tuple[int, int], name: str) -> None:
-    if found != expected:
-        raise InputError(
-            f"{name}: has shape {found}, expected {expected}; set PROMPT_LENGTH to its first "
-            "number, or use a prompt of this model"
-        )
