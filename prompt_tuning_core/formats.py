@@ -37,7 +37,10 @@ class ModelFile(Protocol):
 
     @property
     def variables(self) -> Mapping[str, Variable]:
-        """The model's parameters by name; optimizer states are left out."""
+        """The model's parameters by name; optimizer states are left out.
+
+        Where the model was saved with a prompt, the prompt's are among them, as `encoder/prompt/…`.
+        """
 
     @property
     def step(self) -> int:
@@ -99,14 +102,7 @@ class Prompt:
 
 @runtime_checkable
 class PromptFormat(Protocol):
-    """A plugin of the kind `format` that reads and writes prompts; its class takes no arguments.
-
-    Attributes:
-      prompt_endings: Endings of names that ask for this form when a prompt is written, such as
-        `(".npy",)`; `("/",)` for one that writes a directory.
-    """
-
-    prompt_endings: tuple[str, ...]
+    """A plugin of the kind `format` that reads prompts; its class takes no arguments."""
 
     def recognizes_prompt(self, path: str) -> bool:
         """Whether `path` holds a prompt of this form; looks at its content, reads no arrays."""
@@ -121,6 +117,18 @@ class PromptFormat(Protocol):
         Raises:
           InputError: If it is damaged, of another shape, or not of floating numbers.
         """
+
+
+@runtime_checkable
+class PromptWriter(Protocol):
+    """A prompt format that writes prompts as well.
+
+    Attributes:
+      prompt_endings: Endings of names that ask for this form when a prompt is written, such as
+        `(".npy",)`; `("/",)` for one that writes a directory.
+    """
+
+    prompt_endings: tuple[str, ...]
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
         """Writes a prompt atomically.
@@ -179,7 +187,7 @@ def write_prompt(
     writers = {
         known: format_
         for format_ in _installed()[0].values()
-        if isinstance(format_, PromptFormat)
+        if isinstance(format_, PromptWriter)
         for known in format_.prompt_endings
     }
     if ending not in writers:

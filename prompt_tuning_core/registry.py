@@ -77,7 +77,7 @@ def _no_format(loaded: object) -> str | None:
         return f"names a value of type {type(loaded).__name__}, and a format is a class"
     whole = (
         ("recognizes_model", "open_model"),
-        ("recognizes_prompt", "read_prompt", "write_prompt", "prompt_endings"),
+        ("recognizes_prompt", "read_prompt"),
     )
     missing = [[m for m in methods if not hasattr(loaded, m)] for methods in whole]
     if all(missing):
