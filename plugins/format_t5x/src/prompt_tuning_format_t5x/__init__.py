@@ -1,0 +1,72 @@
+"""Reads models, and the prompts saved with them, from checkpoints of T5X and Orbax.
+
+- `T5X`: a msgpack index named `checkpoint`, with each array as a zarr array beside it or inline.
+- `T5XOrbax`: an Orbax checkpoint, which is what T5X writes by default today.
+
+Neither T5X nor Orbax is needed: msgpack and tensorstore read them.
+"""
+
+from __future__ import annotations
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.formats import ModelFile, Prompt
+from prompt_tuning_format_t5x.locations import Checkpoint, find_checkpoint
+
+__all__ = ["T5X", "T5XOrbax"]
+
+
+class _Format:
+    """What the two forms share: their places on disk, and prompts as one of their variables."""
+
+    _kind: str
+
+    def recognizes_model(self, path: str) -> bool:
+        """See `prompt_tuning_core.formats.ModelFormat`.
+
+        Raises:
+          InputError: If `path` is in a bucket that cannot be reached, or cannot be read.
+        """
+        found = find_checkpoint(path)
+        return found is not None and found.kind == self._kind
+
+    def open_model(self, path: str) -> ModelFile:
+        """See `prompt_tuning_core.formats.ModelFormat`."""
+        found = find_checkpoint(path)
+        if found is None or found.kind != self._kind:
+            raise InputError(f"model {path}: holds no checkpoint of the form {self._kind}")
+        return self._open(found)
+
+    def recognizes_prompt(self, path: str) -> bool:
+        """Whether `path` holds a checkpoint of this form; a prompt may be among its parameters."""
+        return self.recognizes_model(path)
+
+    def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
+        """See `prompt_tuning_core.formats.PromptFormat`."""
+        from prompt_tuning_format_t5x.models import read_prompt
+
+        return read_prompt(self.open_model(path), path, shape)
+
+    def _open(self, checkpoint: Checkpoint) -> ModelFile:
+        raise NotImplementedError
+
+
+class T5X(_Format):
+    """T5X's own checkpoints, as the released T5 1.1 models are."""
+
+    _kind = "t5x"
+
+    def _open(self, checkpoint: Checkpoint) -> ModelFile:
+        from prompt_tuning_format_t5x.msgpack_index import open_checkpoint
+
+        return open_checkpoint(checkpoint)
+
+
+class T5XOrbax(_Format):
+    """Orbax checkpoints, of T5X or of a parameter tree."""
+
+    _kind = "t5x_orbax"
+
+    def _open(self, checkpoint: Checkpoint) -> ModelFile:
+        from prompt_tuning_format_t5x.orbax_index import open_checkpoint
+
+        return open_checkpoint(checkpoint)

@@ -1,0 +1,218 @@
+"""Finds checkpoints in directories, local ones or of a Google Cloud Storage bucket."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from prompt_tuning_core.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    import tensorstore as ts
+
+MSGPACK_INDEX = "checkpoint"
+ORBAX_INDEX = "_METADATA"
+_ORBAX_ITEMS = ("", "state", "default")
+"""Where an Orbax checkpoint keeps its tree: itself, T5X's item, the item Orbax names by default."""
+
+_STEP = re.compile(r"(?:checkpoint_)?(\d+)")
+_EMPTY = -1
+_INDEX_STARTS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF, _EMPTY))
+"""First bytes of a map in msgpack; a file that was cut to nothing is an index, too, a bad one."""
+
+_SECONDS = 60
+_CONTEXT = {
+    # Nothing that was decoded outlives its use.
+    "cache_pool": {"total_bytes_limit": 0},
+    # What an OCDBT store knows of its keys is small, and asked for with every array.
+    "cache_pool#index": {"total_bytes_limit": 32 << 20},
+    "gcs_request_retries": {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found.
+
+    Attributes:
+      kind: "t5x" or "t5x_orbax".
+      path: The directory that holds the index.
+      step: The step that the directory's name says; None if it says none.
+    """
+
+    kind: str
+    path: str
+    step: int | None
+
+
+def find_checkpoint(path: str) -> Checkpoint | None:
+    """Finds the checkpoint at `path`.
+
+    Args:
+      path: The directory of a checkpoint, T5X's file `checkpoint` in it, or a directory of
+        checkpoints named `checkpoint_N` or `N`, of which the one with the highest N is taken.
+
+    Returns:
+      None if there is none, also where `path` is an address other than `gs://…`.
+
+    Raises:
+      InputError: If the place cannot be read, or a bucket cannot be reached.
+    """
+    if "://" in path and not path.startswith("gs://"):
+        return None
+    path = path if path.startswith("gs://") else os.path.abspath(os.path.expanduser(path))
+    path = path.rstrip("/")
+    if os.path.basename(path) == MSGPACK_INDEX and _starts_like_msgpack(path):
+        path = os.path.dirname(path)
+    found = _checkpoint_in(path)
+    if found is None:
+        steps = [
+            (int(match[1]), match[0]) for match in map(_STEP.fullmatch, _children(path)) if match
+        ]
+        if steps:
+            found = _checkpoint_in(f"{path}/{max(steps)[1]}")
+    return found
+
+
+def _checkpoint_in(path: str) -> Checkpoint | None:
+    step = _step_of(os.path.basename(path))
+    if _starts_like_msgpack(f"{path}/{MSGPACK_INDEX}"):
+        return Checkpoint("t5x", path, step)
+    for item in _ORBAX_ITEMS:
+        folder = f"{path}/{item}".rstrip("/")
+        if _first_byte(f"{folder}/{ORBAX_INDEX}") is not None:
+            # The item's own directory may be given.
+            own = step is None and os.path.basename(path) in _ORBAX_ITEMS
+            outer = os.path.basename(os.path.dirname(path))
+            return Checkpoint("t5x_orbax", folder, _step_of(outer) if own else step)
+    return None
+
+
+def _step_of(name: str) -> int | None:
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _starts_like_msgpack(file: str) -> bool:
+    return _first_byte(file) in _INDEX_STARTS
+
+
+def _first_byte(file: str) -> int | None:
+    """Returns the first byte of a file, _EMPTY if it has none, None if it isn't there."""
+    folder, name = os.path.split(file)
+    if file.startswith("gs://"):
+        (data,) = Store.at(folder).read(name)
+        return None if data is None else next(iter(data), _EMPTY)
+    try:
+        with open(file, "rb") as stream:
+            return next(iter(stream.read(1)), _EMPTY)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _children(path: str) -> list[str]:
+    """Returns the names in a directory; none if it isn't one."""
+    if path.startswith("gs://"):
+        return list({key.split("/", 1)[0] for key in Store.at(path).listing() if "/" in key})
+    try:
+        return [entry.name for entry in os.scandir(path) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Files below a directory, or keys of a database in it, as tensorstore reads them.
+
+    Attributes:
+      name: What to call it in errors: the directory's path.
+      spec: A tensorstore key-value store, whose path ends in "/" or is empty.
+      context: tensorstore's resources, shared by what is opened together.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    context: ts.Context = dataclasses.field(compare=False)
+
+    @classmethod
+    def at(cls, path: str) -> Store:
+        """Returns the files below a local directory or a `gs://bucket/directory`."""
+        import tensorstore as ts
+
+        spec = {"driver": "file", "path": f"{path}/"}
+        if path.startswith("gs://"):
+            bucket, _, inner = path.removeprefix("gs://").partition("/")
+            spec = {"driver": "gcs", "bucket": bucket, "path": f"{inner}/" if inner else ""}
+        return cls(path, spec, ts.Context(_CONTEXT))
+
+    def ocdbt(self) -> Store:
+        """Returns the keys of the OCDBT database whose manifest is in this directory."""
+        spec = {"driver": "ocdbt", "base": self.spec, "cache_pool": "cache_pool#index"}
+        return Store(self.name, spec, self.context)
+
+    def below(self, key: str) -> dict[str, Any]:
+        """Returns the key-value store of what lies below `key`."""
+        return {**self.spec, "path": f"{self.spec.get('path', '')}{key}/"}
+
+    def read(self, *keys: str) -> list[bytes | None]:
+        """Reads the values of keys, all at once; None for a key that isn't there.
+
+        Raises:
+          InputError: If one cannot be read.
+        """
+        results = [
+            self.wait(future, key, _SECONDS)
+            for key, future in [(key, self._opened.read(key)) for key in keys]
+        ]
+        return [result.value if result.state == "value" else None for result in results]
+
+    def listing(self) -> list[str]:
+        """Returns all keys.
+
+        Raises:
+          InputError: If they cannot be listed.
+        """
+        keys = self.wait(self._opened.list(), "the listing", _SECONDS)
+        return [key.decode(errors="replace") for key in keys]
+
+    def wait(self, future: Any, what: str, seconds: float | None = None) -> Any:
+        """Waits for a result of tensorstore.
+
+        Args:
+          future: What tensorstore promised.
+          what: What is being read, for errors.
+          seconds: How long to wait at most; None for as long as tensorstore tries.
+
+        Raises:
+          InputError: In place of whatever tensorstore raises.
+        """
+        try:
+            return future.result(timeout=seconds)
+        except TimeoutError as error:
+            raise self._unreadable(what, f"no answer in {seconds} s") from error
+        except Exception as error:  # tensorstore's errors have many types.
+            # It appends where in its own source an error arose.
+            cause = one_line(error).split(" [source locations=")[0]
+            raise self._unreadable(what, cause) from error
+
+    def _unreadable(self, what: str, cause: str) -> InputError:
+        bucket = self.spec.get("base", self.spec).get("bucket")
+        advice = "is the checkpoint whole? copy it again"
+        if bucket is not None:
+            advice = f"can the bucket {bucket!r} be reached, and may you read it?"
+        return InputError(f"{self.name}: {what} cannot be read ({cause}); {advice}")
+
+    @functools.cached_property
+    def _opened(self) -> ts.KvStore:
+        import tensorstore as ts
+
+        opening = ts.KvStore.open(self.spec, context=self.context)
+        opened: ts.KvStore = self.wait(opening, "the directory", _SECONDS)
+        return opened

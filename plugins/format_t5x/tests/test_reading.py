@@ -1,0 +1,249 @@
+"""What is read from checkpoints of each form."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prompt_tuning_core import formats
+from prompt_tuning_core.errors import InputError
+
+EMBEDDING = "token_embedder/embedding"
+PROMPT = "encoder/prompt/prompt/prompt"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "step", "prompted"),
+    [
+        ("t5x_checkpoint_prompt", "float32", 0, True),
+        ("t5x_checkpoint_bf16", "bfloat16", 0, False),
+        ("t5x_checkpoint_msgpack_only", "float32", 0, False),
+        ("t5x_orbax", "float32", 7, True),
+    ],
+)
+def test_a_model_reads_as_it_was_saved(unpack, parameters, prompt, name, dtype, step, prompted):
+    model = formats.open_model(unpack(name))
+    expected = parameters | ({PROMPT: prompt} if prompted else {})
+    assert model.step == step
+    assert dict(model.variables) == {
+        name: formats.Variable(array.shape, dtype) for name, array in expected.items()
+    }
+    for name, array in expected.items():
+        np.testing.assert_array_equal(model.read(name), array.astype(dtype), strict=True)
+    ids = np.array([3, 60, 3, 0])
+    rows = expected[EMBEDDING].astype(dtype).astype(np.float32)[ids]
+    np.testing.assert_array_equal(model.rows(EMBEDDING, ids), rows, strict=True)
+
+
+@pytest.mark.parametrize("name", ["t5x_checkpoint_prompt", "t5x_orbax"])
+def test_a_prompted_checkpoint_reads_as_a_prompt(unpack, prompt, name):
+    path = unpack(name)
+    found = formats.read_prompt(path, (5, 32))
+    np.testing.assert_array_equal(found.array, prompt, strict=True)
+    assert found.provenance == {"step": formats.open_model(path).step}
+    with pytest.raises(InputError, match=re.escape("has shape (5, 32), expected (5, 64)")):
+        formats.read_prompt(path, (5, 64))
+
+
+def test_a_checkpoint_without_a_prompt_is_no_prompt(unpack):
+    with pytest.raises(InputError, match="a model without a prompt: it has no 'encoder/prompt/"):
+        formats.read_prompt(unpack("t5x_checkpoint_bf16"))
+
+
+def test_the_newest_of_several_checkpoints_is_read(unpack, write_t5x, tmp_path):
+    path = unpack("t5x_orbax")
+    for step in (3, 10):
+        directory = path / f"checkpoint_{step}"
+        directory.mkdir()
+        write_t5x(directory, {EMBEDDING: np.full((2, 2), step, np.float32)}, step=step)
+    (path / "checkpoint_11.tmp").mkdir()
+    assert formats.open_model(path).read(EMBEDDING)[0, 0] == 10
+    # An item within a checkpoint, and the file that is T5X's index, may be named as well.
+    assert formats.open_model(path / "checkpoint_7" / "state").step == 7
+    assert formats.open_model(path / "checkpoint_3" / "checkpoint").step == 3
+
+
+def test_scanned_layers_read_as_unscanned_ones(write_t5x, parameters, tmp_path):
+    scanned, expected = {}, {}
+    for name, array in parameters.items():
+        side, *rest = name.split("/")
+        if rest[0] == "relpos_bias":
+            # Scanned layers have one each.
+            for layer in (0, 1):
+                expected[f"{side}/layers_{layer}/{'/'.join(rest)}"] = array + layer
+            scanned[f"{side}/{side}/{'/'.join(rest)}"] = np.stack([array, array + 1], axis=1)
+            continue
+        expected[name] = array
+        if not rest[0].startswith("layers_"):
+            scanned[name] = array
+        elif rest[0] == "layers_0":
+            other = parameters["/".join((side, "layers_1", *rest[1:]))]
+            scanned["/".join((side, side, *rest[1:]))] = np.stack([array, other], axis=1)
+    chunks = {
+        "encoder/encoder/mlp/wo/kernel": (16, 1, 32),
+        "decoder/decoder/mlp/wo/kernel": (64, 2, 8),
+    }
+    model = formats.open_model(write_t5x(tmp_path, scanned, chunks))
+    assert model.variables.keys() == expected.keys()
+    for name, array in expected.items():
+        assert model.variables[name] == formats.Variable(array.shape, "float32")
+        np.testing.assert_array_equal(model.read(name), array, strict=True)
+    name = "decoder/layers_1/mlp/wo/kernel"
+    np.testing.assert_array_equal(model.rows(name, np.array([9, 2])), expected[name][[9, 2]])
+
+
+def test_scanned_layers_of_different_numbers_are_refused(write_t5x, tmp_path):
+    arrays = {
+        "encoder/encoder/a/scale": np.ones((4, 2)),
+        "encoder/encoder/b/scale": np.ones((4, 3)),
+    }
+    with pytest.raises(InputError, match="differ in the size of their second axis"):
+        formats.open_model(write_t5x(tmp_path, arrays))
+
+
+# Chunks of 8 rows and 3 columns of a table of 37 rows and 7 columns.
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.lists(st.integers(0, 36), max_size=12))
+def test_rows_need_the_chunks_that_hold_them_and_no_others(write_t5x, tmp_path_factory, ids):
+    table = np.arange(37 * 7, dtype=np.float32).reshape(37, 7)
+    path = tmp_path_factory.mktemp("checkpoint")
+    write_t5x(path, {EMBEDDING: table}, {EMBEDDING: (8, 3)})
+    needed = {f"{id_ // 8}.{column}" for id_ in ids for column in range(3)}
+    chunks = {
+        chunk.name: chunk
+        for chunk in (path / f"target.{EMBEDDING.replace('/', '.')}").glob("[0-9]*")
+    }
+    assert len(chunks) == 15
+    for name in chunks.keys() - needed:
+        chunks[name].unlink()
+    model = formats.open_model(path)
+    np.testing.assert_array_equal(model.rows(EMBEDDING, np.array(ids, np.int64)), table[ids])
+    if ids:
+        chunks[f"{ids[0] // 8}.1"].unlink()
+        with pytest.raises(InputError, match=f"chunk {{{ids[0] // 8}, 1}}.* is missing"):
+            model.rows(EMBEDDING, np.array(ids))
+
+
+def test_rows_are_read_one_chunk_at_a_time(write_t5x, tmp_path, monkeypatch):
+    import tensorstore as ts
+
+    table = np.arange(40 * 6, dtype=np.float32).reshape(40, 6)
+    model = formats.open_model(write_t5x(tmp_path, {EMBEDDING: table}, {EMBEDDING: (10, 2)}))
+    read, asked = ts.TensorStore.read, []
+
+    def note(opened, *args, **kwargs):
+        asked.append(opened.domain.shape)
+        result = read(opened, *args, **kwargs)
+        result.result()
+        return result
+
+    monkeypatch.setattr(ts.TensorStore, "read", note)
+    ids = np.array([39, 1, 0, 38, 1])
+    np.testing.assert_array_equal(model.rows(EMBEDDING, ids), table[ids])
+    assert asked == [(2, 2)] * 6
+
+
+def test_a_checkpoint_that_was_written_to_a_bucket_is_read_where_it_is(write_t5x, tmp_path):
+    import msgpack
+
+    table = np.arange(8, dtype=np.float32).reshape(4, 2)
+    file = write_t5x(tmp_path, {EMBEDDING: table}) / "checkpoint"
+    index = msgpack.unpackb(file.read_bytes())
+    spec = index["optimizer"]["target"]["token_embedder"]["embedding"]
+    # As T5X has it for buckets; tensorstore used to have the path outside of the kvstore.
+    spec["path"] = spec["kvstore"]["path"].rstrip("/")
+    spec["kvstore"] = {"driver": "gcs", "bucket": "t5x-dummy-bucket"}
+    file.write_bytes(msgpack.packb(index))
+    np.testing.assert_array_equal(formats.open_model(tmp_path).read(EMBEDDING), table)
+    spec["path"] = "target.other"
+    file.write_bytes(msgpack.packb(index))
+    with pytest.raises(InputError, match=r"its array is 'target\.other', expected"):
+        formats.open_model(tmp_path)
+
+
+ORBAX = """
+import sys
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+table = jnp.arange(12.0).reshape(6, 2)
+model = {"token_embedder": {"embedding": table}, "n.m": np.ones(3, "float16")}
+trees = {
+    "params": {"params": model, "step": 5},
+    "bare": model,
+    "else": {"optimizer": {"m": jnp.ones(2)}},
+}
+for ocdbt in (True, False):
+    for zarr3 in (True, False):
+        for name, tree in trees.items():
+            checkpointer = ocp.PyTreeCheckpointer(use_ocdbt=ocdbt, use_zarr3=zarr3)
+            checkpointer.save(f"{sys.argv[1]}/{name}-{ocdbt}-{zarr3}", tree)
+with ocp.CheckpointManager(f"{sys.argv[1]}/manager") as manager:
+    for step in (9, 10):
+        manager.save(step, args=ocp.args.StandardSave({"params": model}))
+"""
+
+
+def test_trees_that_orbax_saved_are_read(tmp_path):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", ORBAX, tmp_path], check=True)
+    saved = [path for path in tmp_path.iterdir() if not path.name.startswith("else")]
+    assert len(saved) == 9
+    for path in saved:
+        model = formats.open_model(path)
+        assert dict(model.variables) == {
+            EMBEDDING: formats.Variable((6, 2), "float32"),
+            "n.m": formats.Variable((3,), "float16"),
+        }
+        assert model.step == (10 if path.name == "manager" else 0)
+        assert model.read("n.m").tolist() == [1, 1, 1]
+        assert model.rows(EMBEDDING, np.array([5, 0])).tolist() == [[10, 11], [0, 1]]
+    for path in tmp_path.glob("else*"):
+        with pytest.raises(InputError, match="its tree begins with optimizer, expected target or"):
+            formats.open_model(path)
+
+
+def test_arrays_that_flax_splits_are_joined(tmp_path):
+    """Flax writes an array of over 1 GiB in parts; the parts here are smaller."""
+    import msgpack
+
+    def packed(array):
+        data = [list(array.shape), array.dtype.name, array.tobytes()]
+        return msgpack.ExtType(1, msgpack.packb(data))
+
+    table = np.arange(12).astype(ml_dtypes.bfloat16)
+    parts = {
+        "__msgpack_chunked_array__": True,
+        "shape": {"0": 6, "1": 2},
+        "chunks": {"0": packed(table[:7]), "1": packed(table[7:])},
+    }
+    state = {"step": msgpack.ExtType(3, msgpack.packb([[], "int64", (12).to_bytes(8, "little")]))}
+    index = {"version": 3, "optimizer": {"state": state, "target": {"embedding": parts}}}
+    (tmp_path / "checkpoint").write_bytes(msgpack.packb(index))
+    model = formats.open_model(tmp_path)
+    assert model.step == 12
+    np.testing.assert_array_equal(model.read("embedding"), table.reshape(6, 2), strict=True)
+    del parts["chunks"]["1"]
+    (tmp_path / "checkpoint").write_bytes(msgpack.packb(index))
+    with pytest.raises(InputError, match="embedding: its chunks don't make up its shape"):
+        formats.open_model(tmp_path)
+
+
+def test_recognizing_imports_neither_tensorstore_nor_jax(unpack):
+    code = (
+        "import json, sys\n"
+        "from prompt_tuning_format_t5x import T5X, T5XOrbax\n"
+        "found = [form().recognizes_model(sys.argv[1]) for form in (T5X, T5XOrbax)]\n"
+        "print(json.dumps([found, sorted({'tensorstore', 'jax', 'msgpack'} & set(sys.modules))]))"
+    )
+    for name, expected in (("t5x_checkpoint_bf16", [True, False]), ("t5x_orbax", [False, True])):
+        output = subprocess.check_output([sys.executable, "-c", code, unpack(name)])
+        assert json.loads(output) == [expected, []]
