@@ -26,6 +26,17 @@ def test_the_floating_point_operations_of_a_step_are_those_that_xla_counts(scrip
     assert script("flop").training_step(small, 8, 128, 100, 8) == pytest.approx(187.55e9, rel=0.01)
 
 
+def test_rows_of_a_checkpoint_are_those_of_the_whole_table(script, monkeypatch, tmp_path):
+    checkpoint_rows = script("checkpoint_rows")
+    monkeypatch.setattr(checkpoint_rows, "VOCABULARY", 200)
+    monkeypatch.setattr(checkpoint_rows, "WIDTH", 8)
+    checkpoint_rows.write_checkpoint(tmp_path, (50, 4))
+    rows, whole = (checkpoint_rows.take(way, str(tmp_path)) for way in ("rows", "whole table"))
+    assert rows.shape == (100, 8)
+    assert (rows == whole).all()
+    assert checkpoint_rows.measure("rows", str(tmp_path))["second_call_read_bytes"] > 100 * 8 * 4
+
+
 def test_scaling_varies_one_thing_at_a_time(script):
     scaling = script("scaling")
     reference = scaling.Point("small", 100, 128, 8)
