@@ -50,9 +50,11 @@ class Tensor:
         """Its dtype for numpy, little-endian; None if it isn't a floating one."""
         if self.code not in _FLOATING:
             return None
-        import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
+        if self.code == "BF16":
+            import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
 
-        return np.dtype(getattr(jnp, _FLOATING[self.code])).newbyteorder("<")
+            return np.dtype(jnp.bfloat16).newbyteorder("<")
+        return np.dtype(_FLOATING[self.code]).newbyteorder("<")
 
 
 @dataclasses.dataclass(frozen=True)
