@@ -17,6 +17,7 @@ MODULES = {
             "protocols", "prompts", "combine", "embeddings", "initializers", "prompt_files",
             "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors", "testing",
             "integrations.seqio_tasks",
+            "released", "bundled_prompts",
         )
     ],
     "plugins": [

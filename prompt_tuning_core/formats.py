@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from prompt_tuning_core import registry
+from prompt_tuning_core import registry, released
 from prompt_tuning_core.errors import InputError, PluginError
 
 if TYPE_CHECKING:
@@ -146,18 +146,27 @@ class PromptWriter(Protocol):
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
     """Opens a model of any installed form.
 
+    Args:
+      path: Where it is, or the name of a released model (`released.resolve_model`).
+
     Raises:
       InputError: If there is nothing at `path`, or no installed format reads it.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
-    return _recognizing(ModelFormat, "model", path).open_model(os.fspath(path))
+    found = released.resolve_model(path)
+    return _recognizing(ModelFormat, "model", found)[1].open_model(found)
+
+
+def form_of_model(path: str | os.PathLike[str]) -> str:
+    """Returns the name of the format that `open_model` reads `path` with; raises as it does."""
+    return _recognizing(ModelFormat, "model", released.resolve_model(path))[0]
 
 
 def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Prompt:
     """Reads a prompt of any installed form.
 
     Args:
-      path: Where it is.
+      path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`).
       shape: The `(P, H)` that it must have; None for any.
 
     Raises:
@@ -165,7 +174,13 @@ def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = No
         of another shape.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
-    return _recognizing(PromptFormat, "prompt", path).read_prompt(os.fspath(path), shape)
+    found = released.resolve_prompt(path)
+    return _recognizing(PromptFormat, "prompt", found)[1].read_prompt(found, shape)
+
+
+def form_of_prompt(path: str | os.PathLike[str]) -> str:
+    """Returns the name of the format that `read_prompt` reads `path` with; raises as it does."""
+    return _recognizing(PromptFormat, "prompt", released.resolve_prompt(path))[0]
 
 
 def write_prompt(
@@ -196,11 +211,8 @@ def write_prompt(
     writers[ending].write_prompt(name, array, provenance)
 
 
-def _recognizing(protocol: Any, what: str, path: str | os.PathLike[str]) -> Any:
-    """Returns the one installed format that recognizes what is at `path`."""
-    name = os.fspath(path)
-    if "://" not in name and not os.path.exists(name):
-        raise InputError(f"{what} {name}: there is no such file or directory")
+def _recognizing(protocol: Any, what: str, name: str) -> tuple[str, Any]:
+    """Returns the one installed format that recognizes what is at the path `name`, and its name."""
     formats, broken = _installed()
     readers = {
         plugin: format_ for plugin, format_ in formats.items() if isinstance(format_, protocol)
@@ -227,7 +239,7 @@ def _recognizing(protocol: Any, what: str, path: str | os.PathLike[str]) -> Any:
             f"{what} {name}: recognized by the formats {' and '.join(found)}; block one of them "
             f"({registry.BLOCK_VARIABLE}={found[0]})"
         )
-    return readers[found[0]]
+    return found[0], readers[found[0]]
 
 
 def _installed() -> tuple[dict[str, Any], list[PluginError]]:

@@ -86,6 +86,12 @@ def _no_format(loaded: object) -> str | None:
     return None
 
 
+def _no_package(loaded: object) -> str | None:
+    if hasattr(loaded, "__path__"):
+        return None
+    return f"names a value of type {type(loaded).__name__}, and pretrained prompts are in a package"
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -94,6 +100,13 @@ KINDS: dict[str, Kind] = {
         Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, False),
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, False),
         Kind("format", "prompt_tuning.formats", "by a file's content", _no_format, False),
+        Kind(
+            "pretrained",
+            "prompt_tuning.pretrained_prompts",
+            "PROMPT_FILE = 'MODEL/TASK'",
+            _no_package,
+            False,
+        ),
     )
 }
 
