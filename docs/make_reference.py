@@ -16,8 +16,8 @@ MODULES = {
         for name in (
             "protocols", "prompts", "combine", "embeddings", "initializers", "prompt_files",
             "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors", "testing",
-            "integrations.seqio_tasks",
-            "released", "bundled_prompts",
+            "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
+            "nearest_pieces",
         )
     ],
     "plugins": [

@@ -7,13 +7,15 @@ neither a plugin nor anything that only the other commands use.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from prompt_tuning_core import __version__
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
+from prompt_tuning_core.text_tables import aligned
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -83,9 +85,7 @@ def _explained_by_gin(error: Exception) -> str | None:
 
 def _run(argv: list[str]) -> int:
     parser, commands = _parsers()
-    first = next((argument for argument in argv if not argument.startswith("-")), None)
-    if first is not None and first not in commands:
-        raise InputError(f"unknown command {first!r}{nearest(first, commands)}")
+    _refuse_unknown(argv, commands)
     # Set apart because argparse takes a flag with a blank in it for a positional argument.
     bindings = [argument for argument in argv if argument.startswith("--gin.")]
     args, unknown = parser.parse_known_args([a for a in argv if a not in bindings])
@@ -94,15 +94,24 @@ def _run(argv: list[str]) -> int:
         return 0
     if args.command in ("train", "eval", "infer"):
         return _run_engine(args, bindings, unknown)
+    name = f"{args.command} {args.action}" if "action" in args else args.command
     unknown += bindings
     if unknown:
-        commands[args.command].error(f"unknown argument {unknown[0]!r}")
+        commands[name].error(f"unknown argument {unknown[0]!r}")
     command: Callable[[argparse.Namespace], int] = {
         "list-plugins": _list_plugins,
         "find-module": _find_module,
         "gin-path": _gin_path,
-    }[args.command]
+    }.get(name, functools.partial(_run_on_files, name))
     return command(args)
+
+
+def _refuse_unknown(argv: Sequence[str], commands: Iterable[str]) -> None:
+    words = [argument for argument in argv if not argument.startswith("-")]
+    grouped = any(command.startswith(f"{word} ") for word in words[:1] for command in commands)
+    name = " ".join(words[: 2 if grouped else 1])
+    if name and name not in commands and not (grouped and len(words) == 1):
+        raise InputError(f"unknown command {name!r}{nearest(name, commands)}")
 
 
 def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
@@ -113,8 +122,16 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     commands: dict[str, argparse.ArgumentParser] = {}
 
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
-        command = subparsers.add_parser(name, help=summary, description=summary + ".")
+    def group(name: str, summary: str) -> Any:
+        parser = subparsers.add_parser(name, help=summary, description=summary + ".")
+        return parser.add_subparsers(
+            dest="action", metavar="ACTION", title="actions", required=True
+        )
+
+    def add(name: str, summary: str, among: Any = subparsers) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = among.add_parser(
+            name.split()[-1], help=summary, description=summary + "."
+        )
         for flag, verb in (
             ("--allow-plugin", "use no plugin but"),
             ("--block-plugin", "don't use"),
@@ -142,6 +159,34 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     module.add_argument("module", help="a dotted name; it is not imported")
     path = add("gin-path", "Print the folder of the packaged gin files, or the path of one")
     path.add_argument("file", nargs="?", help="such as models/sizes/small.gin")
+    extract = add("extract-variable", "List the variables of a model, or save one as .npy")
+    extract.add_argument("checkpoint", metavar="CHECKPOINT", help="a model of any installed form")
+    extract.add_argument(
+        "variable", metavar="VARIABLE", nargs="?", help="such as token_embedder/embedding"
+    )
+    extract.add_argument("out", metavar="OUT.npy", nargs="?", help="the file to write")
+    extract.add_argument(
+        "--dtype",
+        choices=("float16", "float32", "float64"),
+        default="float32",
+        help="default: float32",
+    )
+    models = group("model", "Show models")
+    shown = add("model show", "Show the form and the sizes of a model", models)
+    shown.add_argument("checkpoint", metavar="CHECKPOINT", help="a model of any installed form")
+    add("model list", "List the released models, which can be named where a path is", models)
+    prompts = group("prompt", "Show and convert prompts")
+    shown = add("prompt show", "Show a prompt: shape, norms, provenance, nearest pieces", prompts)
+    shown.add_argument("prompt", metavar="PROMPT", help="a prompt of any installed form")
+    shown.add_argument("--model", metavar="CHECKPOINT", help="whose embeddings to compare with")
+    shown.add_argument("--vocabulary", metavar="FILE", help="the model's SentencePiece model")
+    shown.add_argument(
+        "--nearest", metavar="N", type=int, help="pieces to show for each position; default: 5"
+    )
+    convert = add("prompt convert", "Write a prompt in the form that OUT's ending names", prompts)
+    convert.add_argument("input", metavar="IN", help="a prompt of any installed form")
+    convert.add_argument("out", metavar="OUT", help="such as prompt.npy")
+    add("prompt list", "List the prompts that can be named where a path is", prompts)
     for name, summary in (
         ("train", "Train a prompt"),
         ("eval", "Evaluate a prompt"),
@@ -212,11 +257,24 @@ def _print_table(plugins: Sequence[Plugin]) -> None:
     for plugin in plugins:
         row = [getattr(plugin, field) or "?" for field in fields]
         table.append([*row, plugin.detail or plugin.description])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
-    for number, row in enumerate(table):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        line = "  ".join([*cells, row[-1]]).rstrip()
-        print(line.upper() if number == 0 else line)
+    heading, *lines = aligned(table)
+    print("\n".join([heading.upper(), *lines]))
+
+
+def _run_on_files(name: str, args: argparse.Namespace) -> int:
+    """Runs a command that reads or writes models and prompts."""
+    from prompt_tuning_core import model_commands, prompt_commands, registry
+
+    registry.configure(args.allow_plugin, args.block_plugin)
+    {
+        "extract-variable": model_commands.extract_variable,
+        "model list": model_commands.list_models,
+        "model show": model_commands.show,
+        "prompt convert": prompt_commands.convert,
+        "prompt list": prompt_commands.list_prompts,
+        "prompt show": prompt_commands.show,
+    }[name](args)
+    return 0
 
 
 def _find_module(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECTS = [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 # Imported where they are installed, by parts that nothing needs without them.
-OPTIONAL = ("hypothesis", "seqio", "tensorflow")
+OPTIONAL = ("hypothesis", "sentencepiece", "seqio", "tensorflow")
 FIND_PYTHON = ROOT / ".ci" / "find-python"
 
 
