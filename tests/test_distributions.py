@@ -335,7 +335,7 @@ def test_gin_files_are_found_in_an_installation(everything: Environment) -> None
 def test_a_strangers_initializer_is_listed(core_and_stranger: Environment) -> None:
     rows = core_and_stranger.plugins()
 
-    assert list(rows) == ["init_ramp"]
+    assert list(rows) == ["init_ramp", "npy", "safetensors"]
     assert rows["init_ramp"] == {
         "kind": "initializer",
         "name": "init_ramp",

@@ -6,7 +6,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -54,8 +53,8 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
         del rng  # The signature is every initializer's.
         expected = prompt_shape(shape)
         # The directory of a run, or a form of prompt that is a directory.
-        file = prompt_files.newest(path) or Path(path)
-        if file.is_file() and zipfile.is_zipfile(file):
+        file = os.fspath(prompt_files.newest(path) or path)
+        if os.path.isfile(file) and zipfile.is_zipfile(file):
             prompt = _from_npz(file, key, expected)
         elif key is not None:
             raise InputError(f"prompt {file}: key is {key!r}, but the file is no .npz archive")
@@ -71,7 +70,7 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
 init_file.uses_rng = False  # type: ignore[attr-defined]
 
 
-def _from_npz(file: Path, key: str | None, shape: tuple[int, int]) -> np.ndarray:
+def _from_npz(file: str, key: str | None, shape: tuple[int, int]) -> np.ndarray:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
