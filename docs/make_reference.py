@@ -29,8 +29,8 @@ MODULES = {
     "engine-local": [
         f"prompt_tuning_engine_local.{name}"
         for name in (
-            "training", "inference", "evaluation", "engine_tasks", "models", "network", "losses",
-            "optimizers", "decoding", "vocabularies", "data", "batching", "model_files",
+            "training", "inference", "evaluation", "engine_tasks", "models", "network", "sizes",
+            "losses", "optimizers", "decoding", "vocabularies", "data", "batching", "model_files",
         )
     ],
 }  # fmt: skip

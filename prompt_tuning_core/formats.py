@@ -69,6 +69,19 @@ class ModelFile(Protocol):
 
 
 @runtime_checkable
+class DescribedModelFile(ModelFile, Protocol):
+    """A model on disk that says of its network what the shapes of its variables cannot."""
+
+    @property
+    def network(self) -> Mapping[str, Any]:
+        """Settings by name.
+
+        One is known: `relpos_max_distance`, the distance from which on all positions share the
+        last relative position bias; an int, 128 where nothing is said.
+        """
+
+
+@runtime_checkable
 class ModelFormat(Protocol):
     """A plugin of the kind `format` that reads models; its class takes no arguments."""
 

@@ -8,7 +8,17 @@ import lzma
 
 import numpy as np
 import pytest
-from tiny import ROWS, TINY, gin_flags, install, run_command, run_python, training_flags
+from tiny import (
+    ROWS,
+    SIZES,
+    TINY,
+    TRAINING,
+    gin_flags,
+    install,
+    run_command,
+    run_python,
+    training_flags,
+)
 
 SCHEMES = {
     "prompts/from_random_uniform.gin": {},
@@ -81,6 +91,31 @@ def test_every_scheme_trains(project, golden, prompt_file):
     changes = {"TRAIN_STEPS": 2, **SCHEMES[prompt_file]}
     succeed(["train", *training_flags(prompt_file, **changes)], project)
     assert (project / "run" / "prompt_2.npy").exists()
+
+
+def test_sizes_that_no_gin_file_names_are_the_checkpoints(trained):
+    unnamed = {**dict.fromkeys(SIZES), "MIXTURE_OR_TASK_NAME": "toy", "TRAIN_STEPS": 4}
+
+    def files(*names):
+        return [f"--gin_file={name}" for name in ("models/t5_prompt.gin", "task.gin", *names)]
+
+    training = gin_flags(**{**TRAINING, **unnamed, "MODEL_DIR": "again"})
+    succeed(
+        ["train", *files("prompts/from_class_labels.gin", "runs/prompt_finetune.gin"), *training],
+        trained,
+    )
+    first, second = (np.load(trained / run / "prompt_4.npy") for run in ("run", "again"))
+    np.testing.assert_array_equal(first, second)
+
+    (trained / "texts.txt").write_text("this is\n")
+    using = {**TINY, **unnamed, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "again"}
+    for command, output in (("eval", "EVAL_OUTPUT_DIR"), ("infer", "INFER_OUTPUT_DIR")):
+        flags = {**using, output: command}
+        if command == "infer":
+            flags["INFER_INPUT_FILE"] = "texts.txt"
+        succeed([command, *files(f"runs/prompt_{command}.gin"), *gin_flags(**flags)], trained)
+    assert (trained / "eval" / "toy-test-metrics.json").exists()
+    assert (trained / "infer" / "texts-predictions.jsonl").exists()
 
 
 @pytest.mark.parametrize("prompt_file", ["run", "run/prompt_4.npy"])

@@ -1,13 +1,15 @@
-"""The packaged sizes are those of the published T5 1.1 models."""
+"""The sizes: the packaged ones are those of the published T5 1.1, others are the checkpoint's."""
 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import gin
 import pytest
 
 from prompt_tuning_core import gin_config
+from prompt_tuning_core.formats import Variable
 from prompt_tuning_core.protocols import RunFlags
 
 # Numbers of parameters of the released T5 v1.1 models (with an output layer of their own).
@@ -34,3 +36,63 @@ def test_number_of_parameters(size):
     model = EncoderDecoderModel.__new__(EncoderDecoderModel)
     model.bare_network = network.T5(gin.get_configurable(network.T5Config)())
     assert sum(map(math.prod, model.frozen_shapes.values())) == PUBLISHED[size]
+
+
+CONFIGS = {
+    "1.1": {},
+    "1.0": {"activation": "relu", "logits_via_embedding": True},
+    "in between": {"activation": "relu"},
+}
+
+
+def model_file(config, **changes):
+    from prompt_tuning_engine_local import network
+    from prompt_tuning_engine_local.models import EncoderDecoderModel
+
+    model = EncoderDecoderModel.__new__(EncoderDecoderModel)
+    model.bare_network = network.T5(config)
+    shapes = {**model.frozen_shapes, **changes}
+    return SimpleNamespace(
+        variables={name: Variable(shape, "float32") for name, shape in shapes.items() if shape}
+    )
+
+
+def t5_config(**settings):
+    from prompt_tuning_engine_local.network import T5Config
+
+    return T5Config(
+        num_embeddings=40, emb_dim=24, num_heads=3, head_dim=4, mlp_dim=20, num_encoder_layers=2,
+        num_decoder_layers=1, relpos_buckets=16, **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("version", CONFIGS)
+def test_sizes_are_read_off_the_variables(version):
+    from prompt_tuning_engine_local import sizes
+
+    config = t5_config(**CONFIGS[version], dropout_rate=0.1, dtype="bfloat16")
+    assert sizes.config_of(model_file(config), "x", 0.1, "bfloat16") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"encoder/relpos_bias/rel_embedding": None},
+            "model x: has no variable 'encoder/relpos_bias/rel_embedding', expected a T5 "
+            "encoder-decoder; did you mean 'decoder/relpos_bias/rel_embedding'",
+        ),
+        ({"token_embedder/embedding": (40,)}, "has the shape .40,., expected a matrix"),
+        ({"encoder/relpos_bias/rel_embedding": (5, 16)}, "12 columns, which 5 heads"),
+    ],
+)
+def test_what_is_no_t5_has_no_sizes(changes, message):
+    from prompt_tuning_engine_local import sizes
+
+    with pytest.raises(ValueError, match=message):
+        sizes.config_of(model_file(t5_config(), **changes), "x")
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="is 'swish', expected one of 'gated-gelu', 'relu'"):
+        t5_config(activation="swish")

@@ -1,4 +1,4 @@
-"""T5 1.1 encoder-decoder (Raffel et al. 2020; Shazeer 2020 for the gated GELU) with a prompt seam.
+"""T5 encoder-decoder (Raffel et al. 2020), 1.0 and 1.1 (Shazeer 2020), with a prompt seam.
 
 Names and shapes of the parameters are Flaxformer's, so that T5X checkpoints load by name: attention
 kernels are `[H, heads * head width]`, relative position embeddings `[heads, buckets]`.
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_engine_local.dropout import NO_DROPOUT, Dropout
 
@@ -27,10 +28,14 @@ Cache = list[dict[str, jax.Array]]
 # Far below any attention logit, yet finite.
 _MASKED = -1e10
 
+_ACTIVATIONS = ("gated-gelu", "relu")
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes and numerics of a T5 1.1 model; the names of T5X's macros are given in brackets.
+    """Sizes and numerics of a T5 model; the names of T5X's macros are given in brackets.
+
+    The defaults are those of T5 1.1. T5 1.0 has `activation` "relu" and `logits_via_embedding`.
 
     Attributes:
       num_embeddings: Rows of the embedding table, V (NUM_EMBEDDINGS).
@@ -45,6 +50,12 @@ class T5Config:
       relpos_buckets: Buckets of the relative position biases.
       relpos_max_distance: Distance from which on all positions share the last bucket.
       embedding_std: Standard deviation of a newly initialised embedding table.
+      activation: Of the feed-forward blocks, "gated-gelu" or "relu".
+      logits_via_embedding: Whether the embedding table, times `emb_dim ** -0.5`, is the output
+        layer, too; otherwise that has a matrix of its own.
+
+    Raises:
+      InputError: If `activation` is neither.
     """
 
     num_embeddings: int
@@ -59,6 +70,16 @@ class T5Config:
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
     embedding_std: float = 1.0
+    activation: str = "gated-gelu"
+    logits_via_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks what is not a number."""
+        if self.activation not in _ACTIVATIONS:
+            raise InputError(
+                f"T5Config.activation is {self.activation!r}, expected one of "
+                f"{', '.join(map(repr, _ACTIVATIONS))}"
+            )
 
 
 class RMSNorm(nn.Module):
@@ -160,20 +181,25 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
 
 
-class GatedGeluMLP(nn.Module):
-    """The feed-forward block of T5 1.1: `(gelu(x wi_0) * (x wi_1)) wo`."""
+class MLP(nn.Module):
+    """The feed-forward block: `(gelu(x wi_0) * (x wi_1)) wo` in T5 1.1, `relu(x wi) wo` in 1.0."""
 
     config: T5Config
 
     def setup(self) -> None:
         """Makes the submodules."""
         config = self.config
-        self.wi_0 = Dense(config.mlp_dim, config.dtype)
-        self.wi_1 = Dense(config.mlp_dim, config.dtype)
+        if config.activation == "relu":
+            self.wi = Dense(config.mlp_dim, config.dtype)
+        else:
+            self.wi_0 = Dense(config.mlp_dim, config.dtype)
+            self.wi_1 = Dense(config.mlp_dim, config.dtype)
         self.wo = Dense(config.emb_dim, config.dtype)
 
     def __call__(self, x: jax.Array, dropout: Dropout) -> jax.Array:
         """Maps `[B, S, H]` to the same shape."""
+        if self.config.activation == "relu":
+            return self.wo(dropout(nn.relu(self.wi(x))))
         # Computed again for the gradient, which takes less time than keeping what is within.
         gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
         x = gate(self.wi_0(x), self.wi_1(x))
@@ -251,7 +277,7 @@ class EncoderLayer(nn.Module):
         self.pre_attention_layer_norm = RMSNorm(config.dtype)
         self.attention = Attention(config)
         self.pre_mlp_layer_norm = RMSNorm(config.dtype)
-        self.mlp = GatedGeluMLP(config)
+        self.mlp = MLP(config)
 
     def __call__(
         self, x: jax.Array, real: jax.Array, bias: jax.Array, dropout: Dropout
@@ -325,7 +351,7 @@ class DecoderLayer(nn.Module):
         self.pre_cross_attention_layer_norm = RMSNorm(config.dtype)
         self.encoder_decoder_attention = Attention(config)
         self.pre_mlp_layer_norm = RMSNorm(config.dtype)
-        self.mlp = GatedGeluMLP(config)
+        self.mlp = MLP(config)
 
     def __call__(
         self,
@@ -392,9 +418,15 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder stack with its output layer."""
+    """The decoder stack with its output layer.
+
+    Attributes:
+      config: Sizes and numerics.
+      token_embedder: The model's embedding table, for `logits_via_embedding`.
+    """
 
     config: T5Config
+    token_embedder: nn.Embed
 
     def setup(self) -> None:
         """Makes the submodules."""
@@ -402,7 +434,8 @@ class Decoder(nn.Module):
         self.layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
         self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         self.decoder_norm = RMSNorm(config.dtype)
-        self.logits_dense = Dense(config.num_embeddings, "float32")
+        if not config.logits_via_embedding:
+            self.logits_dense = Dense(config.num_embeddings, "float32")
 
     def __call__(
         self,
@@ -427,7 +460,7 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, encoded, logit_mask[..., None].astype(x.dtype), bias, cross_bias, dropout)
         x = dropout(self.decoder_norm(x))
-        return self.logits_dense(logit_mask[..., None].astype(x.dtype) * x)
+        return self._logits(logit_mask[..., None].astype(x.dtype) * x)
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
         """See `T5.start_cache`."""
@@ -447,11 +480,19 @@ class Decoder(nn.Module):
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             x, layer_cache = layer.step(x, layer_cache, position, bias, cross_bias)
             new_cache.append(layer_cache)
-        return self.logits_dense(self.decoder_norm(x)), new_cache
+        return self._logits(self.decoder_norm(x)), new_cache
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        """Maps `[..., H]` to float32 `[..., V]`."""
+        if not self.config.logits_via_embedding:
+            return self.logits_dense(x)
+        # The scale makes up for embeddings that are larger than an output layer's weights.
+        x = x.astype(jnp.float32) * self.config.emb_dim**-0.5
+        return x @ self.token_embedder.embedding.astype(jnp.float32).T
 
 
 class T5(nn.Module):
-    """T5 1.1 with an optional prompt module.
+    """T5 with an optional prompt module.
 
     Attributes:
       config: Sizes and numerics.
@@ -472,7 +513,7 @@ class T5(nn.Module):
             embedding_init=nn.initializers.normal(config.embedding_std),
         )
         self.encoder = Encoder(config, self.prompt_factory)
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, self.token_embedder)
 
     def __call__(
         self,
