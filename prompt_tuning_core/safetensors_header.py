@@ -105,7 +105,7 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
     end = 8 + length
     for key, tensor in tensors.items():
         if tensor.offset != end:
-            raise fail(f"{key} begins at byte {tensor.offset}, expected {end}")
+            raise fail(f"{key!r} begins at byte {tensor.offset}, expected {end}")
         end += tensor.size
     if end != size:
         raise fail(f"{size} bytes, expected {end}")
@@ -162,16 +162,16 @@ def _checked_tensor(name: str, entry: Any, data_offset: int) -> Tensor:
         return isinstance(x, list) and all(type(n) is int and n >= 0 for n in x)
 
     if not isinstance(entry, dict):
-        raise ValueError(f"{name} isn't described by an object")
+        raise ValueError(f"{name!r} isn't described by an object")
     fields: list[Any] = [entry.get(key) for key in ("dtype", "shape", "data_offsets")]
     code, shape, offsets = fields
     if not isinstance(code, str) or not naturals(shape) or not naturals(offsets):
-        raise ValueError(f"{name} lacks a valid dtype, shape or data_offsets")
+        raise ValueError(f"{name!r} lacks a valid dtype, shape or data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{name} has data_offsets {offsets}")
+        raise ValueError(f"{name!r} has data_offsets {offsets}")
     size = offsets[1] - offsets[0]
     # The format may get new dtypes: the size of a tensor of unknown dtype is left unchecked.
     expected = math.prod(shape) * _BYTES.get(code, 0)
     if code in _BYTES and size != expected:
-        raise ValueError(f"{name} has {size} bytes, expected {expected} for {code} {shape}")
+        raise ValueError(f"{name!r} has {size} bytes, expected {expected} for {code} {shape}")
     return Tensor(code, tuple(shape), data_offset + offsets[0], size)

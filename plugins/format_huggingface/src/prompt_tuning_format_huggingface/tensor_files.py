@@ -1,0 +1,111 @@
+"""Finds the tensors of a directory: `model.safetensors`, or the shards that an index names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.safetensors_header import Tensor, read_safetensors_header
+from prompt_tuning_format_huggingface.strict_json import read_object
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTensor:
+    """A tensor, and the file it is in."""
+
+    file: Path
+    tensor: Tensor
+
+
+def find_tensors(folder: Path) -> dict[str, FileTensor]:
+    """Reads the headers of a model's files.
+
+    Raises:
+      InputError: If there are none, or a file is missing, damaged or another than the index says.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    if single.exists() and index.exists():
+        raise InputError(
+            f"model {folder}: holds {SINGLE} and {INDEX}, a model in one file and one in several; "
+            "remove one of them"
+        )
+    if single.exists():
+        return {name: FileTensor(single, t) for name, t in read_header(single).items()}
+    if index.exists():
+        return _in_shards(folder)
+    raise InputError(f"model {folder}: {_what_else(folder)}")
+
+
+def read_header(file: Path) -> Mapping[str, Tensor]:
+    """Returns what a safetensors file holds.
+
+    Raises:
+      InputError: If it can't be read, or is no whole safetensors file.
+    """
+    name = f"model {file}"
+    try:
+        with file.open("rb") as stream:
+            # A zip archive is how PyTorch packs its pickles.
+            if stream.read(4) == b"PK\x03\x04":
+                raise InputError(f"{name}: holds pickled weights, which are never loaded")
+            stream.seek(0)
+            size = os.fstat(stream.fileno()).st_size
+            return read_safetensors_header(stream, size, name).tensors
+    except OSError as error:
+        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
+
+
+def _in_shards(folder: Path) -> dict[str, FileTensor]:
+    index = f"model {folder / INDEX}"
+    files = read_object(folder / INDEX, index).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"{index}: has no weight_map of tensors' names to files")
+    for tensor, shard in files.items():
+        # Of this folder, whatever somebody writes into an index.
+        if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard:
+            raise InputError(f"{index}: {tensor!r} is in {shard!r}, expected a file of this folder")
+    found: dict[str, FileTensor] = {}
+    for shard in sorted(set(files.values())):
+        if not (folder / shard).is_file():
+            raise InputError(
+                f"model {folder}: the shard {shard!r}, which {INDEX} names, is missing; copy all "
+                f"{len(set(files.values()))} shards"
+            )
+        for tensor, header in read_header(folder / shard).items():
+            if files.get(tensor) != shard:
+                where = f"in {files[tensor]!r}" if tensor in files else "in no shard"
+                raise InputError(
+                    f"model {folder}: {shard!r} holds {tensor!r}, which is {where} by {INDEX}; are "
+                    "these files of one model?"
+                )
+            found[tensor] = FileTensor(folder / shard, header)
+    missing = [tensor for tensor in files if tensor not in found]
+    if missing:
+        raise InputError(
+            f"model {folder}: {files[missing[0]]!r} has no {missing[0]!r}, which {INDEX} has in "
+            "it; are these files of one model?"
+        )
+    return found
+
+
+def _what_else(folder: Path) -> str:
+    """Says what a directory without safetensors files holds instead."""
+    names = sorted(os.listdir(folder))
+    pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if pickled:
+        return (
+            f"holds pickled weights ({pickled[0]}), which are never loaded; convert with "
+            "safetensors"
+        )
+    shards = [name for name in names if name.endswith(".safetensors")]
+    if shards:
+        return f"holds {shards[0]}, but neither {SINGLE} nor {INDEX}"
+    others = [name for name in names if name.endswith((".msgpack", ".h5", ".gguf"))]
+    beside = f"; {others[0]} is of a form that is not read" if others else ""
+    return f"holds no {SINGLE}{beside}"

@@ -1,0 +1,124 @@
+"""Models read through this format give the numbers of Hugging Face Transformers."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import unflatten_dict
+
+from prompt_tuning_core import formats
+from prompt_tuning_engine_local import model_files, sizes
+from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_prompt_basic import PromptBasic
+
+INPUTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+PROMPT = "encoder/prompt/prompt/prompt"
+
+
+@pytest.fixture(autouse=True)
+def _highest_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(params=["model", "untied", "model_v1_0"])
+def opened(request, golden, copied):
+    """The engine's model, its parameters and the outputs expected of it."""
+    if request.param != "untied":
+        outputs = golden({"model": "hf_t5", "model_v1_0": "hf_t5_v1_0"}[request.param])
+        return *load(copied(request.param)), outputs
+    folder, outputs = copied("model"), golden("hf_t5_untied")
+    untie(folder, outputs["lm_head.weight"])
+    return *load(folder), outputs
+
+
+def untie(folder, output_layer):
+    """Gives a T5 1.1 an output layer of its own, as the published ones have it."""
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = output_layer
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    del config["scale_decoder_outputs"]
+    config["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def load(folder):
+    model = EncoderDecoderModel(
+        sizes.config_of_checkpoint(folder),
+        SimpleNamespace(vocab_size=2, eos_id=1),
+        lambda: PromptBasic(length=4, prompt_init=lambda rng, shape: jnp.zeros(shape)),
+    )
+    return model, model_files.load(folder, model.frozen_shapes).params
+
+
+def logits(model, frozen, outputs, prompt=None):
+    network = model.bare_network if prompt is None else model.network
+    params = {**frozen, **({} if prompt is None else {PROMPT: prompt})}
+    found = jax.jit(network.apply)(
+        {"params": unflatten_dict(params, sep="/")}, *(outputs[name] for name in INPUTS)
+    )
+    return found[outputs["decoder_target_tokens"] > 0]
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_logits(opened):
+    model, frozen, outputs = opened
+    real = outputs["decoder_target_tokens"] > 0
+    assert_close(logits(model, frozen, outputs), outputs["noprompt_logits"][real])
+    with_prompt = logits(model, frozen, outputs, outputs["prompt"])
+    assert_close(with_prompt, outputs["prompt_logits_from_labels"][real])
+
+
+def test_loss_and_gradient_of_the_prompt(golden, copied):
+    outputs = golden("hf_t5")
+    prompt = formats.read_prompt(copied("adapter")).array
+    np.testing.assert_array_equal(prompt, outputs["prompt"])
+    model, frozen = load(copied("model"))
+    batch = {name: outputs[name] for name in INPUTS}
+    batch["decoder_loss_weights"] = (outputs["decoder_target_tokens"] > 0).astype(np.float32)
+
+    def mean_loss(prompt):
+        return model.loss({PROMPT: prompt}, frozen, batch, None)[1]
+
+    loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(prompt)
+    expected = golden("hf_t5_float64")
+    assert_close(loss, expected["prompt_loss_mean"])
+    assert_close(gradient, expected["prompt_grad_of_mean_loss"])
+
+
+def test_greedy_tokens(opened):
+    model, frozen, outputs = opened
+    generate = jax.jit(model.generate, static_argnums=3)
+    prompt = {PROMPT: outputs["prompt"]}
+    tokens = generate(prompt, frozen, outputs["encoder_input_tokens"], 8)
+    # Hugging Face's begin with the start token.
+    np.testing.assert_array_equal(tokens, outputs["greedy_tokens"][:, 1:])
+
+
+def test_the_configuration_comes_from_the_model(copied):
+    # Where shapes do not tell, config.json does: the largest distance.
+    assert sizes.config_of_checkpoint(copied("model_v1_0"), 0.1, "bfloat16") == sizes.T5Config(
+        num_embeddings=48,
+        emb_dim=24,
+        num_heads=3,
+        head_dim=6,
+        mlp_dim=40,
+        num_encoder_layers=2,
+        num_decoder_layers=1,
+        dropout_rate=0.1,
+        dtype="bfloat16",
+        relpos_buckets=16,
+        relpos_max_distance=20,
+        activation="relu",
+        logits_via_embedding=True,
+    )
