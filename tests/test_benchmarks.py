@@ -62,6 +62,13 @@ def test_saving_measures_saves_and_writes_them_with_machine_and_versions(
     assert report["summary"]["bytes"] > 2 * 100 * 16 * 4
 
 
+def test_a_model_is_loaded_from_each_form(script, tmp_path):
+    model_load = script("model_load")
+    paths = model_load.write(script("shapes").SIZES["tiny"], tmp_path)
+    assert set(paths) == {"one file", "shards", "our own"}
+    assert all(model_load.measure(path)["whole_s"] > 0 for path in paths.values())
+
+
 def test_decoding_measures_each_batch_size(script, tmp_path):
     arguments = argparse.Namespace(
         size="tiny", prompt_length=4, dropout=0.1, dtype="bfloat16", batches="1,2", input_length=8,
