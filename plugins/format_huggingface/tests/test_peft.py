@@ -48,7 +48,7 @@ def test_an_adapter_is_read_with_its_facts(adapter, prompt):
 
 @pytest.mark.parametrize("ending", ["", "/"])
 def test_a_written_adapter_is_pefts_own(adapter, prompt, tmp_path, ending):
-    # benchmarks of PEFT load it: the same tensors, and what its config needs to be of this prompt.
+    # PEFT itself is no dependency: its file has the same tensors, its config the same values.
     written = tmp_path / "new" / "written"
     formats.write_prompt(f"{written}{ending}", prompt, PROVENANCE)
     assert sorted(os.listdir(written)) == [CONFIG, TENSORS]
