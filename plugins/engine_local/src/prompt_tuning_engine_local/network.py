@@ -127,7 +127,11 @@ class Attention(nn.Module):
         self.out = Dense(config.emb_dim, config.dtype)
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns keys and values of `x` `[B, K, H]`: each `[B, K, heads, head width]`."""
+        """Returns keys and values of `x` `[B, K, H]`: each `[B, heads, K, head width]`.
+
+        Heads come before positions, as the products of attention take them: a cache of these needs
+        no transposing at each step of decoding.
+        """
         return self._split(self.key(x)), self._split(self.value(x))
 
     def attend(
@@ -142,8 +146,8 @@ class Attention(nn.Module):
 
         Args:
           x: `[B, Q, H]` queries.
-          keys: `[B, K, heads, head width]`.
-          values: `[B, K, heads, head width]`.
+          keys: `[B, heads, K, head width]`.
+          values: `[B, heads, K, head width]`.
           bias: Added to the logits, broadcastable to `[B, heads, Q, K]`; see `masked`.
           dropout: Called at each place where T5X has dropout.
 
@@ -151,17 +155,17 @@ class Attention(nn.Module):
           `[B, Q, H]`.
         """
         queries = self._split(self.query(x))
-        batch, _, heads, _ = queries.shape
-        keep = dropout.mask(batch, heads, 1, keys.shape[1])
+        batch, heads, _, _ = queries.shape
+        keep = dropout.mask(batch, heads, 1, keys.shape[2])
 
         # Computed again for the gradient: what is quadratic in the length is not kept for it.
         @jax.checkpoint
         def mix(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
             logits = jnp.einsum(
-                "bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32
+                "bhqd,bhkd->bhqk", queries, keys, preferred_element_type=jnp.float32
             )
             weights = jax.nn.softmax(logits + bias, axis=-1).astype(self.config.dtype)
-            return jnp.einsum("bhqk,bkhd->bqhd", dropout.apply(weights, keep), values)
+            return jnp.einsum("bhqk,bhkd->bqhd", dropout.apply(weights, keep), values)
 
         mixed = mix(queries, keys, values)
         return self.out(mixed.reshape(*mixed.shape[:2], -1))
@@ -178,7 +182,8 @@ class Attention(nn.Module):
         return self.attend(x, keys, values, bias, dropout)
 
     def _split(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return x.swapaxes(1, 2)
 
 
 class MLP(nn.Module):
@@ -386,7 +391,7 @@ class DecoderLayer(nn.Module):
         cross_keys, cross_values = self.encoder_decoder_attention.keys_values(encoded)
         config = self.config
         empty = jnp.zeros(
-            (encoded.shape[0], max_length, config.num_heads, config.head_dim), config.dtype
+            (encoded.shape[0], config.num_heads, max_length, config.head_dim), config.dtype
         )
         return {
             "keys": empty,
@@ -406,8 +411,8 @@ class DecoderLayer(nn.Module):
         """Maps one position `[B, 1, H]`; returns the same shape and the cache with it added."""
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_values(y)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache["keys"], key, position, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(cache["values"], value, position, axis=1)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache["keys"], key, position, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache["values"], value, position, axis=2)
         x = x + self.self_attention.attend(y, keys, values, bias, NO_DROPOUT)
         y = self.pre_cross_attention_layer_norm(x)
         x = x + self.encoder_decoder_attention.attend(
@@ -471,7 +476,7 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """See `T5.decode_step`."""
         x = embedded.astype(self.config.dtype)
-        max_length = cache[0]["keys"].shape[1]
+        max_length = cache[0]["keys"].shape[2]
         bias = masked(
             self.relpos_bias(position[None], max_length), jnp.arange(max_length) <= position
         )
