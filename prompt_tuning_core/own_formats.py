@@ -9,6 +9,7 @@ there is one, is the step at which it was saved. A prompt is a `.safetensors` fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import struct
@@ -18,20 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning_core import embeddings, prompt_files
+from prompt_tuning_core import embeddings, prompt_files, safetensors_prompts
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Prompt, Variable
-from prompt_tuning_core.safetensors_header import (
-    SafetensorsHeader,
-    Tensor,
-    read_safetensors_header,
-    read_tensor,
-)
+from prompt_tuning_core.safetensors_header import Tensor, read_tensor, safetensors_header_of
 
 MODEL_FILE = "model.safetensors"
 
 _PROMPT = "prompt"
-_PROVENANCE = "provenance"
 
 
 class NpyFormat:
@@ -84,28 +79,15 @@ class SafetensorsFormat:
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """See `formats.PromptFormat`."""
-        name = f"prompt {path}"
-        header = _header(Path(path), name)
-        if _PROMPT not in header.tensors:
-            raise InputError(f"{name}: has no tensor {_PROMPT!r}")
-        tensor = header.tensors[_PROMPT]
-        if tensor.dtype is None:
-            raise InputError(f"{name}: has the dtype {tensor.code}, expected a floating one")
-        prompt_files.check_shape(name, tensor.shape, shape)
-        array = read_tensor(path, tensor, name)
-        with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
-            array = array.astype(np.float32)
-        provenance = _provenance(header.metadata, name)
-        prompt_files.check_checksum(name, array, provenance, "its metadata")
-        return Prompt(array, provenance)
+        header = safetensors_header_of(path, f"prompt {path}")
+        return safetensors_prompts.read(path, header, _PROMPT, shape)
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
         """See `formats.PromptFormat`."""
         array = np.ascontiguousarray(array, "<f4")
-        facts = {**provenance, "shape": list(array.shape), "sha256": prompt_files.checksum(array)}
         header = json.dumps(
             {
-                "__metadata__": {_PROVENANCE: json.dumps(facts, ensure_ascii=False)},
+                "__metadata__": safetensors_prompts.metadata(array, provenance),
                 _PROMPT: {"dtype": "F32", "shape": array.shape, "data_offsets": [0, array.nbytes]},
             },
             ensure_ascii=False,
@@ -128,8 +110,10 @@ class SafetensorsModel:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._name = f"model {file}"
-        header = _header(file, self._name)
+        header = safetensors_header_of(file, self._name)
         self._tensors = header.tensors
+        # Its header is read once, however often rows are.
+        self._table = functools.cache(functools.partial(embeddings.safetensors_load, file))
         self.variables = {name: _variable(tensor) for name, tensor in header.tensors.items()}
         step = header.metadata.get("step", "0")
         if not step.isdecimal():
@@ -144,7 +128,7 @@ class SafetensorsModel:
 
     def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
         """See `formats.ModelFile`."""
-        return embeddings.safetensors_load(self._file, name).rows(ids)
+        return self._table(name).rows(ids)
 
 
 def _variable(tensor: Tensor) -> Variable:
@@ -159,27 +143,9 @@ def _names(file: Path) -> list[str] | None:
     if not file.is_file() or file.suffix != ".safetensors":
         return None
     try:
-        return list(_header(file, str(file)).tensors)
+        return list(safetensors_header_of(file, str(file)).tensors)
     except InputError:
         return []
-
-
-def _header(file: Path, name: str) -> SafetensorsHeader:
-    try:
-        with file.open("rb") as stream:
-            return read_safetensors_header(stream, os.fstat(stream.fileno()).st_size, name)
-    except OSError as error:
-        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
-
-
-def _provenance(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(metadata.get(_PROVENANCE, "{}"))
-    except ValueError as error:
-        raise InputError(f"{name}: the provenance in its metadata isn't JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{name}: the provenance in its metadata isn't a JSON object")
-    return facts
 
 
 def _begins(path: str, magic: bytes) -> bool:

@@ -86,7 +86,7 @@ def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[s
     prompt = np.ascontiguousarray(prompt, np.float32)
     if prompt.ndim != 2:
         raise InputError(f"{path}: found a prompt of shape {prompt.shape}, expected (P, H)")
-    facts = {"shape": list(prompt.shape), "sha256": checksum(prompt), **provenance}
+    facts = with_checksum(prompt, provenance)
     # The provenance first: a prompt never stands without one, and the checksum tells a stale pair.
     write_json(path.with_suffix(".json"), facts)
     with atomic_write(path) as file:
@@ -120,6 +120,13 @@ def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> 
         array = array.astype(np.float32)
     check_checksum(name, array, read_provenance(path), Path(path).with_suffix(".json"))
     return array
+
+
+def with_checksum(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a provenance with the shape and the checksum of `array` `[P, H]` float32."""
+    own = {"shape": list(array.shape), "sha256": checksum(array)}
+    # First, for people who read it; and again, as it may be the provenance of another form.
+    return {**own, **provenance, **own}
 
 
 def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, int] | None) -> None:

@@ -8,7 +8,6 @@ whole file into memory, where every page that was read counts.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import struct
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the format.
@@ -90,16 +90,20 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
 
     if size < 8:
         raise fail(f"{size} bytes, expected at least 8")
-    (length,) = struct.unpack("<Q", _read(stream, 8))
+    start = _read(stream, 8)
+    if start.startswith(b"PK\x03\x04"):
+        # A zip archive is how PyTorch packs its pickles.
+        raise InputError(f"{name}: holds pickled weights, which are never loaded")
+    (length,) = struct.unpack("<Q", start)
     if length > min(size - 8, _MAX_HEADER_BYTES):
         raise fail(f"a header of {length} bytes in a file of {size}")
     try:
-        header = json.loads(_read(stream, length), object_pairs_hook=_unique)
+        header = strict_json.loads(_read(stream, length))
         if not isinstance(header, dict):
             raise ValueError("the header isn't an object")
         metadata = _checked_metadata(header.pop("__metadata__", {}))
         found = {key: _checked_tensor(key, entry, 8 + length) for key, entry in header.items()}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise fail(str(error)) from error
     tensors = dict(sorted(found.items(), key=lambda item: (item[1].offset, item[1].size)))
     end = 8 + length
@@ -110,6 +114,19 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
     if end != size:
         raise fail(f"{size} bytes, expected {end}")
     return SafetensorsHeader(tensors, metadata)
+
+
+def safetensors_header_of(path: str | os.PathLike[str], name: str) -> SafetensorsHeader:
+    """Reads and checks the header of the safetensors file `path`, which errors call `name`.
+
+    Raises:
+      InputError: If it can't be read, and as `read_safetensors_header`.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return read_safetensors_header(stream, os.fstat(stream.fileno()).st_size, name)
+    except OSError as error:
+        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
 
 
 def read_tensor(path: str | os.PathLike[str], tensor: Tensor, name: str) -> np.ndarray:
@@ -142,13 +159,6 @@ def _read(stream: IO[bytes], length: int) -> bytes:
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice in the header")
-    return result
 
 
 def _checked_metadata(metadata: Any) -> Mapping[str, str]:

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core import prompt_files
+from prompt_tuning_core import safetensors_prompts
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Prompt
-from prompt_tuning_core.safetensors_header import read_safetensors_header, read_tensor
-from prompt_tuning_format_huggingface.strict_json import read_object
+from prompt_tuning_core.safetensors_header import safetensors_header_of
+from prompt_tuning_format_huggingface.json_files import read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,6 @@ TENSOR_FILE = "adapter_model.safetensors"
 
 _PICKLED = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
-_PROVENANCE = "provenance"  # In the metadata of the tensors' file.
 _CONFIG = "adapter_config"  # In the provenance.
 _ENCODER_DECODER = "SEQ_2_SEQ_LM"
 # Facts about the base model that a prompt keeps on its way from PEFT to PEFT.
@@ -58,38 +57,24 @@ class PeftFormat:
         The provenance is that of a prompt of this project that was written as an adapter, with the
         content of `adapter_config.json` as `adapter_config`.
         """
-        import numpy as np
-
         name = f"prompt {path}"
         config = _read_config(Path(path), name)
         file = Path(path, TENSOR_FILE)
-        try:
-            with file.open("rb") as stream:
-                size = os.fstat(stream.fileno()).st_size
-                header = read_safetensors_header(stream, size, f"prompt {file}")
-        except FileNotFoundError:
-            raise InputError(f"{name}: {_why_no_tensors(Path(path))}") from None
-        except OSError as error:
-            raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from None
+        if not file.exists():
+            raise InputError(f"{name}: {_why_no_tensors(Path(path))}")
+        header = safetensors_header_of(file, f"prompt {file}")
         if list(header.tensors) != [_TENSOR]:
             held = ", ".join(map(repr, header.tensors)) or "nothing"
             raise InputError(f"prompt {file}: holds {held}, expected {_TENSOR} alone")
-        tensor = header.tensors[_TENSOR]
-        if tensor.dtype is None:
-            raise InputError(f"prompt {file}: has the dtype {tensor.code}, expected a floating one")
+        found = header.tensors[_TENSOR].shape
         expected = (config["num_virtual_tokens"], config["token_dim"])
-        if tensor.shape != expected:
+        if found != expected:
             raise InputError(
-                f"prompt {file}: has shape {tensor.shape}, and by {CONFIG_FILE} it is {expected}; "
+                f"prompt {file}: has shape {found}, and by {CONFIG_FILE} it is {expected}; "
                 "are these files of one adapter?"
             )
-        prompt_files.check_shape(name, tensor.shape, shape)
-        array = read_tensor(file, tensor, f"prompt {file}")
-        with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
-            array = array.astype(np.float32)
-        provenance = _read_provenance(header.metadata, file)
-        prompt_files.check_checksum(name, array, provenance, f"the metadata of {TENSOR_FILE}")
-        return Prompt(array, {**provenance, _CONFIG: config})
+        prompt = safetensors_prompts.read(file, header, _TENSOR, shape)
+        return Prompt(prompt.array, {**prompt.provenance, _CONFIG: config})
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
         """See `formats.PromptFormat`; an adapter that is there already is replaced."""
@@ -98,9 +83,8 @@ class PeftFormat:
 
         array = np.ascontiguousarray(array, np.float32)
         facts = {key: value for key, value in provenance.items() if key != _CONFIG}
-        facts |= {"shape": list(array.shape), "sha256": prompt_files.checksum(array)}
         # PEFT takes what other metadata a file has as it comes.
-        metadata = {"format": "pt", _PROVENANCE: json.dumps(facts, ensure_ascii=False)}
+        metadata = {"format": "pt", **safetensors_prompts.metadata(array, facts)}
         config = json.dumps(_config_of(array, provenance), indent=2, ensure_ascii=False)
         _write_directory(
             path,
@@ -144,18 +128,6 @@ def _why_no_tensors(folder: Path) -> str:
             "save it with safe_serialization=True"
         )
     return f"holds no {TENSOR_FILE}"
-
-
-def _read_provenance(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(metadata.get(_PROVENANCE, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"prompt {file}: the provenance in its metadata isn't JSON: {error}"
-        ) from None
-    if not isinstance(facts, dict):
-        raise InputError(f"prompt {file}: the provenance in its metadata isn't a JSON object")
-    return facts
 
 
 def _config_of(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Flaxformer's: kernels `[out, in]` are transposed, position biases `[buckets, hea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,10 @@ class HuggingFaceT5:
             tensors[t5_names.TABLE] = tensors[self._copies[0]]
         self._sources = t5_names.sources(config, has_output_layer)
         self._tensors = tensors
+        # Its header is read once, however often rows are.
+        self._table = functools.cache(
+            lambda tensor: embeddings.safetensors_load(tensors[tensor].file, tensor)
+        )
         self._check_tensors()
         self.network: Mapping[str, Any] = {"relpos_max_distance": config.max_distance}
         self.variables: Mapping[str, Variable] = {
@@ -121,7 +126,7 @@ class HuggingFaceT5:
         return read_tensor(found.file, found.tensor, f"model {found.file}")
 
     def _rows(self, tensor: str, ids: np.ndarray) -> np.ndarray:
-        return embeddings.safetensors_load(self._tensors[tensor].file, tensor).rows(ids)
+        return self._table(tensor).rows(ids)
 
     def _check_copy(self, copy: str, table: np.ndarray, found: np.ndarray) -> None:
         if table.tobytes() != found.tobytes():

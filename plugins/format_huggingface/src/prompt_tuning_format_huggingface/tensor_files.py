@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.safetensors_header import Tensor, read_safetensors_header
-from prompt_tuning_format_huggingface.strict_json import read_object
+from prompt_tuning_core.safetensors_header import Tensor, safetensors_header_of
+from prompt_tuning_format_huggingface.json_files import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -48,17 +48,7 @@ def read_header(file: Path) -> Mapping[str, Tensor]:
     Raises:
       InputError: If it can't be read, or is no whole safetensors file.
     """
-    name = f"model {file}"
-    try:
-        with file.open("rb") as stream:
-            # A zip archive is how PyTorch packs its pickles.
-            if stream.read(4) == b"PK\x03\x04":
-                raise InputError(f"{name}: holds pickled weights, which are never loaded")
-            stream.seek(0)
-            size = os.fstat(stream.fileno()).st_size
-            return read_safetensors_header(stream, size, name).tensors
-    except OSError as error:
-        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
+    return safetensors_header_of(file, f"model {file}").tensors
 
 
 def _in_shards(folder: Path) -> dict[str, FileTensor]:

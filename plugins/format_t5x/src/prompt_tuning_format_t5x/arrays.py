@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import ml_dtypes
 import numpy as np
 
+from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Variable
 from prompt_tuning_core.npy import FLOATING
@@ -89,25 +89,6 @@ def checked_shape(x: object) -> tuple[int, ...]:
     if not isinstance(x, list) or not all(type(n) is int and n >= 1 for n in x):
         raise ValueError(f"shape {x!r}")
     return tuple(x)
-
-
-def strict_json(text: bytes) -> Any:
-    """Returns the value of a JSON text in which no name occurs twice.
-
-    Raises:
-      ValueError: If it is none.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return result
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +235,7 @@ def _stored_variable(store: Store, file: str, text: bytes | None, driver: str) -
     if text is None:
         raise InputError(f"{store.name}: {file} is missing; is the checkpoint complete?")
     try:
-        metadata = strict_json(text)
+        metadata = strict_json.loads(text)
         if not isinstance(metadata, dict):
             raise ValueError("not an object")
         return _zarr2(metadata) if driver == "zarr" else _zarr3(metadata)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.formats import ModelFile, Prompt, Variable
 from prompt_tuning_format_t5x.arrays import Layer, StoredArray, is_floating
@@ -70,11 +71,7 @@ def read_prompt(model: ModelFile, path: str, shape: tuple[int, int] | None) -> P
     if PROMPT not in model.variables:
         raise InputError(f"{name}: a checkpoint of a model without a prompt: it has no {PROMPT!r}")
     variable = model.variables[PROMPT]
-    if len(variable.shape) != 2 or shape not in (None, variable.shape):
-        raise InputError(
-            f"{name}: has shape {variable.shape}, expected {shape or '(P, H)'}; set PROMPT_LENGTH "
-            "to its first number, or use a prompt of this model"
-        )
+    prompt_files.check_shape(name, variable.shape, shape)
     if not is_floating(variable):
         raise InputError(f"{name}: has dtype {variable.dtype}, expected floating numbers")
     with np.errstate(over="ignore"):  # Of float64; told below as not finite.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
+from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Variable
 from prompt_tuning_format_t5x.arrays import (
@@ -85,15 +86,12 @@ def _unpacked(data: bytes) -> Any:
     """Returns the value of a msgpack text in which no name occurs twice; arrays stay packed."""
     # What Flax writes has texts as keys.
     return msgpack.unpackb(
-        data, raw=False, strict_map_key=True, object_pairs_hook=_unique, ext_hook=_Extension
+        data,
+        raw=False,
+        strict_map_key=True,
+        object_pairs_hook=strict_json.unique,
+        ext_hook=_Extension,
     )
-
-
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return result
 
 
 def _member(parent: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Variable
 from prompt_tuning_format_t5x.arrays import (
@@ -16,7 +17,6 @@ from prompt_tuning_format_t5x.arrays import (
     ZarrArray,
     checked_shape,
     stored_variables,
-    strict_json,
 )
 from prompt_tuning_format_t5x.locations import ORBAX_INDEX, Checkpoint, Store
 from prompt_tuning_format_t5x.models import CheckpointModel, step_of
@@ -114,7 +114,7 @@ def _root(index: _Index, path: str) -> _Keys:
 
 
 def _parse(text: bytes) -> _Index:
-    content = strict_json(text)
+    content = strict_json.loads(text)
     tree = content.get("tree_metadata") if isinstance(content, dict) else None
     if not isinstance(tree, dict) or not tree:
         raise ValueError("no tree_metadata")
