@@ -53,16 +53,17 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
       `"; did you mean 'x' or 'y'?"` where some are close, `"; known: a, b"` where none is, and
       `""` where there are no candidates.
     """
+    known = sorted(set(candidates))
+    return close(name, known) or ("; known: " + ", ".join(known) if known else "")
+
+
+def close(name: str, candidates: Iterable[str]) -> str:
+    """Returns what `nearest` does, and `""` where none is close: for names too many for a line."""
     # Imported here: difflib costs milliseconds, which the listing of plugins need not spend.
     import difflib
 
-    known = sorted(set(candidates))
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if close:
-        return "; did you mean " + " or ".join(repr(match) for match in close) + "?"
-    if known:
-        return "; known: " + ", ".join(known)
-    return ""
+    matches = difflib.get_close_matches(name, sorted(set(candidates)), n=3, cutoff=0.6)
+    return "; did you mean " + " or ".join(map(repr, matches)) + "?" if matches else ""
 
 
 def one_line(error: BaseException) -> str:

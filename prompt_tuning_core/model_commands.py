@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from prompt_tuning_core import formats, model_sizes, prompt_files, released
-from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.errors import InputError, close
 from prompt_tuning_core.text_tables import aligned
 
 
@@ -62,8 +62,10 @@ def extract_variable(args: argparse.Namespace) -> None:
     # As in the reference's script: a leading "/" or "target/" is optional.
     name = args.variable.strip("/").removeprefix("target/")
     if name not in model.variables:
+        known = model.variables
         raise InputError(
-            f"model {args.checkpoint}: has no variable {name!r}{_nearest(name, model.variables)}"
+            f"model {args.checkpoint}: has no variable {name!r}"
+            + (close(name, known) or f"; without a variable, the command lists all {len(known)}")
         )
     if args.out is None:
         _print_variables({name: model.variables[name]})
@@ -85,13 +87,6 @@ def _print_variables(variables: Mapping[str, formats.Variable]) -> None:
     table = [("VARIABLE", "SHAPE", "DTYPE")]
     table += [(name, str(variable.shape), variable.dtype) for name, variable in variables.items()]
     print("\n".join(aligned(table)))
-
-
-def _nearest(name: str, names: Mapping[str, object]) -> str:
-    hint = nearest(name, names)
-    if hint.startswith("; did you mean"):
-        return hint
-    return f"; without a variable, the command lists all {len(names)}"  # Too many for a line.
 
 
 def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:

@@ -7,9 +7,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.formats import Variable
-
-EMBEDDING = "token_embedder/embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ def derive(variables: Mapping[str, Variable]) -> ModelSizes:
         count = math.prod(variable.shape)
         dtypes[variable.dtype] = dtypes.get(variable.dtype, 0) + count
         size += count * _bytes(variable.dtype)
-    table = _shape(variables, re.escape(EMBEDDING))
+    table = _shape(variables, re.escape(EMBEDDING_VARIABLE))
     # Relative positions have a bias for each head, whatever the shapes of the attention's kernels.
     heads = next(iter(_shape(variables, r".*/rel_embedding")), None)
     attention = math.prod(_shape(variables, r".*attention/query/kernel")[1:])

@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 
+from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import ModelFile
-from prompt_tuning_core.model_sizes import EMBEDDING
 
 EXTRA_IDS = 100
 """How many ids T5's vocabularies have besides the pieces of the SentencePiece model."""
@@ -78,9 +78,9 @@ def nearest_rows(
       InputError: If the model has no such table, its width is not H, it has fewer rows, or its
         data is damaged.
     """
-    table = model.variables.get(EMBEDDING)
+    table = model.variables.get(EMBEDDING_VARIABLE)
     if table is None or len(table.shape) != 2:
-        raise InputError(f"the model has no embedding table {EMBEDDING!r}")
+        raise InputError(f"the model has no embedding table {EMBEDDING_VARIABLE!r}")
     if table.shape[1] != prompt.shape[1]:
         raise InputError(
             f"the prompt has the width {prompt.shape[1]}, and the model {table.shape[1]}; give "
@@ -97,7 +97,7 @@ def nearest_rows(
     block = max(1, _BLOCK_BYTES // (4 * prompt.shape[1]))
     for start in range(0, rows, block):
         some = np.arange(start, min(start + block, rows))
-        new = directions @ _normalized(model.rows(EMBEDDING, some)).T
+        new = directions @ _normalized(model.rows(EMBEDDING_VARIABLE, some)).T
         ids = np.concatenate([ids, np.broadcast_to(some, new.shape)], axis=1)
         cosines = np.concatenate([cosines, new], axis=1)
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_tuning_core import bundled_prompts
-from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.errors import InputError, close
 
 PROMPTS_VARIABLE = "PROMPT_TUNING_PROMPTS"
 
@@ -170,11 +170,10 @@ def _existing(name: str | os.PathLike[str]) -> str | None:
 
 
 def _missing(what: str, name: str, names: Iterable[str]) -> InputError:
-    hint = nearest(name, names)
     return InputError(
         f"{what} {name}: there is no such file or directory, and no {what} is known by this name"
         # All the names there are would bury the path that was mistyped.
-        + (hint if hint.startswith("; did you mean") else "")
+        f"{close(name, names)}"
     )
 
 

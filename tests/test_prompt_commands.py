@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_tuning_core import nearest_pieces, prompt_files
+from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Variable
 
@@ -34,7 +35,7 @@ def prompt(site):
 
 
 def write_model(path, table):
-    safetensors.numpy.save_file({nearest_pieces.EMBEDDING: table}, path)
+    safetensors.numpy.save_file({EMBEDDING_VARIABLE: table}, path)
 
 
 def test_a_prompt_crosses_forms_unchanged(site, prompt):
@@ -115,7 +116,7 @@ class Table:
 
     def __init__(self, table):
         self.table = table
-        self.variables = {nearest_pieces.EMBEDDING: Variable(table.shape, "float32")}
+        self.variables = {EMBEDDING_VARIABLE: Variable(table.shape, "float32")}
         self.asked = []
 
     def rows(self, name, ids):

@@ -57,12 +57,15 @@ def load(
     _check(name, model.variables, shapes)
     params = {}
     digest = hashlib.sha256()
-    # Each parameter is hashed while the next ones are read.
+    # Each parameter is hashed while the next one is read; no more than one waits for it.
     with ThreadPoolExecutor(max_workers=1) as aside:
+        hashing = aside.submit(lambda: None)
         for variable in sorted(shapes):
             array = model.read(variable).astype(np.float32, copy=False)
-            aside.submit(_hash, digest, variable, array)
+            hashing.result()
+            hashing = aside.submit(_hash, digest, variable, array)
             params[variable] = place(array)
+        hashing.result()
     return FrozenModel(params, str(path), model.step, digest.hexdigest())
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from prompt_tuning_core import formats, model_sizes
+from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.formats import Variable
 from prompt_tuning_engine_local.network import T5Config
@@ -53,7 +54,7 @@ def config_of(
       InputError: If it lacks a variable that every T5 has, or has it in an impossible shape.
     """
     variables = model.variables
-    num_embeddings, emb_dim = _matrix(variables, model_sizes.EMBEDDING, name)
+    num_embeddings, emb_dim = _matrix(variables, EMBEDDING_VARIABLE, name)
     derived = model_sizes.derive(variables)
     num_heads, relpos_buckets = _matrix(variables, _RELATIVE_POSITIONS, name)
     _, joined = _matrix(variables, _QUERY, name)
