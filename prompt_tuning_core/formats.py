@@ -156,8 +156,23 @@ class PromptWriter(Protocol):
         """
 
 
-def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a model of any installed form.
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A model or a prompt, and the format that reads it.
+
+    Attributes:
+      path: Where it is.
+      form: The format's name.
+      format: The format.
+    """
+
+    path: str
+    form: str
+    format: Any
+
+
+def locate_model(path: str | os.PathLike[str]) -> Located:
+    """Finds a model and the format that reads it.
 
     Args:
       path: Where it is, or the name of a released model (`released.resolve_model`).
@@ -166,34 +181,46 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
       InputError: If there is nothing at `path`, or no installed format reads it.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
-    found = released.resolve_model(path)
-    return _recognizing(ModelFormat, "model", found)[1].open_model(found)
+    return _recognizing(ModelFormat, "model", released.resolve_model(path))
 
 
-def form_of_model(path: str | os.PathLike[str]) -> str:
-    """Returns the name of the format that `open_model` reads `path` with; raises as it does."""
-    return _recognizing(ModelFormat, "model", released.resolve_model(path))[0]
+def open_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Opens a model of any installed form; the arguments and errors are those of `locate_model`.
+
+    Raises:
+      InputError: Also if its index is damaged, or of another architecture.
+    """
+    found = locate_model(path)
+    model: ModelFile = found.format.open_model(found.path)
+    return model
+
+
+def locate_prompt(path: str | os.PathLike[str]) -> Located:
+    """Finds a prompt and the format that reads it.
+
+    Args:
+      path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`).
+
+    Raises:
+      InputError: If there is nothing at `path`, or no installed format reads it.
+      PluginError: If none recognizes it, and a format plugin cannot be loaded.
+    """
+    return _recognizing(PromptFormat, "prompt", released.resolve_prompt(path))
 
 
 def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Prompt:
     """Reads a prompt of any installed form.
 
     Args:
-      path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`).
+      path: As `locate_prompt` takes it.
       shape: The `(P, H)` that it must have; None for any.
 
     Raises:
-      InputError: If there is nothing at `path`, no installed format reads it, or it is damaged or
-        of another shape.
-      PluginError: If none recognizes it, and a format plugin cannot be loaded.
+      InputError: Also if it is damaged or of another shape.
     """
-    found = released.resolve_prompt(path)
-    return _recognizing(PromptFormat, "prompt", found)[1].read_prompt(found, shape)
-
-
-def form_of_prompt(path: str | os.PathLike[str]) -> str:
-    """Returns the name of the format that `read_prompt` reads `path` with; raises as it does."""
-    return _recognizing(PromptFormat, "prompt", released.resolve_prompt(path))[0]
+    found = locate_prompt(path)
+    prompt: Prompt = found.format.read_prompt(found.path, shape)
+    return prompt
 
 
 def write_prompt(
@@ -224,8 +251,8 @@ def write_prompt(
     writers[ending].write_prompt(name, array, provenance)
 
 
-def _recognizing(protocol: Any, what: str, name: str) -> tuple[str, Any]:
-    """Returns the one installed format that recognizes what is at the path `name`, and its name."""
+def _recognizing(protocol: Any, what: str, name: str) -> Located:
+    """Finds the one installed format that recognizes what is at the path `name`."""
     formats, broken = _installed()
     readers = {
         plugin: format_ for plugin, format_ in formats.items() if isinstance(format_, protocol)
@@ -252,7 +279,7 @@ def _recognizing(protocol: Any, what: str, name: str) -> tuple[str, Any]:
             f"{what} {name}: recognized by the formats {' and '.join(found)}; block one of them "
             f"({registry.BLOCK_VARIABLE}={found[0]})"
         )
-    return found[0], readers[found[0]]
+    return Located(name, found[0], readers[found[0]])
 
 
 def _installed() -> tuple[dict[str, Any], list[PluginError]]:

@@ -16,15 +16,16 @@ from prompt_tuning_core.text_tables import aligned
 
 def show(args: argparse.Namespace) -> None:
     """Prints what a model is: `model show CHECKPOINT`."""
-    model = formats.open_model(args.checkpoint)
+    found = formats.locate_model(args.checkpoint)
+    model = found.format.open_model(found.path)
     sizes = model_sizes.derive(model.variables)
     dtypes = list(sizes.dtypes)
     if len(dtypes) > 1:
         dtypes = [f"{dtype} ({count:,} parameters)" for dtype, count in sizes.dtypes.items()]
     vocabulary = f"{_number(sizes.vocabulary_rows)} rows"
     rows = {
-        "model": released.resolve_model(args.checkpoint),
-        "form": formats.form_of_model(args.checkpoint),
+        "model": found.path,
+        "form": found.form,
         "step": f"{model.step:,}",
         "parameters": f"{sizes.parameters:,} in {len(model.variables)} variables",
         "bytes": f"{sizes.size:,}",

@@ -43,7 +43,7 @@ class NpyFormat:
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """See `formats.PromptFormat`."""
-        return Prompt(prompt_files.load(path, shape), prompt_files.read_provenance(path))
+        return Prompt(*prompt_files.read(path, shape))
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
         """See `formats.PromptFormat`."""

@@ -32,15 +32,16 @@ def show(args: argparse.Namespace) -> None:
         raise InputError("--nearest needs --model and --vocabulary")
     if args.nearest is not None and args.nearest < 1:
         raise InputError(f"--nearest is {args.nearest}, expected at least 1")
-    prompt = formats.read_prompt(args.prompt)
+    found = formats.locate_prompt(args.prompt)
+    prompt = found.format.read_prompt(found.path)
     positions = _positions(prompt.array)
     if args.model is not None:
         pieces = _nearest(prompt, args.model, args.vocabulary, args.nearest or 5)
         positions = [(*row, near) for row, near in zip(positions, pieces, strict=True)]
     norms = np.linalg.norm(prompt.array, axis=1)
     facts = {
-        "prompt": released.resolve_prompt(args.prompt),
-        "form": formats.form_of_prompt(args.prompt),
+        "prompt": found.path,
+        "form": found.form,
         "shape": str(prompt.array.shape),
         "norm": f"{np.linalg.norm(prompt.array):.4g}",
         "norm of a position": f"{norms.mean():.4g} on average, {norms.min():.4g} to "

@@ -94,14 +94,25 @@ def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[s
 
 
 def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Reads a prompt.
+    """Reads a prompt alone; the arguments and errors are those of `read`.
+
+    Returns:
+      `[P, H]` float32.
+    """
+    return read(path, shape)[0]
+
+
+def read(
+    path: str | os.PathLike[str], shape: tuple[int, int] | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads a prompt and its provenance.
 
     Args:
       path: A `.npy` file; the reference's prompt files have no ending, which is accepted too.
       shape: The `(P, H)` it must have; None for any.
 
     Returns:
-      `[P, H]` float32.
+      `[P, H]` float32, and the provenance, empty if there is none.
 
     Raises:
       InputError: If the file is missing, corrupt, pickled, not a floating matrix, of another shape,
@@ -118,8 +129,9 @@ def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> 
         raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
     with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
         array = array.astype(np.float32)
-    check_checksum(name, array, read_provenance(path), Path(path).with_suffix(".json"))
-    return array
+    provenance = read_provenance(path)
+    check_checksum(name, array, provenance, Path(path).with_suffix(".json"))
+    return array, provenance
 
 
 def with_checksum(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
