@@ -52,8 +52,7 @@ def cross_entropy(
     """
     factor, weights = _normalizer(loss_normalizing_factor, weights)
     vocabulary_size = logits.shape[-1]
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    target_log_prob = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - log_z
+    target_log_prob, log_z = target_log_probabilities(logits, targets)
     confidence = 1.0 - label_smoothing
     loss = -confidence * target_log_prob
     if label_smoothing:
@@ -68,6 +67,20 @@ def cross_entropy(
     loss += z_loss * jnp.square(log_z)
     total = jnp.sum(loss * weights)
     return total if factor is None else total / factor
+
+
+def target_log_probabilities(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the log-probability of each target, and the logarithm of the logits' normaliser Z.
+
+    Args:
+      logits: float32 `[B, T, V]`.
+      targets: int32 `[B, T]`.
+
+    Returns:
+      Two float32 `[B, T]`.
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - log_z, log_z
 
 
 def _normalizer(

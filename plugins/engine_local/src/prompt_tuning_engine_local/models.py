@@ -154,10 +154,7 @@ class EncoderDecoderModel:
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
         )
-        targets = batch["decoder_target_tokens"]
-        per_token = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[
-            ..., 0
-        ]
+        per_token, _ = losses.target_log_probabilities(logits, batch["decoder_target_tokens"])
         return jnp.sum(per_token * batch["decoder_loss_weights"], axis=-1)
 
     def generate(
