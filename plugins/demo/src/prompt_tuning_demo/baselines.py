@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import itertools
 import json
 from collections.abc import Sequence
@@ -113,22 +111,19 @@ def measure(console: rich.console.Console) -> Measured:
 
     word_counts.check_installed()
     counted = _word_counts(console)
-    tuned, base_sha256 = _full_fine_tuning(console)
+    tuned = _full_fine_tuning(console)
     return Measured(
-        made_by="python -m prompt_tuning_demo.baselines",
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         task=DEMO_REVIEWS.name,
         metric=METRIC,
         examples={split: len(DEMO_REVIEWS.examples(split)) for split in reviews.SPLITS},
         data=f"{reviews.DISTRIBUTION}=={reviews.VERSION}",
-        base_sha256=base_sha256,
-        versions={name: importlib.metadata.version(name) for name in _VERSIONS_OF},
         baselines=[tuned, counted],
+        **scripts.facts("baselines", _VERSIONS_OF),
     )
 
 
-def _full_fine_tuning(console: rich.console.Console) -> tuple[Baseline, str]:
-    """Returns what it reached, and the checksum of the base; settings are chosen with one seed."""
+def _full_fine_tuning(console: rich.console.Console) -> Baseline:
+    """Returns what it reached; settings are chosen with one seed."""
     from prompt_tuning_demo.full_fine_tuning import FullFineTuning, Settings
     from prompt_tuning_demo.tasks import DEMO_REVIEWS
 
@@ -156,7 +151,7 @@ def _full_fine_tuning(console: rich.console.Console) -> tuple[Baseline, str]:
         ],
     )
     console.print(result)
-    return result, trainer.base_sha256
+    return result
 
 
 def _word_counts(console: rich.console.Console) -> Baseline:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import statistics
 import subprocess
@@ -171,16 +169,13 @@ def compare(directory: Path, seeds: Sequence[int] = SEEDS, steps: int = STEPS) -
             )
         )
     return Comparison(
-        made_by="python -m prompt_tuning_demo.compare_initializers",
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         task=DEMO_REVIEWS.name,
         metric=METRIC,
         seeds=list(seeds),
         steps=steps,
         level=LEVEL,
-        base_sha256=scorer.base_sha256,
-        versions={name: importlib.metadata.version(name) for name in _VERSIONS_OF},
         initializers=compared,
+        **scripts.facts("compare_initializers", _VERSIONS_OF),
     )
 
 

@@ -82,9 +82,6 @@ class FullFineTuning:
     Args:
       task: The task; without any prefix in front of its inputs.
       metric: The metric of the task that decides when to stop.
-
-    Attributes:
-      base_sha256: Checksum of the base's file.
     """
 
     def __init__(self, task: TextTask, metric: str) -> None:
@@ -92,7 +89,6 @@ class FullFineTuning:
         self._metric = metric
         bare = _make_model(0.0)
         frozen = model_files.load(model.checkpoint_path(), bare.frozen_shapes, jnp.asarray)
-        self.base_sha256 = frozen.sha256
         self._base = frozen.params
         self._examples = data.tokenize(
             task.examples("train"), bare.vocabulary, base.LENGTHS, f"task {task.name!r}, training"

@@ -22,16 +22,11 @@ _BATCH_SIZE = 64
 
 
 class HeldOut:
-    """The demo's frozen model, ready to be given prompts of the demo's length.
-
-    Attributes:
-      base_sha256: Checksum of the model's file.
-    """
+    """The demo's frozen model, ready to be given prompts of the demo's length."""
 
     def __init__(self) -> None:
         prompted = base.make_model(nn.initializers.zeros)
         frozen = model_files.load(model.checkpoint_path(), prompted.frozen_shapes, jnp.asarray)
-        self.base_sha256 = frozen.sha256
         ((self._name, self._zeros),) = prompted.init_prompt(jax.random.key(0)).items()
         self._predictor = Predictor(prompted, frozen.params, _LENGTHS, _BATCH_SIZE, Placement())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 _DIRECTORY = Path(__file__).parent
@@ -10,6 +11,11 @@ _DIRECTORY = Path(__file__).parent
 def checkpoint_path() -> str:
     """Returns the path of the model's `.safetensors` file."""
     return str(_DIRECTORY / "model.safetensors")
+
+
+def checkpoint_sha256() -> str:
+    """Returns the SHA-256 of that file, which says which base a measurement was made with."""
+    return hashlib.sha256(Path(checkpoint_path()).read_bytes()).hexdigest()
 
 
 def vocabulary_path() -> str:
