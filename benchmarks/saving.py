@@ -21,8 +21,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import results
 import shapes
 
@@ -85,13 +83,10 @@ def main() -> int:
     results.add_output_flag(parser, "saving")
     arguments = parser.parse_args()
 
-    import random_t5
     import training_loop
 
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_t5.write(arguments, folder)
-        loop = training_loop.TrainingLoop(random_t5.make(arguments), weights)
-        batch = random_t5.batch(np.random.default_rng(0), arguments)
+        loop, batch = training_loop.of_random_weights(arguments, folder)
         loop.step(batch)
         runs = measure(loop, batch, arguments.saves, Path(folder, "run"))
     summary = {

@@ -64,15 +64,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import jax
-    import numpy as np
 
-    import random_t5
     import training_loop
 
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_t5.write(arguments, folder)
-        loop = training_loop.TrainingLoop(random_t5.make(arguments), weights)
-        batch = random_t5.batch(np.random.default_rng(0), arguments)
+        loop, batch = training_loop.of_random_weights(arguments, folder)
         for _ in range(2):
             loop.step(batch)
         step_s = min(loop.step(batch) for _ in range(arguments.steps))

@@ -5,13 +5,16 @@ Batches are placed and metrics fetched as there; there is no evaluation, no repo
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import time
 from typing import Any
 
 import jax
+import numpy as np
 
+import random_t5
 from prompt_tuning_engine_local import data, model_files, optimizers, training
 from prompt_tuning_engine_local.checkpoints import TrainingState
 from prompt_tuning_engine_local.devices import Placement
@@ -68,6 +71,15 @@ class TrainingLoop:
     def state(self, notes: dict[str, Any]) -> TrainingState:
         """Returns what a save would hold now."""
         return TrainingState(self._taken, self.prompt, self._optimizer, notes)
+
+
+def of_random_weights(
+    arguments: argparse.Namespace, folder: str | os.PathLike[str]
+) -> tuple[TrainingLoop, data.Batch]:
+    """Returns a loop over a model with random weights, written to `folder`, and a batch for it."""
+    weights = random_t5.write(arguments, folder)
+    loop = TrainingLoop(random_t5.make(arguments), weights)
+    return loop, random_t5.batch(np.random.default_rng(0), arguments)
 
 
 def device_facts() -> dict[str, Any]:
