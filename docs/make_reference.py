@@ -14,7 +14,7 @@ MODULES = {
     "core": [
         f"prompt_tuning_core.{name}"
         for name in (
-            "protocols", "prompts", "combine", "embeddings", "initializers", "prompt_files",
+            "protocols", "prompts", "combine", "formats", "embeddings", "initializers", "prompt_files",
             "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors", "testing",
             "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
             "nearest_pieces",

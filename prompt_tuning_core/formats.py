@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from prompt_tuning_core import registry, released
+from prompt_tuning_core import prompt_files, registry, released
 from prompt_tuning_core.errors import InputError, PluginError
 
 if TYPE_CHECKING:
@@ -199,13 +199,15 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
     """Finds a prompt and the format that reads it.
 
     Args:
-      path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`).
+      path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`). The directory
+        of a training run means its prompt of the highest step.
 
     Raises:
       InputError: If there is nothing at `path`, or no installed format reads it.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
-    return _recognizing(PromptFormat, "prompt", released.resolve_prompt(path))
+    found = released.resolve_prompt(path)
+    return _recognizing(PromptFormat, "prompt", os.fspath(prompt_files.newest(found) or found))
 
 
 def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Prompt:

@@ -52,6 +52,14 @@ def test_a_prompt_crosses_forms_unchanged(site, prompt):
             assert json.loads(converted.read_text()) == json.loads((site.cwd / file).read_text())
 
 
+def test_the_directory_of_a_run_means_its_newest_prompt(site, prompt):
+    for step in (9, 10):
+        prompt_files.save(site.cwd / "run" / f"prompt_{step}.npy", step * prompt, {"step": step})
+    shown = site.command("prompt", "show", "run")
+    assert ["step", "10"] in [line.split() for line in shown.stdout.splitlines()], shown.stderr
+    assert str(Path("run", "prompt_10.npy")) in shown.stdout
+
+
 def test_what_is_shown_of_a_prompt(site, prompt):
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(VOCABULARY))
     size = tokenizer.GetPieceSize()

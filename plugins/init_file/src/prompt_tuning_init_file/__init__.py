@@ -52,8 +52,7 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
     def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
         del rng  # The signature is every initializer's.
         expected = prompt_shape(shape)
-        # The directory of a run, or a form of prompt that is a directory.
-        file = os.fspath(prompt_files.newest(path) or path)
+        file = os.fspath(path)
         if os.path.isfile(file) and zipfile.is_zipfile(file):
             prompt = _from_npz(file, key, expected)
         elif key is not None:
