@@ -14,9 +14,9 @@ MODULES = {
     "core": [
         f"prompt_tuning_core.{name}"
         for name in (
-            "protocols", "prompts", "combine", "formats", "embeddings", "initializers", "prompt_files",
-            "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors", "testing",
-            "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
+            "protocols", "prompts", "combine", "formats", "embeddings", "initializers",
+            "prompt_files", "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors",
+            "testing", "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
             "nearest_pieces",
         )
     ],

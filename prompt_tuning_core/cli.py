@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has left; keep Python from flushing into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except Exception as error:  # What is wrong with a config, gin raises as any type.
         line = _explained_by_gin(error)
         if line is None:
             raise

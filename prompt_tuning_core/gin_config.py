@@ -457,7 +457,7 @@ def _register(names: Iterator[str]) -> None:
             )
             try:
                 gin.parse_config(snippet)
-            except Exception as error:
+            except Exception as error:  # gin wraps what a signature it cannot use raises.
                 plugin = registry.process_registry().find_in_gin(name)
                 raise InputError(
                     f"{plugin} cannot be registered with gin: {_first_part(error)}"

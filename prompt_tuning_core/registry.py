@@ -384,7 +384,7 @@ def _import(plugin: Plugin) -> object:
             raise PluginLoadError(
                 f"{plugin} names {plugin.value!r}, and there is no {attribute!r} in it"
             ) from error
-        except Exception as error:
+        except Exception as error:  # A module's own __getattr__ may raise anything.
             raise PluginLoadError(f"{plugin} fails to import: {one_line(error)}") from error
     return loaded
 
@@ -419,7 +419,7 @@ def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
         for distribution in importlib_metadata.distributions():
             try:
                 points += distribution.entry_points
-            except Exception as error:
+            except Exception as error:  # Undecodable, or no ini file: it is a row.
                 fields = _headers(distribution)
                 unreadable.append(
                     Plugin(

@@ -364,7 +364,7 @@ def _check_refuses_bad_shapes(subject: _Subject, shape: Shape, seed: int) -> Non
             numbers = {int(number) for number in re.findall(r"-?\d+", str(error))}
             missing = sorted(set(named) - numbers)
             _require(not missing, f"refuses {bad}, but the error doesn't name {missing}: {error}")
-        except Exception as error:
+        except Exception as error:  # A stranger's initializer: any other type breaks the clause.
             raise _BrokenClauseError(
                 f"refuses {bad} by {error!r}, expected a ValueError"
             ) from error
