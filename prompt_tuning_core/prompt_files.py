@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -119,17 +120,17 @@ def read(
         or does not match the checksum in its provenance.
     """
     name = f"prompt {path}"
+    provenance = read_provenance(path)
     try:
         with open(path, "rb") as file:
             found = read_npy_header(file, os.fstat(file.fileno()).st_size, name).shape
-            check_shape(name, found, shape)
+            check_shape(name, found, shape, provenance)
             file.seek(0)
             array = np.load(file, allow_pickle=False)
     except OSError as e:
         raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
     with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
         array = array.astype(np.float32)
-    provenance = read_provenance(path)
     check_checksum(name, array, provenance, Path(path).with_suffix(".json"))
     return array, provenance
 
@@ -141,21 +142,30 @@ def with_checksum(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str,
     return {**own, **provenance, **own}
 
 
-def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, int] | None) -> None:
+def check_shape(
+    name: str,
+    found: tuple[int, ...],
+    expected: tuple[int, int] | None,
+    provenance: Mapping[str, Any] = types.MappingProxyType({}),
+) -> None:
     """Checks the shape that a file says its prompt has.
 
     Args:
       name: What to call the file in errors.
       found: The shape.
       expected: The `(P, H)` it must be; None for any two numbers.
+      provenance: The prompt's, which may say what model it was trained for.
 
     Raises:
       InputError: If it is another.
     """
     if expected is not None and found != tuple(expected):
+        model = provenance.get("model")
+        trained_for = model.get("path") if isinstance(model, Mapping) else None
         raise InputError(
             f"{name}: has shape {found}, expected {tuple(expected)}; set PROMPT_LENGTH to its "
             "first number, or use a prompt of this model"
+            + (f" (by its provenance, this one is of {trained_for})" if trained_for else "")
         )
     if len(found) != 2 or min(found) < 1:
         raise InputError(f"{name}: has shape {found}, expected (P, H)")

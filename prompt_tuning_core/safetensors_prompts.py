@@ -41,10 +41,10 @@ def read(
     tensor = header.tensors[tensor_name]
     if tensor.dtype is None:
         raise InputError(f"{name}: has the dtype {tensor.code}, expected a floating one")
-    prompt_files.check_shape(name, tensor.shape, shape)
+    provenance = _provenance(header.metadata, name)
+    prompt_files.check_shape(name, tensor.shape, shape, provenance)
     with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
         array = read_tensor(file, tensor, name).astype(np.float32)
-    provenance = _provenance(header.metadata, name)
     prompt_files.check_checksum(name, array, provenance, "its metadata")
     return Prompt(array, provenance)
 

@@ -332,6 +332,10 @@ def test_eval_and_infer(project):
     assert "prompt model: of no form that an installed format plugin reads" in line
     np.save(project / "prompt.npy", np.ones((5, 32), np.float32))
     flags += gin_flags(PROMPT_FILE="prompt.npy")
+    facts = {"vocabulary": {"path": "other.model", "sha256": "00"}}
+    (project / "prompt.json").write_text(json.dumps(facts))
+    assert "trained with the vocabulary other.model" in complaint(["eval", *flags], project)
+    (project / "prompt.json").unlink()
     assert "no split 'tset'; did you mean 'test'?" in complaint(
         ["eval", *flags, *gin_flags(EVAL_SPLIT="tset")], project
     )

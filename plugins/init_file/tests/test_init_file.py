@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,27 @@ def test_never_unpickles(tmp_path):
     for name in ("p.npz", "p.pkl", "p.npy"):
         with pytest.raises(ValueError, match="pickled Python objects, which are never loaded"):
             init_file(tmp_path / name)(KEY, (4, 6))
+
+
+def test_provenance_tells_a_prompt_of_another_model(tmp_path):
+    ours, theirs = tmp_path / "ours.model", tmp_path / "theirs.model"
+    ours.write_bytes(b"ours")
+    theirs.write_bytes(b"theirs")
+    facts = {
+        "model": {"path": "their_model"},
+        "vocabulary": {"path": "theirs.model", "sha256": hashlib.sha256(b"theirs").hexdigest()},
+    }
+    path = tmp_path / "p.npy"
+    prompt_files.save(path, PROMPT, facts)
+    with pytest.raises(ValueError, match=r"by its provenance, this one is of their_model"):
+        init_file(path)(KEY, (4, 8))
+
+    def with_vocabulary(file):
+        return init_file(path, vocab=SimpleNamespace(sentencepiece_model_file=file))(KEY, (4, 6))
+
+    with pytest.raises(ValueError, match=r"with the vocabulary theirs\.model .*ours\.model"):
+        with_vocabulary(ours)
+    np.testing.assert_array_equal(with_vocabulary(theirs), PROMPT)
 
 
 def test_refuses_a_large_array_of_another_shape_unread(tmp_path):

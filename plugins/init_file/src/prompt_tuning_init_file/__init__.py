@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -18,12 +19,14 @@ from prompt_tuning_core.initializers import prompt_shape
 from prompt_tuning_core.npy import read_npy_header
 
 if TYPE_CHECKING:
-    from prompt_tuning_core.protocols import Initializer
+    from prompt_tuning_core.protocols import Initializer, Vocabulary
 
 __all__ = ["init_file"]
 
 
-def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializer:
+def init_file(
+    path: str | os.PathLike[str], key: str | None = None, vocab: Vocabulary | None = None
+) -> Initializer:
     """Makes an initializer that returns the array in a file.
 
     The file is opened when the initializer is called, and its data read only if its shape is the
@@ -34,12 +37,15 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
         saves it without an ending, safetensors …). Or a `.npz` archive with one. Or the directory
         of a training run: its prompt of the highest step.
       key: The array's name in an archive; may be None if the archive has one array.
+      vocab: The model's vocabulary. If it is in a file of this machine
+        (`vocab.sentencepiece_model_file`) and the prompt's provenance has the checksum of one, they
+        must agree. None for no comparison.
 
     Returns:
       A function `(rng, shape) -> [P, H]` float32, which ignores `rng`. It raises `InputError`, a
       `ValueError`, if the array's shape isn't `shape`, or if the file is missing, damaged, pickled
-      or of another dtype, holds values that aren't finite, has no such key, or doesn't match the
-      checksum in the provenance beside it.
+      or of another dtype, holds values that aren't finite, has no such key, doesn't match the
+      checksum in the provenance beside it, or was trained with another vocabulary.
 
     Raises:
       InputError: If `path` is no path or `key` no string.
@@ -58,7 +64,9 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
         elif key is not None:
             raise InputError(f"prompt {file}: key is {key!r}, but the file is no .npz archive")
         else:
-            prompt = formats.read_prompt(file, expected).array
+            found = formats.read_prompt(file, expected)
+            _check_vocabulary(file, found.provenance.get("vocabulary"), vocab)
+            prompt = found.array
         if not np.isfinite(prompt).all():
             raise InputError(f"prompt {file}: has values that aren't finite; did training diverge?")
         return jnp.asarray(prompt, jnp.float32)
@@ -67,6 +75,20 @@ def init_file(path: str | os.PathLike[str], key: str | None = None) -> Initializ
 
 
 init_file.uses_rng = False  # type: ignore[attr-defined]
+
+
+def _check_vocabulary(file: str, trained_with: object, vocab: Vocabulary | None) -> None:
+    ours = getattr(vocab, "sentencepiece_model_file", None)
+    if not isinstance(trained_with, Mapping) or ours is None or not os.path.isfile(ours):
+        return
+    expected = trained_with.get("sha256")
+    with open(ours, "rb") as stream:
+        if expected not in (None, hashlib.file_digest(stream, "sha256").hexdigest()):
+            raise InputError(
+                f"prompt {file}: by its provenance it was trained with the vocabulary "
+                f"{trained_with.get('path')} (sha256 {expected}), and this model has {ours}; use a "
+                "prompt of this model"
+            )
 
 
 def _from_npz(file: str, key: str | None, shape: tuple[int, int]) -> np.ndarray:
