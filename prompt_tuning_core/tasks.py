@@ -396,6 +396,38 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     return [(place, line.removesuffix("\n").removesuffix("\r")) for place, line in lines]
 
 
+def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:
+    """Reads texts to be answered (INFER_INPUT_FILE).
+
+    The rows of a `.jsonl`, `.tsv` or `.csv` file fill the task's input template. Any other file is
+    text, and each line fills a template of one column. Files may be compressed, as those of
+    `TextTask.splits`.
+
+    Returns:
+      Examples in the file's order, with empty targets.
+
+    Raises:
+      InputError: If the file cannot be read or is empty, or a row lacks a column of the template.
+    """
+    try:
+        rows = read_rows(path) if has_rows(path) else _rows_of_lines(path, task)
+    except InputError as e:
+        raise InputError(f"INFER_INPUT_FILE {e}") from None
+    if not rows:
+        raise InputError(f"INFER_INPUT_FILE {path}: is empty")
+    return [Example(task.inputs_from(row, place), "", place) for place, row in rows]
+
+
+def _rows_of_lines(path: str | os.PathLike[str], task: TextTask) -> list[tuple[str, Row]]:
+    columns = task.input_columns
+    if len(columns) != 1:
+        raise InputError(
+            f"{path}: a line of text fills one column, and the input template of task "
+            f"{task.name!r} has {len(columns)}; give a .jsonl, .tsv or .csv file"
+        )
+    return [(place, {columns[0]: line}) for place, line in read_lines(path)]
+
+
 _REGISTERED: dict[str, Task] = {}
 
 

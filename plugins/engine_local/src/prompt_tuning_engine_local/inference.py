@@ -11,7 +11,7 @@ import rich.console
 
 from prompt_tuning_core import prompt_files, registry, tasks
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import Example, Mixture, TextTask
+from prompt_tuning_core.tasks import Mixture, TextTask
 from prompt_tuning_engine_local import data, engine_tasks, model_files, reporting
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
@@ -100,10 +100,8 @@ def infer(
 ) -> Path:
     """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
 
-    The rows of a `.jsonl`, `.tsv` or `.csv` file are rendered by the task's input template, or,
-    without a task, taken from their column "inputs". Any other file is text, a line an input: with
-    a task whose template has one column, the line is that column's value; without a task it is the
-    input itself. Files may be compressed, as those of `tasks.TextTask.splits`.
+    What the file may be, `prompt_tuning_core.tasks.read_inputs` says; without a task, a text is
+    taken as it is, or from the column "inputs".
 
     Args:
       model: The model, with its prompt module (MODEL).
@@ -132,7 +130,7 @@ def infer(
     if mixture_or_task_name is not None:
         task = _with_a_template(engine_tasks.find(mixture_or_task_name, mixture_or_task_module))
     source = Path(input_file).expanduser()
-    texts = _read_texts(source, task)
+    texts = tasks.read_inputs(source, task)
     predictor, prompt, _ = _predictor(
         model,
         checkpoint_path,
@@ -211,26 +209,6 @@ def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:
             [[f"{len(result.examples)} examples", *(f"{v:.4f}" for v in result.metrics.values())]],
         )
     )  # fmt: skip
-
-
-def _read_texts(source: Path, task: TextTask) -> list[Example]:
-    try:
-        rows = tasks.read_rows(source) if tasks.has_rows(source) else _rows_of_lines(source, task)
-    except InputError as e:
-        raise InputError(f"INFER_INPUT_FILE {e}") from None
-    if not rows:
-        raise InputError(f"INFER_INPUT_FILE {source}: is empty")
-    return [Example(task.inputs_from(row, place), "", place) for place, row in rows]
-
-
-def _rows_of_lines(source: Path, task: TextTask) -> list[tuple[str, tasks.Row]]:
-    columns = task.input_columns
-    if len(columns) != 1:
-        raise InputError(
-            f"{source}: a line of text fills one column, and the input template of task "
-            f"{task.name!r} has {len(columns)}; give a .jsonl, .tsv or .csv file"
-        )
-    return [(place, {columns[0]: line}) for place, line in tasks.read_lines(source)]
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
-import re
 import sys
 from typing import Any
 
-from prompt_tuning_core import gin_config, registry
+from prompt_tuning_core import provenance
 from prompt_tuning_engine_local.data import FeatureLengths
 from prompt_tuning_engine_local.model_files import FrozenModel
 from prompt_tuning_engine_local.models import EncoderDecoderModel
-
-_VERSIONS_OF = ("prompt-tuning-core", "prompt-tuning-engine-local", "jax", "flax", "optax", "numpy")
 
 
 def describe_run(
@@ -27,12 +22,9 @@ def describe_run(
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
-    Call it when the run's gin configurables have been called: the operative config and the list of
-    plugins hold those in use.
+    When to call it, `prompt_tuning_core.provenance.facts` says.
     """
-    config = gin_config.operative_config()
-    # Not formats: all that are installed are asked what a file is.
-    plugins = [p for p in registry.process_registry().loaded() if p.kind != "format"]
+    seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
     return {
         "model": {
             "path": frozen.path,
@@ -50,36 +42,6 @@ def describe_run(
             "feature_lengths": dataclasses.asdict(lengths),
             "training_examples_sha256": examples_sha256,
         },
-        "initializer": [
-            line for plugin in plugins if plugin.kind == "initializer"
-            for line in _bindings_of(plugin.name, config)
-        ],
         "seed": seed,
-        "plugins": [
-            {key: getattr(plugin, key) for key in ("kind", "name", "distribution", "version")}
-            for plugin in plugins
-        ],
-        "versions": {name: importlib.metadata.version(name) for name in _in_use()},
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "config": config,
-    }  # fmt: skip
-
-
-def _in_use() -> tuple[str, ...]:
-    return _VERSIONS_OF + (("seqio", "tensorflow") if "seqio" in sys.modules else ())
-
-
-def bindings(config: str) -> dict[str, str]:
-    """Returns what a config binds: values, each on one line, by name with its scope and module."""
-    # A long value goes on in indented lines.
-    found = re.findall(r"^(\S+) = (.*(?:\n[ \t].*)*)", config, re.MULTILINE)
-    return {name: re.sub(r"\s*\\?\n\s*", " ", value).strip() for name, value in found}
-
-
-def _bindings_of(name: str, config: str) -> list[str]:
-    """Returns the bindings of the configurable `name` in a config, in any scope, a line each."""
-    return [
-        f"{bound} = {value}"
-        for bound, value in bindings(config).items()
-        if re.fullmatch(rf"(?:\S+/)?(?:[\w.]+\.)?{name}\.\w+", bound)
-    ]
+        **provenance.facts(("prompt-tuning-engine-local", *seqio)),
+    }

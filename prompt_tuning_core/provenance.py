@@ -1,0 +1,65 @@
+"""What a run writes beside a prompt, whichever engine made it: plugins, versions and config."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from prompt_tuning_core import gin_config, registry
+
+_VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
+
+
+def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns what is known of this process's run, JSON-serialisable.
+
+    Call it when the run's gin configurables have been called: the operative config and the list of
+    plugins hold those in use.
+
+    Args:
+      distributions: Those whose version is recorded besides the core's, JAX's, Flax's, optax's and
+        numpy's.
+
+    Returns:
+      `initializer` (the bindings of the initializers in use, a line each), `plugins`, `versions`,
+      `started` (UTC) and `config` (the operative config).
+    """
+    config = gin_config.operative_config()
+    # Not formats: all that are installed are asked what a file is.
+    plugins = [p for p in registry.process_registry().loaded() if p.kind != "format"]
+    return {
+        "initializer": [
+            line
+            for plugin in plugins
+            if plugin.kind == "initializer"
+            for line in _bindings_of(plugin.name, config)
+        ],
+        "plugins": [
+            {key: getattr(plugin, key) for key in ("kind", "name", "distribution", "version")}
+            for plugin in plugins
+        ],
+        "versions": {
+            name: importlib.metadata.version(name) for name in (*_VERSIONS_OF, *distributions)
+        },
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": config,
+    }
+
+
+def bindings(config: str) -> dict[str, str]:
+    """Returns what a config binds: values, each on one line, by name with its scope and module."""
+    # A long value goes on in indented lines.
+    found = re.findall(r"^(\S+) = (.*(?:\n[ \t].*)*)", config, re.MULTILINE)
+    return {name: re.sub(r"\s*\\?\n\s*", " ", value).strip() for name, value in found}
+
+
+def _bindings_of(name: str, config: str) -> list[str]:
+    """Returns the bindings of the configurable `name` in a config, in any scope, a line each."""
+    return [
+        f"{bound} = {value}"
+        for bound, value in bindings(config).items()
+        if re.fullmatch(rf"(?:\S+/)?(?:[\w.]+\.)?{name}\.\w+", bound)
+    ]
