@@ -53,7 +53,7 @@ class _Format:
 class T5X(_Format):
     """T5X's own checkpoints, as the released T5 1.1 models are."""
 
-    _kind = "t5x"
+    _kind = "t5x_legacy"
 
     def _open(self, checkpoint: Checkpoint) -> ModelFile:
         from prompt_tuning_format_t5x.msgpack_index import open_checkpoint

@@ -38,7 +38,7 @@ class Checkpoint:
     """A checkpoint that was found.
 
     Attributes:
-      kind: "t5x" or "t5x_orbax".
+      kind: "t5x_legacy" or "t5x_orbax".
       path: The directory that holds the index.
       step: The step that the directory's name says; None if it says none.
     """
@@ -80,7 +80,7 @@ def find_checkpoint(path: str) -> Checkpoint | None:
 def _checkpoint_in(path: str) -> Checkpoint | None:
     step = _step_of(os.path.basename(path))
     if _starts_like_msgpack(f"{path}/{MSGPACK_INDEX}"):
-        return Checkpoint("t5x", path, step)
+        return Checkpoint("t5x_legacy", path, step)
     for item in _ORBAX_ITEMS:
         folder = f"{path}/{item}".rstrip("/")
         if _first_byte(f"{folder}/{ORBAX_INDEX}") is not None:
