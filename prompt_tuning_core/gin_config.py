@@ -125,12 +125,15 @@ def find(name: str, search: Sequence[Path | str]) -> Path:
     raise InputError(f"gin file {name!r} not found; tried {tried}")
 
 
-def parse(flags: RunFlags, *, search: Sequence[Path | str] = ()) -> ParsedConfig:
+def parse(
+    flags: RunFlags, *, search: Sequence[Path | str] = (), engine: str | None = None
+) -> ParsedConfig:
     """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
 
     Args:
       flags: The files, the bindings, which override the files, and the search paths.
       search: The engine's folders, searched after the user's and the current directory.
+      engine: The engine's name; packaged files that are another's are refused.
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
@@ -139,6 +142,8 @@ def parse(flags: RunFlags, *, search: Sequence[Path | str] = ()) -> ParsedConfig
     folders = search_paths(flags, search)
     files = tuple(find(name, folders) for name in flags.gin_files)
     sources = [_Source.read(path, folders, ()) for path in files]
+    _refuse_files_of_others(sources, engine)
+    _refuse_overwritten_prompt(sources)
     sources += [_Source.of_binding(binding) for binding in flags.gin_bindings]
 
     hooks, plugins = _load_plugins(sources, flags.hooks)
@@ -292,6 +297,13 @@ class _Source:
             if isinstance(statement, config_parser.IncludeStatement):
                 yield from self.included[statement.location.line_num].walk()
 
+    def files(self) -> Iterator[str]:
+        """Yields the file and those that it includes."""
+        if self.is_file:
+            yield self.label
+        for included in self.included.values():
+            yield from included.files()
+
     def plugin_in(self) -> Callable[[str], str | None]:
         """Returns the function that says which plugin a selector of this source names, if any."""
         dynamic = False
@@ -324,7 +336,7 @@ class _Source:
         """
         starts = sorted({statement.location.line_num for statement in self.statements})
         lines = self.text.splitlines(keepends=True)
-        ends = dict(zip(starts, [*starts[1:], len(lines) + 1], strict=True))
+        ends = dict(zip(starts, [*starts[1:], len(lines) + 1], strict=bool(starts)))
         imports = {
             line
             for statement in self.statements
@@ -431,6 +443,53 @@ def _macro_name(statement: Any) -> str | None:
     if not isinstance(statement, config_parser.BindingStatement) or statement.arg_name:
         return None
     return f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+
+
+def engine_of(path: Path) -> str | None:
+    """Returns the engine that a packaged gin file is for; None for a file that any can read."""
+    try:
+        folder, *rest = path.resolve().relative_to(config_dir().resolve()).parts
+    except ValueError:
+        return None
+    if folder == "local":
+        return "local"
+    neutral = folder == "prompts" or (folder == "models" and rest[0] == "sizes")
+    return None if neutral else "t5x"
+
+
+def _refuse_files_of_others(sources: Sequence[_Source], engine: str | None) -> None:
+    for source in sources:
+        for file in source.files():
+            other = engine_of(Path(file))
+            if engine is not None and other not in (None, engine):
+                remedy = (
+                    "name it without its engine's folder" if other == "local" else
+                    f"the {engine} engine has no file of that name"
+                )  # fmt: skip
+                raise InputError(
+                    f"gin file {file} is the {other} engine's, and this is --engine {engine}; "
+                    f"{remedy}, or use --engine {other}"
+                )
+
+
+def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
+    """Refuses a prompt's file that comes before the model's, which sets a prompt of its own."""
+    places: list[str] = []  # Where files without a model set PROMPT.
+    for source in sources:
+        macros = {
+            name: origin.where(statement.location.line_num)
+            for origin, statement in source.walk()
+            if (name := _macro_name(statement)) in ("MODEL", "PROMPT")
+        }
+        if "PROMPT" not in macros:
+            continue
+        if "MODEL" not in macros:
+            places.append(macros["PROMPT"])
+        elif places:
+            raise InputError(
+                f"{places[0]} sets PROMPT, and {macros['PROMPT']}, which comes after it, sets it "
+                "again; name the model's file before the prompt's"
+            )
 
 
 def _hook_names(value: object, where: str) -> Sequence[str]:
@@ -558,4 +617,10 @@ def _refuse_unfinished(error: ValueError, sources: Sequence[_Source]) -> NoRetur
                     f"write {match[1]} = … in a gin file or --gin.{match[1]}=…"
                     f"{nearest(match[1], names)}"
                 ) from error
+    match = re.match(r"(.*)/macro\.value set to `%gin\.REQUIRED`", str(error))
+    if match:
+        raise InputError(
+            f"macro %{match[1]} has no value; write {match[1]} = … in a gin file or "
+            f"--gin.{match[1]}=…"
+        ) from error
     raise InputError(f"gin: {_first_part(error)}") from error

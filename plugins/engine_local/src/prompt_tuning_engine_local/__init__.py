@@ -43,7 +43,7 @@ class LocalEngine:
         keep_what_is_compiled()
         packaged = gin_config.config_dir()
         try:
-            gin_config.parse(flags, search=[packaged / "local", packaged])
+            gin_config.parse(flags, search=[packaged / "local", packaged], engine="local")
         except InputError as e:  # Of a module that a gin file imports, maybe.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
         target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
