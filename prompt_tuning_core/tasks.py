@@ -465,7 +465,8 @@ def get(name: str) -> Task:
         raise InputError(f"{name!r} is described in gin both as a task and as a mixture")
     import gin
 
-    with gin.config_scope(name):
+    # The task's own scope, whatever scope asks for it.
+    with gin.config_scope([name]):
         return gin.get_configurable(described[name].pop())(name=name)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import PromptModule, overridden_points
+from prompt_tuning_core.prompts import check_not_packed, check_supported
 from prompt_tuning_engine_local import decoding, losses
 from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.network import T5, PromptFactory, T5Config
@@ -22,7 +22,6 @@ from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 Params = Mapping[str, Any]
 
 _PROMPT = "encoder/prompt/"
-_SUPPORTED_POINTS = ("input",)
 
 
 class EncoderDecoderModel:
@@ -54,7 +53,7 @@ class EncoderDecoderModel:
         self.config = config
         self.vocabulary = vocabulary
         self.prompt_factory = prompt_factory
-        self.prompt = _checked(prompt_factory())
+        self.prompt = check_supported(prompt_factory(), "the local engine")
         self.network = T5(config, prompt_factory)
         self.bare_network = T5(config)
         self.z_loss = z_loss
@@ -63,7 +62,9 @@ class EncoderDecoderModel:
         if vocabulary.vocab_size > config.num_embeddings:
             raise InputError(
                 f"the vocabulary {vocabulary.sentencepiece_model_file} has {vocabulary.vocab_size} "
-                f"ids, and the model NUM_EMBEDDINGS = {config.num_embeddings}"
+                f"ids, {vocabulary.extra_ids} of them extra, and the model NUM_EMBEDDINGS = "
+                f"{config.num_embeddings}; if the extra ids are in the file, set "
+                "VOCABULARY_EXTRA_IDS = 0"
             )
 
     @property
@@ -118,8 +119,7 @@ class EncoderDecoderModel:
           Two float32 scalars: the loss as normalised for training, and the sum of the same loss
           divided by the sum of the loss weights.
         """
-        if "encoder_segment_ids" in batch:
-            raise InputError("prompt tuning does not support packed examples; set PACK = False")
+        check_not_packed(batch.get("encoder_segment_ids"))
         logits: Any = self.network.apply(
             _variables(frozen, prompt),
             batch["encoder_input_tokens"],
@@ -204,20 +204,3 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 def _variables(frozen: Params, prompt: Params) -> dict[str, Any]:
     return {"params": traverse_util.unflatten_dict({**frozen, **prompt}, sep="/")}
-
-
-def _checked(prompt: object) -> PromptModule:
-    if not isinstance(prompt, PromptModule):
-        raise InputError(
-            f"PROMPT makes a {type(prompt).__name__}, expected a prompt module "
-            "(prompt_tuning_core.prompts.PromptModule)"
-        )
-    if prompt.side != "encoder":
-        raise InputError(f"the local engine has no prompts on the side {prompt.side!r} yet")
-    unsupported = [p for p in overridden_points(prompt) if p not in _SUPPORTED_POINTS]
-    if unsupported:
-        raise InputError(
-            f"the local engine does not call the intervention point {unsupported[0]!r} that "
-            f"{type(prompt).__name__} uses"
-        )
-    return prompt
