@@ -6,8 +6,12 @@ is; a variant overrides those it needs. Engines call the points and know nothing
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import jax
 from flax import linen as nn
+
+from prompt_tuning_core.errors import InputError
 
 INTERVENTION_POINTS = ("input", "layer", "keys_values", "activations")
 
@@ -103,3 +107,53 @@ def overridden_points(module: PromptModule) -> tuple[str, ...]:
         for point in INTERVENTION_POINTS
         if getattr(type(module), point) is not getattr(PromptModule, point)
     )
+
+
+def check_supported(
+    prompt: object, caller: str, side: str = "encoder", points: Collection[str] = ("input",)
+) -> PromptModule:
+    """Refuses a prompt module that needs what its caller does not do.
+
+    Args:
+      prompt: What a prompt factory, the macro PROMPT, has made.
+      caller: The engine or the module that calls intervention points, as a message names it.
+      side: The stack that the caller lets prompts intervene in: "encoder" or "decoder".
+      points: The intervention points that it calls.
+
+    Returns:
+      `prompt`.
+
+    Raises:
+      InputError: If `prompt` is no prompt module, is for another stack, or overrides a point that
+        the caller does not call.
+    """
+    name = type(prompt).__name__
+    if not isinstance(prompt, PromptModule):
+        raise InputError(
+            f"PROMPT makes a {name}, expected a prompt module "
+            "(prompt_tuning_core.prompts.PromptModule)"
+        )
+    if prompt.side != side:
+        raise InputError(
+            f"{name} is a prompt for the side {prompt.side!r}, and {caller} has prompts on the "
+            f"side {side!r} only"
+        )
+    for point in overridden_points(prompt):
+        if point not in points:
+            raise InputError(
+                f"{caller} does not call the intervention point {point!r} that {name} uses"
+            )
+    return prompt
+
+
+def check_not_packed(*segment_ids: jax.Array | None) -> None:
+    """Refuses packed examples, which a prompt in front of the sequence would mix.
+
+    Args:
+      *segment_ids: Those of a batch, for encoder and decoder; None where examples are not packed.
+
+    Raises:
+      InputError: If any are given.
+    """
+    if any(ids is not None for ids in segment_ids):
+        raise InputError("prompt tuning does not support packed examples; set PACK = False")
