@@ -80,7 +80,7 @@ def _share_equal(targets: Sequence[str], predictions: Sequence[str]) -> float:
 
 
 def _word_f1(target: str, prediction: str) -> float:
-    expected, found = _answer_words(target), _answer_words(prediction)
+    expected, found = answer_words(target), answer_words(prediction)
     shared = sum((collections.Counter(expected) & collections.Counter(found)).values())
     return 2 * shared / (len(expected) + len(found)) if shared else 0.0
 
@@ -88,7 +88,8 @@ def _word_f1(target: str, prediction: str) -> float:
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _answer_words(text: str) -> list[str]:
+def answer_words(text: str) -> list[str]:
+    """Returns the words of a text that `token_f1` compares, in order."""
     text = text.lower().translate(_NO_PUNCTUATION)
     return re.sub(r"\b(?:the|an?)\b", " ", text).split()
 

@@ -293,12 +293,16 @@ def test_what_metrics_may_return(seqio, add, golden, predictor):
         return {"scalar": seqio.metrics.Scalar(0.5)}
 
     def text(targets, predictions):
-        return {"text": seqio.metrics.Text("much")}
+        return {"text": seqio.metrics.Text("much"), "number": 1}
+
+    def word(targets, predictions):
+        return {"word": "much"}
 
     assert evaluate("no_metrics") == {}
     assert evaluate("scalar", scalar) == {"scalar": 0.5}
-    with pytest.raises(InputError, match=r"the metric text of task 'text' returned .*'much'"):
-        evaluate("text", text)
+    assert evaluate("text", text) == {"number": 1.0}
+    with pytest.raises(InputError, match=r"the metric word of task 'word' returned .*'much'"):
+        evaluate("word", word)
     with pytest.raises(InputError, match="of task 'twice' returns 'scalar', which another does"):
         evaluate("twice", scalar, scalar)
 

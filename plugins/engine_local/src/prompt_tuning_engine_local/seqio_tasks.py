@@ -193,6 +193,8 @@ class SeqioComponent:
     def values(self, examples: Sequence[Mapping[str, Any]], answers: Answers) -> dict[str, float]:
         """Returns the values of the task's metrics, computed as `seqio.Evaluator` does.
 
+        Values that are texts, such as examples beside their predictions, are left out.
+
         Args:
           examples: What the preprocessors made.
           answers: What the model answers.
@@ -210,7 +212,12 @@ class SeqioComponent:
                 result = made.compute()
             name = f"{self._metric_name(number)} of task {self.name!r}"
             if isinstance(result, Mapping):
-                result = {key: getattr(value, "value", value) for key, value in result.items()}
+                # Texts are for TensorBoard: samples of the predictions that `eval` writes in whole.
+                result = {
+                    key: getattr(value, "value", value)
+                    for key, value in result.items()
+                    if not isinstance(value, seqio.metrics.Text)
+                }
             numbers = engine_tasks.as_numbers(result, name)
             twice = values.keys() & numbers.keys()
             if twice:
