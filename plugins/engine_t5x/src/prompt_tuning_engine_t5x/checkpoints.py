@@ -1,0 +1,315 @@
+"""What T5X's checkpoints mean for a frozen model with a prompt.
+
+T5X saves and restores; here are the functions and the class that its configuration takes.
+
+- `frozen_parameters` restores a model that knows of no prompt, all of it or nothing.
+- `prompt_files` writes the prompt at each save, whichever of T5X's forms the save has.
+- `PromptCheckpointManager` saves what is trained and not the frozen model.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from flax import traverse_util
+from t5x import checkpoints, state_utils
+
+from prompt_tuning_core import prompt_files as files
+from prompt_tuning_core import provenance, registry
+from prompt_tuning_core.errors import InputError, close
+from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+
+if TYPE_CHECKING:
+    import seqio
+    from t5x import train_state
+
+State = Mapping[str, Any]
+"""A training state as T5X stores it: `target` (parameters) and `state` (step, optimizer)."""
+
+_PARAMETERS = "target/"
+_STEP = "state/step"
+_OPTIMIZER = "state/param_states/"
+
+
+def frozen_parameters(prompt_factory: PromptFactory) -> Callable[..., State]:
+    """Makes the function that takes the frozen model, and nothing else, from a checkpoint.
+
+    For `utils.RestoreCheckpointConfig.state_transformation_fns`, with `fallback_to_scratch`: T5X
+    initializes what the function leaves out, which is the prompt and its optimizer's state. A
+    prompt in the checkpoint is left out, too. A run that goes on from its own checkpoint restores
+    all of that.
+
+    Args:
+      prompt_factory: Makes the prompt module (PROMPT).
+
+    Returns:
+      A `t5x.checkpoints.RestoreStateTransformationFn`. It raises `InputError` if the checkpoint
+      lacks a parameter of the frozen model.
+    """
+    parameters = PromptParameters(prompt_factory)
+
+    def transform(checkpoint: State, model: State, *, is_resuming: bool = False) -> State:
+        if is_resuming:
+            return checkpoint
+        saved, expected = _flat(checkpoint), _flat(model)
+        frozen = [
+            name
+            for name in expected
+            if name.startswith(_PARAMETERS) and not parameters.holds(name.removeprefix(_PARAMETERS))
+        ]
+        check_complete(frozen, saved)
+        kept = [*frozen, _STEP] if _STEP in saved else frozen
+        logging.info("%d parameters are the checkpoint's; the prompt is initialized.", len(frozen))
+        return _nested({name: saved[name] for name in kept})
+
+    return transform
+
+
+def check_complete(expected: Sequence[str], found: Sequence[str] | Mapping[str, Any]) -> None:
+    """Checks that a checkpoint holds each parameter of the frozen model.
+
+    Raises:
+      InputError: If not; T5X would initialize what is missing.
+    """
+    missing = [name for name in expected if name not in found]
+    if missing:
+        first = missing[0].removeprefix(_PARAMETERS)
+        names = [name.removeprefix(_PARAMETERS) for name in found]
+        raise InputError(
+            f"the checkpoint lacks {len(missing)} of the frozen model's {len(expected)} "
+            f"parameters, the first is {first!r}{close(first, names)}; is it a checkpoint of this "
+            "model and size?"
+        )
+
+
+def prompt_files(
+    model_dir: str,
+    prompt_factory: PromptFactory,
+    initial_checkpoint_path: str | None = None,
+    mixture_or_task_name: str | None = None,
+    task_feature_lengths: Mapping[str, int] | None = None,
+    vocabulary: seqio.Vocabulary | None = None,
+    random_seed: int | None = None,
+    hooks: Sequence[str] = (),
+) -> Callable[[State, Any], tuple[State, Any]]:
+    """Makes the function that writes the prompt whenever T5X saves a checkpoint.
+
+    For `utils.SaveCheckpointConfig.state_transformation_fns`. The files are `prompt_STEP.npy`,
+    `[P, H]` float32, and `prompt_STEP.json`, its provenance, as the embedded engine writes them.
+    The first process writes. They stand in `model_dir` itself, which T5X's `keep` does not reach.
+
+    Args:
+      model_dir: Where to write: a local directory, or a bucket's (MODEL_DIR).
+      prompt_factory: Makes the prompt module (PROMPT).
+      initial_checkpoint_path: For the provenance (INITIAL_CHECKPOINT_PATH).
+      mixture_or_task_name: For the provenance (MIXTURE_OR_TASK_NAME).
+      task_feature_lengths: For the provenance (TASK_FEATURE_LENGTHS).
+      vocabulary: For the provenance (VOCABULARY).
+      random_seed: For the provenance; None where T5X draws one (RANDOM_SEED).
+      hooks: Names of the hooks plugins to tell of it (HOOKS).
+
+    Returns:
+      A `t5x.checkpoints.SaveStateTransformationFn`, which leaves the state as it is. It raises
+      `InputError` if the prompt module has other parameters than one matrix.
+    """
+    parameters = PromptParameters(prompt_factory)
+
+    @functools.cache
+    def facts() -> dict[str, Any]:
+        return {
+            "model": {"path": initial_checkpoint_path},
+            "vocabulary": _vocabulary_facts(vocabulary),
+            "task": {
+                "name": mixture_or_task_name,
+                "feature_lengths": dict(task_feature_lengths or {}),
+            },
+            "seed": random_seed,
+            **provenance.facts(("prompt-tuning-engine-t5x", *_t5x_distributions())),
+        }
+
+    def transform(state: State, infos: Any) -> tuple[State, Any]:
+        if jax.process_index() == 0:
+            flat = _flat(state)
+            prompts = {
+                name: value
+                for name, value in flat.items()
+                if parameters.holds(name.removeprefix(_PARAMETERS))
+            }
+            check_is_one_matrix({name: value.shape for name, value in prompts.items()})
+            (matrix,) = prompts.values()
+            prompt = np.asarray(_value(matrix), np.float32)
+            step = int(_value(flat[_STEP]))
+            hook = registry.load_hooks(hooks)
+            if not any(epath.Path(model_dir).glob("prompt_*.npy")):
+                hook.prompt_initialized(prompt=prompt, provenance=facts())
+            path, written = _write(model_dir, step, prompt, {**facts(), "step": step})
+            hook.prompt_saved(path=path, provenance=written)
+        return state, infos
+
+    return transform
+
+
+def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any]:
+    """Returns what saves and restores: T5X's own class, or the one that leaves the model out.
+
+    For `checkpoint_manager_cls` of both `utils.SaveCheckpointConfig` and
+    `utils.RestoreCheckpointConfig`, which must agree.
+
+    Args:
+      only_prompt: Whether a checkpoint holds only what is trained (ONLY_PROMPT).
+      use_orbax: Whether T5X saves with Orbax (USE_ORBAX).
+
+    Raises:
+      InputError: If only the prompt is to be saved, and not with Orbax.
+    """
+    if not only_prompt:
+        return checkpoints.OrbaxCheckpointManagerInterface
+    if not use_orbax:
+        raise InputError(
+            "ONLY_PROMPT is True and USE_ORBAX False, and T5X's own form of checkpoints always "
+            "holds the model; set USE_ORBAX = True"
+        )
+    return PromptCheckpointManager
+
+
+class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
+    """Saves the parameters that are trained, their optimizer's state and the step.
+
+    What is frozen is read from the initial checkpoint again. Checkpoints stand in
+    `prompt_checkpoints` within the run's directory: T5X takes what stands in that itself for whole
+    ones.
+    """
+
+    def __init__(
+        self, directory: str, train_state: train_state.TrainState, *args: Any, **kwargs: Any
+    ) -> None:
+        own = epath.Path(directory) / "prompt_checkpoints"
+        own.mkdir(parents=True, exist_ok=True)
+        super().__init__(os.fspath(own), train_state, *args, **kwargs)
+
+    def save(
+        self,
+        train_state: train_state.TrainState,
+        state_transformation_fns: Sequence[Callable[..., Any]] = (),
+        force: bool = True,
+    ) -> bool:
+        """Saves; see T5X's class."""
+        return super().save(train_state, (*state_transformation_fns, _only_trained), force)
+
+    def restore(
+        self,
+        step: int | None = None,
+        path: str | None = None,
+        fallback_state: State | None = None,
+        state_transformation_fns: Sequence[Callable[..., Any]] = (),
+        lazy_parameters: bool | None = False,
+    ) -> train_state.TrainState:
+        """Restores the model from `path`, and what is trained from the newest save, if any."""
+        restored = super().restore(
+            step, path, fallback_state, state_transformation_fns, lazy_parameters
+        )
+        newest = self.latest_step()
+        if newest is None:
+            return restored
+        state = restored.state_dict()
+        trained, _ = _only_trained(state, state)
+        saved = self._manager.restore(
+            newest,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    trained, restore_args=ocp.checkpoint_utils.construct_restore_args(trained)
+                )
+            ),
+        )["state"]
+        logging.info("Going on from step %d; the frozen model is that of %s.", newest, path)
+        return restored.restore_state(_nested({**_flat(state), **_flat(saved)}))
+
+
+def _only_trained(state: State, infos: Any) -> tuple[State, Any]:
+    """Leaves out the parameters that have no optimizer's state."""
+    flat, flat_infos = _flat(state), _flat(infos)
+    # The state of a parameter, of one array or several, stands at its name or below.
+    states = [n.removeprefix(_OPTIMIZER) + "/" for n in flat if n.startswith(_OPTIMIZER)]
+    kept = [
+        name
+        for name in flat
+        if not name.startswith(_PARAMETERS)
+        or any(s.startswith(name.removeprefix(_PARAMETERS) + "/") for s in states)
+    ]
+    return _nested({n: flat[n] for n in kept}), _nested({n: flat_infos[n] for n in kept})
+
+
+def _flat(state: State) -> dict[str, Any]:
+    # T5X's own, which knows a description of a stored array from a level of the tree.
+    return state_utils.flatten_state_dict(state)
+
+
+def _nested(flat: Mapping[str, Any]) -> State:
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def check_is_one_matrix(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks that a prompt module's parameters, by name, are what a prompt file can hold.
+
+    Raises:
+      InputError: If they are not one matrix.
+    """
+    if [len(shape) for shape in shapes.values()] != [2]:
+        raise InputError(
+            f"a prompt file holds one matrix (P, H), and this prompt module has {dict(shapes)}"
+        )
+
+
+def _value(array: Any) -> Any:
+    """Returns an array of a state that T5X is about to save: its own lazy one, or a device's."""
+    if isinstance(array, checkpoints.LazyArray):
+        array = array.get()
+    return array.addressable_data(0) if isinstance(array, jax.Array) else array
+
+
+def _write(
+    model_dir: str, step: int, prompt: np.ndarray, facts: Mapping[str, Any]
+) -> tuple[str, Mapping[str, Any]]:
+    """Writes a prompt and its provenance; returns the prompt's path and the provenance."""
+    path = epath.Path(model_dir) / files.name_at(step)
+    if "://" not in model_dir:
+        files.save(path, prompt, facts)
+        return os.fspath(path), files.read_provenance(path)
+    # An object of a bucket is there whole or not at all.
+    written = files.with_checksum(prompt, facts)
+    content = io.BytesIO()
+    np.save(content, prompt, allow_pickle=False)
+    path.with_suffix(".json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+    path.write_bytes(content.getvalue())
+    return os.fspath(path), written
+
+
+def _vocabulary_facts(vocabulary: seqio.Vocabulary | None) -> dict[str, Any]:
+    path = getattr(vocabulary, "sentencepiece_model_file", None)
+    if vocabulary is None or path is None:
+        return {}
+    content = epath.Path(path).read_bytes()
+    return {
+        "path": path,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size": vocabulary.vocab_size,
+    }
+
+
+def _t5x_distributions() -> list[str]:
+    """Returns those that are installed; a checkout on the path is none."""
+    names = ("t5x", "flaxformer", "seqio", "tensorflow")
+    installed = {str(dist.name) for dist in importlib.metadata.distributions()}
+    return [name for name in names if name in installed]

@@ -1,0 +1,66 @@
+"""Tells hooks plugins of what T5X logs, through T5X's actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from t5x import trainer
+
+from prompt_tuning_core import registry
+
+if TYPE_CHECKING:
+    from t5x import train_state
+
+
+def actions(hooks: Sequence[str] = ()) -> dict[str, list[trainer.BaseAction]] | None:
+    """Returns the actions that tell hooks plugins, for `t5x.train.train`.
+
+    Args:
+      hooks: Names of hooks plugins (HOOKS). `step_logged` is called when T5X logs training metrics,
+        `evaluated` after each evaluation with decoding, on the first process.
+
+    Returns:
+      None without plugins.
+
+    Raises:
+      PluginError: If one cannot be used.
+    """
+    if not hooks:
+        return None
+    hook = registry.load_hooks(hooks)
+    return {
+        "TRAIN": [_Teller(hook.step_logged)],
+        "INFER_EVAL": [_Teller(hook.evaluated)],
+    }
+
+
+def concurrent_metrics(hooks: Sequence[str] = ()) -> bool:
+    """Whether T5X may compute metrics while it trains on: not when a plugin waits for them."""
+    return not hooks
+
+
+class _Teller(trainer.BaseAction):
+    """Calls one hook with the step and the metrics of all tasks."""
+
+    def __init__(self, hook: Any) -> None:
+        self._hook = hook
+
+    def run(
+        self, train_state: train_state.TrainState, metrics_by_task: Mapping[str, Mapping[str, Any]]
+    ) -> bool:
+        """Tells the plugins; returns False, since training need not stop."""
+        metrics = {}
+        for task, values in metrics_by_task.items():
+            prefix = f"{task}/" if len(metrics_by_task) > 1 else ""
+            for name, value in values.items():
+                number = np.asarray(getattr(value, "value", value))
+                if number.ndim == 0 and np.issubdtype(number.dtype, np.number):
+                    metrics[prefix + name] = float(number)
+        step = train_state.step
+        if isinstance(step, jax.Array):
+            step = step.addressable_data(0)
+        self._hook(step=int(step), metrics=metrics)
+        return False

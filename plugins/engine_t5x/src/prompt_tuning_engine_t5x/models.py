@@ -1,0 +1,145 @@
+"""T5X's decoder-only model for a module with a prompt; models with encoders need none of their own.
+
+The number of prompt positions, P, comes from the module. B is the batch, T the length of the
+tokens, V the vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from t5x import models
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.integrations.flaxformer import PromptDecoderOnly
+
+Params = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+
+
+class PromptDecoderOnlyModel(models.DecoderOnlyModel):
+    """Trains, scores and decodes with a prompt in front of the sequence.
+
+    Takes the arguments of `t5x.models.DecoderOnlyModel`.
+
+    Raises:
+      InputError: If the module is no `PromptDecoderOnly`.
+    """
+
+    def __init__(self, module: PromptDecoderOnly, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(module, PromptDecoderOnly):
+            raise InputError(
+                f"PromptDecoderOnlyModel.module is a {type(module).__name__}, expected a "
+                "PromptDecoderOnly: set ARCHITECTURE"
+            )
+        super().__init__(module, *args, **kwargs)
+
+    def _compute_logits(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_rng: jax.Array | None = None,
+        mutable: Any = False,
+        other_variables: Params | None = None,
+    ) -> Any:
+        """Returns the logits of the tokens, `[B, T, V]`, without those at the prompt.
+
+        With them, where `mutable` is not False, the variables that changed.
+        """
+        result = super()._compute_logits(params, batch, dropout_rng, mutable, other_variables)
+        length = batch["decoder_input_tokens"].shape[1]
+        if mutable is False:
+            return result[:, -length:]
+        logits, variables = result
+        return logits[:, -length:], variables
+
+    def predict_batch_with_aux(
+        self,
+        params: Params,
+        batch: Batch,
+        rng: jax.Array | None = None,
+        *,
+        return_all_decodes: bool = False,
+        num_decodes: int = 1,
+        decoder_params: MutableMapping[str, Any] | None = None,
+    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        """Continues the inputs of a batch.
+
+        T5X counts the steps of decoding in one sequence of prompt and tokens, so the batch gets
+        places for the prompt, whose ids are never read.
+
+        Args:
+          params: Of the module.
+          batch: See `t5x.models.DecoderOnlyModel.predict_batch_with_aux`, as for all below.
+          rng: As there.
+          return_all_decodes: As there.
+          num_decodes: As there.
+          decoder_params: As there.
+
+        Returns:
+          The continuations, `[B, T]` or `[B, num_decodes, T]`, 0 behind their ends, and their
+          scores.
+        """
+        tokens = batch["decoder_input_tokens"]
+        length = self._prompt_length(params, tokens)
+        placed = {
+            name: jnp.pad(batch[name], ((0, 0), (length, 0)), constant_values=value)
+            for name, value in (("decoder_input_tokens", 0), ("decoder_causal_attention", 1))
+            if name in batch
+        }
+        sequences, aux = super().predict_batch_with_aux(
+            params,
+            {**batch, **placed},
+            rng,
+            return_all_decodes=return_all_decodes,
+            num_decodes=num_decodes,
+            decoder_params=decoder_params,
+        )
+        # T5X has moved each continuation to the front.
+        return sequences[..., : tokens.shape[1]], aux
+
+    def _compute_kv_cache(
+        self, params: Params, inputs: jax.Array, causal_attention_mask: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """Fills the cache with the prompt and the inputs.
+
+        Args:
+          params: Of the module.
+          inputs: `[B, P + T]` token ids, at first P places for the prompt and BOS.
+          causal_attention_mask: `[B, P + T]`, 1 for the prompt, BOS and the inputs.
+
+        Returns:
+          The cache, and the position of each example's last input, `[B]`, where decoding goes on.
+        """
+        # In a step of decoding the module adds nothing: this makes room for P + T positions.
+        ones = jnp.ones_like(inputs)
+        _, variables = self.module.apply(
+            {"params": params}, ones, ones, enable_dropout=False, decode=True, mutable=["cache"]
+        )
+        length = self._prompt_length(params, inputs)
+        causal = causal_attention_mask[:, length:]
+        last = jnp.sum(causal_attention_mask, axis=1) - 1
+        _, variables = self.module.apply(
+            {"params": params, "cache": variables["cache"]},
+            inputs[:, length:],
+            # As targets, since these tell the positions to attend to, BOS among them.
+            causal,
+            decoder_causal_attention=self._get_decoder_causal_attention(
+                {"decoder_causal_attention": causal}
+            ),
+            enable_dropout=False,
+            prefill=True,
+            prefill_lengths=last,
+            mutable=["cache"],
+        )
+        return variables["cache"], last
+
+    def _prompt_length(self, params: Params, tokens: jax.Array) -> int:
+        """Returns P, from the shape of the module's mask."""
+        mask = jax.eval_shape(
+            lambda: self.module.apply({"params": params}, tokens, method="input_mask")
+        )
+        return mask.shape[1] - tokens.shape[1]

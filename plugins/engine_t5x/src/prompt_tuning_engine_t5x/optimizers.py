@@ -1,0 +1,66 @@
+"""T5X's optimizers, for the parameters of a prompt alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import traverse_util
+from t5x import optimizers
+
+from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+
+
+def prompt_only(
+    optimizer: optimizers.OptimizerDef, prompt_factory: PromptFactory
+) -> PromptOptimizer:
+    """Makes an optimizer that updates what the prompt module trains, and nothing else.
+
+    Frozen parameters have no state, and XLA drops the computation of their gradients.
+
+    Args:
+      optimizer: T5X's optimizer for the prompt, such as Adafactor.
+      prompt_factory: Makes the prompt module (PROMPT), which says what is trained.
+    """
+    return PromptOptimizer(optimizer, PromptParameters(prompt_factory))
+
+
+class PromptOptimizer(optimizers.MultiOptimizer):
+    """One optimizer for what a prompt module trains; checkpoints hold its state alone.
+
+    T5X's class has an empty state for each frozen parameter, which Orbax saves and cannot restore.
+
+    Args:
+      optimizer: Of the prompt.
+      parameters: Tells which parameters are the prompt's.
+    """
+
+    def __init__(self, optimizer: optimizers.OptimizerDef, parameters: PromptParameters) -> None:
+        # A traversal's paths begin with "/".
+        prompt = traverse_util.ModelParamTraversal(
+            lambda path, _: parameters.is_trained(path.removeprefix("/"))
+        )
+        super().__init__([(prompt, optimizer)])
+        self._parameters = parameters
+
+    def state_dict(self, target: Any, state: Any) -> dict[str, Any]:
+        """Returns parameters and state as T5X saves them, the empty states left out."""
+        whole = super().state_dict(target, state)
+        flat = traverse_util.flatten_dict(whole["state"]["param_states"], sep="/")
+        trained = {n: v for n, v in flat.items() if self._parameters.holds(n)}
+        whole["state"]["param_states"] = traverse_util.unflatten_dict(trained, sep="/")
+        return whole
+
+    def restore_state(self, opt_target: Any, opt_state: Any, state_dict: Any) -> tuple[Any, Any]:
+        """Restores what `state_dict` returned."""
+        template = super().state_dict(opt_target, opt_state)["state"]["param_states"]
+        flat = traverse_util.flatten_dict(template, sep="/")
+        states = traverse_util.flatten_dict(state_dict["state"]["param_states"], sep="/")
+        empty = {n: None for n in flat if not self._parameters.holds(n)}
+        whole = {
+            **state_dict,
+            "state": {
+                **state_dict["state"],
+                "param_states": traverse_util.unflatten_dict({**empty, **states}, sep="/"),
+            },
+        }
+        return super().restore_state(opt_target, opt_state, whole)

@@ -1,0 +1,107 @@
+"""What can be known of a run before it takes devices: `prompt-tuning … --engine t5x` asks here.
+
+The runs files configure these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import traverse_util
+from t5x import models
+
+from prompt_tuning_core import formats
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_t5x import checkpoints
+from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+
+# Forms of models that T5X reads.
+_T5X_FORMATS = ("t5x_legacy", "t5x_orbax")
+
+
+def check_training(
+    model: models.BaseTransformerModel,
+    prompt_factory: PromptFactory,
+    checkpoint_path: str,
+    model_dir: str,
+    total_steps: int | None,
+    relative_steps: int | None,
+    eval_period: int,
+    save_period: int,
+) -> None:
+    """Checks a training run.
+
+    Args:
+      model: T5X's model (MODEL).
+      prompt_factory: Makes the prompt module (PROMPT).
+      checkpoint_path: The frozen model (INITIAL_CHECKPOINT_PATH).
+      model_dir: Where to write (MODEL_DIR).
+      total_steps: The step to stop at (TRAIN_STEPS).
+      relative_steps: How many steps to take (TRAIN_STEPS_RELATIVE).
+      eval_period: Steps between evaluations (EVAL_PERIOD).
+      save_period: Steps between saves (SAVE_PERIOD).
+
+    Raises:
+      InputError: If something cannot be used.
+    """
+    if not total_steps and not relative_steps:
+        raise InputError("neither TRAIN_STEPS nor TRAIN_STEPS_RELATIVE is set; set one of them")
+    longer, shorter = max(eval_period, save_period), min(eval_period, save_period)
+    if shorter < 1 or longer % shorter:
+        raise InputError(
+            f"EVAL_PERIOD is {eval_period} and SAVE_PERIOD {save_period}; T5X needs one to be a "
+            "multiple of the other"
+        )
+    # A run that goes on reads its own checkpoint, with the frozen model in it.
+    if not any(epath.Path(model_dir).glob("checkpoint_*")):
+        _check_model(model, prompt_factory, checkpoint_path)
+
+
+def check_inference(
+    model: models.BaseTransformerModel, prompt_factory: PromptFactory, checkpoint_path: str
+) -> None:
+    """Checks an evaluation or inference; arguments and errors are those of `check_training`."""
+    _check_model(model, prompt_factory, checkpoint_path)
+
+
+def _check_model(
+    model: models.BaseTransformerModel, prompt_factory: PromptFactory, checkpoint_path: str
+) -> None:
+    """Checks that the prompt can be initialized, and the checkpoint has all that is frozen."""
+    parameters = PromptParameters(prompt_factory)
+    shapes = _shapes(model)
+    checkpoints.check_is_one_matrix({n: s for n, s in shapes.items() if parameters.holds(n)})
+    expected = {name: shape for name, shape in shapes.items() if not parameters.holds(name)}
+    located = formats.locate_model(checkpoint_path)
+    if located.form not in _T5X_FORMATS:
+        raise InputError(
+            f"model {checkpoint_path} is of the form {located.form}, and T5X reads its own "
+            f"checkpoints ({', '.join(_T5X_FORMATS)}); use --engine local for it"
+        )
+    found = formats.open_model(checkpoint_path).variables
+    checkpoints.check_complete(list(expected), found)
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise InputError(
+                f"model {checkpoint_path}: the parameter {name!r} has the shape "
+                f"{found[name].shape}, and the model described in gin has {shape}; is it a model "
+                "of this size?"
+            )
+
+
+def _shapes(model: models.BaseTransformerModel) -> Mapping[str, tuple[int, ...]]:
+    """Returns the shape of each parameter; computes nothing, but calls the initializers."""
+    lengths = dict.fromkeys(model.FEATURE_CONVERTER_CLS.MODEL_FEATURES, (1, 1))
+
+    def initialize() -> Any:
+        return model.get_initial_variables(
+            jax.random.PRNGKey(0), lengths, dict.fromkeys(lengths, np.int32)
+        )
+
+    params = jax.eval_shape(initialize)["params"]
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {name: leaf.shape for name, leaf in flat.items()}

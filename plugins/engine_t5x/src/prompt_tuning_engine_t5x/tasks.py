@@ -1,0 +1,116 @@
+"""The task of a run, as seqio, and so T5X, knows it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+from prompt_tuning_core import tasks
+from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
+from prompt_tuning_core.integrations import seqio_tasks
+
+if TYPE_CHECKING:
+    import seqio
+
+
+def for_seqio(
+    name: str,
+    vocabulary: seqio.Vocabulary,
+    module: str | None = None,
+    bucketing: bool = False,
+    pack: bool = False,
+) -> str:
+    """Makes a task known to seqio, if it is not, and returns its name.
+
+    A text task, described in gin or registered by a module, becomes a task of seqio by the same
+    name, with the same ids, targets and metrics as the embedded engine has; one of seqio's own is
+    left as it is.
+
+    Args:
+      name: MIXTURE_OR_TASK_NAME.
+      vocabulary: Of inputs and targets, for a text task.
+      module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      bucketing: Must be False: T5X pads each batch to TASK_FEATURE_LENGTHS (BUCKETING).
+      pack: Must be False: prompt tuning does not support packed examples (PACK).
+
+    Raises:
+      InputError: If there is no such task, the module fails to import, or something is asked for
+        that T5X or prompt tuning does not do.
+    """
+    if bucketing:
+        raise InputError(
+            "BUCKETING is True, and T5X pads every batch to TASK_FEATURE_LENGTHS; leave it False, "
+            "or use --engine local"
+        )
+    if pack:
+        raise InputError("PACK is True, and prompt tuning does not support packed examples")
+    _import(module)
+    if name in tasks.names():
+        return str(seqio_tasks.register(tasks.get(name), vocabulary).name)
+    import seqio
+
+    known = [*tasks.names(), *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if name not in known:
+        raise InputError(
+            f"unknown task {name!r}{nearest(name, known)} (neither a text task nor one of seqio's "
+            "has that name)"
+        )
+    return name
+
+
+def for_inference(
+    vocabulary: seqio.Vocabulary,
+    name: str | None = None,
+    module: str | None = None,
+    bucketing: bool = False,
+    input_file: str | os.PathLike[str] | None = None,
+    split: str = "test",
+) -> str:
+    """Makes what is to be answered a task of seqio, and returns its name.
+
+    Args:
+      vocabulary: Of inputs and targets.
+      name: The task whose inputs to answer; with `input_file`, the one whose input template its
+        texts fill, or None to take them as they are (MIXTURE_OR_TASK_NAME).
+      module: See `for_seqio`.
+      bucketing: See `for_seqio`.
+      input_file: The file of texts (INFER_INPUT_FILE); what it may be,
+        `prompt_tuning_core.tasks.read_inputs` says. None to answer a split of the task `name`.
+      split: The split that the texts of the file become.
+
+    Raises:
+      InputError: As `for_seqio`; or if neither a file nor a task is given, the file cannot be read,
+        or the task has no input template.
+    """
+    if input_file is None:
+        if name is None:
+            raise InputError(
+                "neither INFER_INPUT_FILE nor MIXTURE_OR_TASK_NAME is set; set one of them"
+            )
+        return for_seqio(name, vocabulary, module, bucketing)
+    _import(module)
+    template = tasks.TextTask("infer", {})
+    if name is not None:
+        found = tasks.get(name)
+        if not isinstance(found, tasks.TextTask):
+            raise InputError(
+                f"MIXTURE_OR_TASK_NAME {name!r} is a mixture, and a text fills the input template "
+                f"of one task; name one of {', '.join(found.rates)}"
+            )
+        template = found
+    texts = tasks.read_inputs(os.path.expanduser(input_file), template)
+    rows = [{"inputs": text.inputs, "targets": ""} for text in texts]
+    answered = tasks.TextTask(tasks.stem(input_file), {split: lambda: rows}, metrics=())
+    return for_seqio(seqio_tasks.register(answered, vocabulary).name, vocabulary, None, bucketing)
+
+
+def _import(module: str | None) -> None:
+    if not module:
+        return
+    try:
+        importlib.import_module(module)
+    except PromptTuningError:
+        raise
+    except Exception as e:  # A module may raise anything while it is imported.
+        raise InputError(f"MIXTURE_OR_TASK_MODULE {module!r} fails to import: {one_line(e)}") from e

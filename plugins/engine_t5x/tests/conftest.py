@@ -1,0 +1,54 @@
+"""A folder with a tiny model as T5X has it, and a task; and whether T5X is here at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# pytest's importlib mode leaves this folder off the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from golden_arrays import golden
+from runs import GOLDEN, ROWS, TASK
+
+_MISSING = [n for n in ("t5x", "flaxformer") if importlib.util.find_spec(n) is None]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked `t5x` where they cannot run."""
+    if not _MISSING:
+        return
+    reason = f"{' and '.join(_MISSING)} not installed; tests/t5x_environment.sh sets them up"
+    for item in items:
+        if item.get_closest_marker("t5x") is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def make_project(folder: Path) -> Path:
+    """Puts a model, its vocabulary, a prompt, a task and its data into a folder."""
+    with tarfile.open(GOLDEN / "t5x_checkpoint.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    shutil.copy(GOLDEN / "seqio_test_sentencepiece.model", folder / "vocabulary.model")
+    np.save(folder / "prompt.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "task.gin").write_text(TASK)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The folder of one test."""
+    return make_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the tests of a module."""
+    return make_project(tmp_path_factory.mktemp("project"))

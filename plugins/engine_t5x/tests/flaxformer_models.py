@@ -1,0 +1,141 @@
+"""The tiny T5 1.1 of the golden arrays, made of Flaxformer's modules; imports Flaxformer."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flaxformer.architectures.t5 import t5_architecture
+from flaxformer.components import dense, embedding, layer_norm, relative_position_biases
+from flaxformer.components.attention import dense_attention
+
+from prompt_tuning_core.integrations.flaxformer import (
+    PromptDecoder,
+    PromptDecoderOnly,
+    PromptEncoder,
+    PromptEncoderDecoder,
+)
+
+
+def encoder_decoder(prompt_factory=None, one_hot=True, dropout_rate=0.0):
+    """An encoder-decoder, with a prompt in its encoder where a factory is given."""
+    stack = _stack_settings(dropout_rate)
+    dropout = stack.pop("dropout_factory")
+    encoder_settings = {
+        "layer_factory": functools.partial(_encoder_layer, dropout_rate),
+        "input_dropout_factory": dropout,
+        "output_dropout_factory": dropout,
+        **stack,
+    }
+    if prompt_factory is None:
+        encoder = functools.partial(t5_architecture.Encoder, **encoder_settings)
+        whole = t5_architecture.EncoderDecoder
+    else:
+        encoder = functools.partial(
+            PromptEncoder, prompt_factory=prompt_factory, **encoder_settings
+        )
+        whole = PromptEncoderDecoder
+    return whole(
+        encoder_factory=encoder,
+        decoder_factory=functools.partial(
+            t5_architecture.Decoder, **_decoder_settings(dropout_rate, cross_attention=True)
+        ),
+        shared_token_embedder_factory=functools.partial(_embed, one_hot),
+    )
+
+
+def decoder_only(prompt_factory=None, dropout_rate=0.0):
+    """A decoder without an encoder, with a prompt where a factory is given."""
+    settings = {
+        "token_embedder_factory": functools.partial(_embed, True),
+        **_decoder_settings(dropout_rate, cross_attention=False),
+    }
+    if prompt_factory is None:
+        return t5_architecture.DecoderOnly(
+            decoder_factory=functools.partial(t5_architecture.Decoder, **settings)
+        )
+    return PromptDecoderOnly(
+        decoder_factory=functools.partial(PromptDecoder, prompt_factory=prompt_factory, **settings)
+    )
+
+
+def _embed(one_hot):
+    return embedding.Embed(
+        num_embeddings=64,
+        features=32,
+        cast_input_dtype="int32",
+        attend_dtype="float32",
+        one_hot=one_hot,
+        name="token_embedder",
+    )
+
+
+def _stack_settings(dropout_rate):
+    return {
+        "num_layers": 2,
+        "dropout_factory": functools.partial(nn.Dropout, rate=dropout_rate, broadcast_dims=(-2,)),
+        "layer_norm_factory": layer_norm.T5LayerNorm,
+        "shared_relative_position_bias_factory": functools.partial(
+            relative_position_biases.RelativePositionBiases,
+            num_heads=4,
+            num_buckets=32,
+            max_distance=128,
+            dtype=jnp.float32,
+            embedding_init=nn.initializers.normal(),
+        ),
+    }
+
+
+def _decoder_settings(dropout_rate, cross_attention):
+    return {
+        "layer_factory": functools.partial(_decoder_layer, dropout_rate, cross_attention),
+        "output_logits_factory": functools.partial(
+            dense.DenseGeneral,
+            features=64,
+            use_bias=False,
+            dtype="float32",
+            kernel_axis_names=["embed", "vocab"],
+        ),
+        **_stack_settings(dropout_rate),
+    }
+
+
+def _attention(dropout_rate):
+    return dense_attention.MultiHeadDotProductAttention(
+        num_heads=4,
+        head_dim=8,
+        use_bias=False,
+        broadcast_dropout=True,
+        dropout_rate=dropout_rate,
+    )
+
+
+def _layer_settings(dropout_rate, shared_relative_position_bias):
+    return {
+        "mlp": dense.MlpBlock(
+            use_bias=False,
+            intermediate_dim=64,
+            activations=("gelu", "linear"),
+            intermediate_dropout_rate=dropout_rate,
+            final_dropout_rate=0,
+        ),
+        "dropout_factory": functools.partial(nn.Dropout, rate=dropout_rate, broadcast_dims=(-2,)),
+        "layer_norm_factory": layer_norm.T5LayerNorm,
+        "shared_relative_position_bias": shared_relative_position_bias,
+    }
+
+
+def _encoder_layer(dropout_rate, *, shared_relative_position_bias):
+    return t5_architecture.EncoderLayer(
+        attention=_attention(dropout_rate),
+        **_layer_settings(dropout_rate, shared_relative_position_bias),
+    )
+
+
+def _decoder_layer(dropout_rate, cross_attention, *, shared_relative_position_bias):
+    return t5_architecture.DecoderLayer(
+        self_attention=_attention(dropout_rate),
+        encoder_decoder_attention=_attention(dropout_rate) if cross_attention else None,
+        **_layer_settings(dropout_rate, shared_relative_position_bias),
+    )

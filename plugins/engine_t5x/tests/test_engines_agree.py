@@ -1,0 +1,94 @@
+"""The same command line with `--engine` exchanged: the same losses, prompts that either can use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+
+pytestmark = pytest.mark.t5x
+
+STEPS = 20
+
+# A hooks plugin that writes down what it is told.
+RECORDER = """
+import json
+from prompt_tuning_core.hookspecs import hookimpl
+
+@hookimpl
+def step_logged(step, metrics):
+    with open("losses.jsonl", "a") as file:
+        file.write(json.dumps([step, metrics["loss"]]) + "\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(shared_project: Path) -> Path:
+    """A folder with a run of each engine, and the losses of their steps."""
+    site = runs.install(shared_project / "site", "recorder", "hooks", "recorder", RECORDER)
+    for engine in ("local", "t5x"):
+        flags = runs.training_flags(
+            MODEL_DIR=f"run_{engine}", TRAIN_STEPS=STEPS, EVAL_PERIOD=STEPS, SAVE_PERIOD=1
+        )
+        runs.run(
+            runs.command(["train", f"--engine={engine}", "--hooks=recorder", *flags]),
+            shared_project,
+            PYTHONPATH=str(site),
+        )
+        (shared_project / "losses.jsonl").rename(shared_project / f"losses_{engine}.jsonl")
+    return shared_project
+
+
+def losses(folder: Path, engine: str) -> dict[int, float]:
+    lines = (folder / f"losses_{engine}.jsonl").read_text().splitlines()
+    return dict(json.loads(line) for line in lines)
+
+
+def test_each_step_has_the_same_loss(trained):
+    local, t5x = losses(trained, "local"), losses(trained, "t5x")
+    assert sorted(local) == sorted(t5x) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(
+        [t5x[step] for step in sorted(t5x)], [local[step] for step in sorted(local)], rtol=1e-3
+    )
+    assert local[STEPS] < local[1]
+
+
+def test_each_save_of_either_has_the_same_prompt(trained):
+    for step in range(1, STEPS + 1):
+        local, t5x = (
+            np.load(trained / f"run_{e}" / f"prompt_{step}.npy") for e in ("local", "t5x")
+        )
+        np.testing.assert_allclose(t5x, local, rtol=0, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def predictions(trained: Path) -> dict[tuple[str, str], list[str]]:
+    """What each engine answers with each engine's prompt, and the metrics it finds."""
+    found = {}
+    for prompt in ("local", "t5x"):
+        for engine in ("local", "t5x"):
+            output = trained / f"evaluation_{prompt}_{engine}"
+            flags = runs.evaluation_flags(PROMPT_FILE=f"run_{prompt}", EVAL_OUTPUT_DIR=str(output))
+            runs.run(runs.command(["eval", f"--engine={engine}", *flags]), trained)
+            if engine == "local":
+                metrics = json.loads((output / "toy-test-metrics.json").read_text())
+                rows = (output / "toy-test-predictions.jsonl").read_text().splitlines()
+            else:
+                folder = output / "inference_eval"
+                metrics = json.loads((folder / "toy-metrics.jsonl").read_text())
+                rows = (folder / "toy-000000.jsonl").read_text().splitlines()
+            answers = [json.loads(row)["prediction"] for row in rows]
+            found[prompt, engine] = (metrics["exact_match"], metrics["accuracy"], answers)
+    return found
+
+
+@pytest.mark.parametrize("prompt", ["local", "t5x"])
+def test_a_prompt_of_either_is_worth_the_same_in_both(predictions, prompt):
+    local, t5x = predictions[prompt, "local"], predictions[prompt, "t5x"]
+    assert t5x[:2] == pytest.approx(local[:2])
+    assert t5x[2] == local[2]
+    assert len(local[2]) == len(runs.ROWS)
+    assert len(set(local[2])) > 3
