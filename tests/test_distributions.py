@@ -262,13 +262,13 @@ def test_plugin_declares_its_entry_points_and_its_core(
 ) -> None:
     entry_points = configparser.ConfigParser(delimiters=("=",))
     entry_points.optionxform = str  # type: ignore[assignment]
-    entry_points.read_string(wheels[project].dist_info("entry_points.txt"))
+    expected = declared(project).get("entry-points", {})
+    if expected:
+        entry_points.read_string(wheels[project].dist_info("entry_points.txt"))
 
     requirements = [r.replace(" ", "") for r in wheels[project].metadata.get_all("Requires-Dist")]
 
-    assert {s: dict(entry_points[s]) for s in entry_points.sections()} == declared(project)[
-        "entry-points"
-    ]
+    assert {s: dict(entry_points[s]) for s in entry_points.sections()} == expected
     assert "prompt-tuning-core>=1,<2" in requirements
 
 
@@ -312,7 +312,7 @@ def test_every_plugin_works_from_its_wheel(everything: Environment) -> None:
     expected = {
         name: declared(project)["name"]
         for project in PLUGINS
-        for group in declared(project)["entry-points"].values()
+        for group in declared(project).get("entry-points", {}).values()
         for name in group
     }
 

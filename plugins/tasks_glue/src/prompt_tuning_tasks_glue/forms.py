@@ -1,0 +1,226 @@
+"""Text-to-text forms: what TensorFlow Datasets has, as inputs and targets.
+
+The forms are those of T5 (Raffel et al. 2020, appendix D). Each is a callable that takes a dataset
+of examples as TensorFlow Datasets has them and returns one of examples with `inputs`, `targets`
+and what the metrics need besides. Inputs begin with the name of the task, or, as prompt tuning
+uses them, with its first field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from prompt_tuning_tasks_glue.answers import NOT_TOLD
+
+_Example = dict[str, Any]
+
+
+class Form(Protocol):
+    """A dataset's examples as inputs and targets."""
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset with `inputs` and `targets`, both scalar strings."""
+
+
+class WithPrefix(Protocol):
+    """A form that is yet to be told what inputs begin with."""
+
+    def __call__(self, prefix: str | None) -> Form:
+        """Returns the form whose inputs begin with `prefix` and a space; None for neither."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """`PREFIX FIELD: text FIELD: text` to the name of a class.
+
+    Attributes:
+      prefix: What inputs begin with.
+      fields: The names of the fields in inputs, in order, and of their keys in the dataset.
+      labels: The names of the classes by number; the number -1 is that of an example whose class
+        is not told, and its target `<unk>`.
+    """
+
+    prefix: str | None
+    fields: Mapping[str, str]
+    labels: Sequence[str]
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset in this form, `idx` kept."""
+
+        def convert(example: _Example) -> _Example:
+            return {
+                "idx": example["idx"],
+                "inputs": _fields(self.prefix, self.fields, example),
+                "targets": _label(self.labels, example["label"]),
+            }
+
+        return _map(dataset, convert)
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """STS-B: two sentences to how similar they are, from 0 to 5 in steps of 0.2, such as `3.4`.
+
+    Attributes:
+      prefix: What inputs begin with.
+    """
+
+    prefix: str | None
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset in this form, `idx` kept."""
+        fields = {"sentence1": "sentence1", "sentence2": "sentence2"}
+
+        def convert(example: _Example) -> _Example:
+            return {
+                "idx": example["idx"],
+                "inputs": _fields(self.prefix, fields, example),
+                "targets": tf.strings.as_string(tf.round(example["label"] * 5) / 5, precision=1),
+            }
+
+        return _map(dataset, convert)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiRC:
+    """MultiRC: a question, one of its answers and a paragraph to `True` or `False`.
+
+    The paragraph's HTML is taken off. Each example keeps the numbers of its paragraph and question,
+    by which the metrics put the answers to a question together.
+
+    Attributes:
+      prefix: What inputs begin with.
+    """
+
+    prefix: str | None
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset in this form, `idx/paragraph`, `idx/question`, `idx/answer` kept."""
+        fields = {name: name for name in ("question", "answer", "paragraph")}
+
+        def convert(example: _Example) -> _Example:
+            inputs = _fields(self.prefix, fields, example)
+            inputs = tf.strings.regex_replace(inputs, "<br>", " ")
+            return {
+                **{f"idx/{name}": number for name, number in example["idx"].items()},
+                "inputs": tf.strings.regex_replace(inputs, "</?b>", ""),
+                "targets": _label(("False", "True"), example["label"]),
+            }
+
+        return _map(dataset, convert)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """ReCoRD: a query with a gap, entities and a passage to the entity that fills the gap.
+
+    A query with several right answers makes as many examples, one with none, as in the test split,
+    a single one whose target is `<unk>`. Marks of highlights become ends of sentences.
+
+    Attributes:
+      prefix: What inputs begin with.
+    """
+
+    prefix: str | None
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset in this form, `answers`, `idx/passage` and `idx/query` kept."""
+        fields = {name: name for name in ("query", "entities", "passage")}
+
+        def convert(example: _Example) -> tf.data.Dataset:
+            answers = example["answers"]
+            passage = tf.strings.regex_replace(
+                example["passage"], r"""([.?!"'])\n@highlight\n""", r"\1 "
+            )
+            texts = {
+                "query": example["query"],
+                "entities": tf.strings.reduce_join(example["entities"], separator=", "),
+                "passage": tf.strings.regex_replace(passage, r"\n@highlight\n", ". "),
+            }
+            targets = tf.cond(
+                tf.size(answers) > 0, lambda: answers, lambda: tf.constant([NOT_TOLD])
+            )
+            common = {
+                **{f"idx/{name}": number for name, number in example["idx"].items()},
+                "inputs": _fields(self.prefix, fields, texts),
+                "answers": answers,
+            }
+            each = tf.data.Dataset.from_tensor_slices(targets)
+            return each.map(lambda target: {**common, "targets": target})
+
+        return dataset.flat_map(convert)
+
+
+@dataclasses.dataclass(frozen=True)
+class Winograd:
+    """WSC: a sentence with a pronoun between asterisks to the noun that it stands for.
+
+    The model names the noun rather than judge the one that the example has, so only examples whose
+    noun is the right one can be trained on; for the others the metric wants a different answer.
+
+    Attributes:
+      prefix: What inputs begin with.
+      only_right: Whether to leave out the examples whose noun is not the right one.
+    """
+
+    prefix: str | None
+    only_right: bool = False
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset in this form, `label` and `idx` kept.
+
+        Raises:
+          tf.errors.InvalidArgumentError: While it is read, if a pronoun is not where the example
+            says.
+        """
+        if self.only_right:
+            dataset = dataset.filter(lambda example: tf.equal(example["label"], 1))
+
+        def convert(example: _Example) -> _Example:
+            return {
+                "idx": example["idx"],
+                "inputs": _join(self.prefix, _with_marked_pronoun(example)),
+                "targets": example["span1_text"],
+                "label": example["label"],
+            }
+
+        return _map(dataset, convert)
+
+
+def _with_marked_pronoun(example: _Example) -> tf.Tensor:
+    words = tf.strings.split(example["text"], sep=" ")
+    pronoun, index = example["span2_text"], example["span2_index"]
+    # Some examples miscount by a word, or have punctuation at the pronoun.
+    escaped = tf.strings.regex_replace(pronoun, r"(\W)", r"\\\1")
+    pattern = tf.strings.join([escaped, r"\W*"])
+    found = tf.where(tf.strings.regex_full_match(words, pattern))[:, 0]
+    at_all = tf.debugging.Assert(tf.size(found) > 0, ["WSC: no pronoun", pronoun, "in", words])
+    with tf.control_dependencies([at_all]):
+        distance = tf.abs(found - tf.cast(index, tf.int64))
+    here = found[tf.argmin(distance)]
+    behind = tf.strings.substr(words[here], tf.strings.length(pronoun), -1)
+    marked = tf.stack([tf.strings.join(["*", pronoun, "*"]), behind])
+    joined = tf.concat([words[:here], marked, words[here + 1 :]], axis=0)
+    joined = tf.boolean_mask(joined, tf.strings.length(joined) > 0)
+    return tf.strings.reduce_join(joined, separator=" ")
+
+
+def _label(labels: Sequence[str], number: tf.Tensor) -> tf.Tensor:
+    return tf.gather([NOT_TOLD, *labels], number + 1)
+
+
+def _fields(prefix: str | None, fields: Mapping[str, str], example: _Example) -> tf.Tensor:
+    parts = [part for name, key in fields.items() for part in (f"{name}:", example[key])]
+    return _join(prefix, *parts)
+
+
+def _join(prefix: str | None, *parts: str | tf.Tensor) -> tf.Tensor:
+    return tf.strings.join([*([] if prefix is None else [prefix]), *parts], separator=" ")
+
+
+def _map(dataset: tf.data.Dataset, function: Any) -> tf.data.Dataset:
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,0 +1,94 @@
+"""Examples beside their predictions, as text for TensorBoard: what tasks named `…_examples` add."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import seqio
+
+from prompt_tuning_tasks_glue.answers import Postprocessor
+from prompt_tuning_tasks_glue.scores import Score
+
+_SHOWN = 8
+"""How many examples are shown, and how many of those that were answered wrong."""
+
+
+def with_texts(postprocessor: Postprocessor) -> Postprocessor:
+    """Returns a postprocessor that makes of a prediction a mapping with its texts.
+
+    The mapping has what `postprocessor` returns as `prediction`, and the texts of the prediction,
+    the inputs and the targets as `…_pretokenized`. Targets are what `postprocessor` makes of them.
+    """
+
+    def postprocess(
+        text: str, example: Mapping[str, Any] | None = None, is_target: bool = False
+    ) -> Any:
+        value = postprocessor(text, example=example, is_target=is_target)
+        if is_target:
+            return value
+        texts = {
+            name: _text((example or {})[name])
+            for name in ("inputs_pretokenized", "targets_pretokenized")
+        }
+        return {"prediction": value, "prediction_pretokenized": text, **texts}
+
+    return postprocess
+
+
+def without_texts(score: Score) -> Score:
+    """Returns a metric of what `with_texts` returns; the texts play no part in it."""
+
+    def metric(targets: Sequence[Any], predictions: Sequence[Any]) -> Mapping[str, float]:
+        return score(targets, [prediction["prediction"] for prediction in predictions])
+
+    metric.__name__ = score.__name__
+    return metric
+
+
+def samples(benchmark: str, is_right: Callable[[Any, Any], bool]) -> Callable[..., Any]:
+    """Returns a metric whose values are texts: some examples, and some answered wrong.
+
+    They are the same examples in every evaluation of a split, as far as they are still wrong.
+
+    Args:
+      benchmark: Begins the names of the values, `BENCHMARK samples` and `BENCHMARK negative
+        samples`.
+      is_right: Whether a prediction is right, from what the postprocessor made of target and
+        prediction.
+    """
+
+    def examples(
+        targets: Sequence[Any], predictions: Sequence[Any]
+    ) -> dict[str, seqio.metrics.Text]:
+        wrong = [
+            prediction
+            for target, prediction in zip(targets, predictions, strict=True)
+            if not is_right(target, prediction["prediction"])
+        ]
+        return {
+            f"{benchmark} samples": _page(predictions),
+            f"{benchmark} negative samples": _page(wrong),
+        }
+
+    return examples
+
+
+def _page(predictions: Sequence[Mapping[str, str]]) -> seqio.metrics.Text:
+    shown = sorted(random.Random(0).sample(range(len(predictions)), min(_SHOWN, len(predictions))))
+    return seqio.metrics.Text("\n\n---\n\n".join(_entry(predictions[number]) for number in shown))
+
+
+def _entry(prediction: Mapping[str, str]) -> str:
+    # TensorBoard renders Markdown, in which an empty line ends a paragraph.
+    return "\n\n".join(
+        f"{heading}: {prediction[f'{key}_pretokenized']}"
+        for heading, key in (
+            ("example", "inputs"), ("target", "targets"), ("prediction", "prediction")
+        )
+    )  # fmt: skip
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,11 @@
+"""Registers the tasks of SuperGLUE for the vocabularies of T5, mT5 and ByT5, when it is imported.
+
+It is what `MIXTURE_OR_TASK_MODULE = 'prompt_tuning_tasks_glue.super_glue'` names.
+"""
+
+from __future__ import annotations
+
+from prompt_tuning_tasks_glue import registration
+
+for _prefix, _vocabulary in registration.released_vocabularies().items():
+    registration.register_super_glue(_vocabulary, _prefix)
