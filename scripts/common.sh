@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# What the scripts of this folder share; they source it. Each sets `usage` first, the text of its
+# usage line.
+
+: "${usage:?}"
+dry_run=no
+
+fail_usage() {
+  printf '%s\n' "${0##*/}: $1" "usage: ${0##*/} $usage" >&2
+  exit 2
+}
+
+# Takes --dry-run and --help out of the arguments, up to --; leaves the others in `arguments`, those
+# behind -- in `passed_on`.
+# shellcheck disable=SC2034  # for the scripts that source this
+parse_arguments() {
+  arguments=()
+  passed_on=()
+  while (($#)); do
+    case $1 in
+      --dry-run) dry_run=yes ;;
+      -h | --help)
+        printf '%s\n' "usage: ${0##*/} $usage"
+        exit 0
+        ;;
+      --)
+        shift
+        passed_on=("$@")
+        return
+        ;;
+      -*) fail_usage "unknown option $1; flags of the command come behind --" ;;
+      *) arguments+=("$1") ;;
+    esac
+    shift
+  done
+}
+
+# Ends the script unless the variable named first has a value, which its usage line calls alike.
+need() {
+  [[ -n ${!1:-} ]] || fail_usage "$1 is not set"
+}
+
+# Prints words as one line that a shell reads as the same words.
+quoted() {
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s' "${line% }"
+}
+
+# Runs a command, or with --dry-run prints it.
+run() {
+  if [[ $dry_run == yes ]]; then
+    printf '%s\n' "$(quoted "$@")"
+  else
+    "$@"
+  fi
+}
+
+# Sets gin_search_paths to the folders that hold T5X, Flaxformer and this project. T5X_DIR and
+# FLAXFORMER_DIR say where the first two are, if not where Python finds them.
+find_gin_files() {
+  local t5x flaxformer core
+  t5x=${T5X_DIR:-$(folder_of t5x)}
+  flaxformer=${FLAXFORMER_DIR:-$(folder_of flaxformer)}
+  core=$(folder_of prompt_tuning_core)
+  # shellcheck disable=SC2034  # for the scripts that source this
+  gin_search_paths=$t5x,$flaxformer,$core
+}
+
+folder_of() {
+  local package
+  package=$("${PYTHON:-python3}" -m prompt_tuning_core find-module "$1") || exit
+  dirname "$package"
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Trains a prompt for SST-2 with T5 1.1 base, LM-adapted, by T5X, on the devices of this machine.
+#
+# MODEL_DIR is where checkpoints and prompts are written, TFDS_DATA_DIR where TensorFlow Datasets
+# keeps SST-2; both may be in a bucket (gs://…). They are given as arguments or by variables of these
+# names. Flags of t5x.train may follow behind --. By variables as well:
+#
+#   PRETRAINED_MODEL   the frozen model's checkpoint
+#   T5X_DIR, FLAXFORMER_DIR, PYTHON   see common.sh
+set -euo pipefail
+usage='[--dry-run] MODEL_DIR TFDS_DATA_DIR [-- FLAG...]'
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+parse_arguments "$@"
+MODEL_DIR=${arguments[0]:-${MODEL_DIR:-}}
+TFDS_DATA_DIR=${arguments[1]:-${TFDS_DATA_DIR:-}}
+need MODEL_DIR
+need TFDS_DATA_DIR
+((${#arguments[@]} <= 2)) || fail_usage "more than two arguments: ${arguments[*]:2}"
+PRETRAINED_MODEL=${PRETRAINED_MODEL:-gs://t5-data/pretrained_models/t5x/t5_1_1_lm100k_base/checkpoint_1100000}
+find_gin_files
+
+run "${PYTHON:-python3}" -m t5x.train \
+  --gin_search_paths="$gin_search_paths" \
+  --gin_file=prompt_tuning_core/configs/models/t5_1_1_base_prompt.gin \
+  --gin_file=prompt_tuning_core/configs/prompts/from_class_labels.gin \
+  --gin_file=prompt_tuning_core/configs/runs/prompt_finetune.gin \
+  --gin.CLASS_LABELS="['positive', 'negative']" \
+  --gin.MODEL_DIR="'$MODEL_DIR'" \
+  --gin.MIXTURE_OR_TASK_NAME="'taskless_glue_sst2_v200_examples'" \
+  --gin.MIXTURE_OR_TASK_MODULE="'prompt_tuning_tasks_glue.glue'" \
+  --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 8}" \
+  --gin.INITIAL_CHECKPOINT_PATH="'$PRETRAINED_MODEL'" \
+  --gin.TRAIN_STEPS=1_150_000 \
+  --gin.USE_CACHED_TASKS=False \
+  --tfds_data_dir="$TFDS_DATA_DIR" \
+  ${passed_on[@]+"${passed_on[@]}"}
