@@ -39,3 +39,12 @@ def test_gin_files_and_macros_in_the_documentation_exist():
         assert named <= files, f"{page.name} names {named - files}"
         set_macros = set(re.findall(r"--gin\.([A-Z_]+)=", content))
         assert set_macros <= macros | {"NAME"}, f"{page.name} sets {set_macros - macros}"
+
+
+def test_tests_that_the_documentation_names_exist():
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        settled = [
+            line for line in page.read_text(encoding="utf-8").splitlines() if "TODO" not in line
+        ]
+        for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", "\n".join(settled)):
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
