@@ -176,3 +176,25 @@ def test_what_a_project_imports_it_requires(project: Path) -> None:
         for r in itertools.chain(declared["dependencies"], *extras)
     }
     assert needed - required == set()
+
+
+def test_script_for_t5x_names_what_it_lacks(tmp_path: Path) -> None:
+    def refusal(*arguments: Path) -> str:
+        done = subprocess.run(
+            ["bash", str(ROOT / "tests" / "t5x_environment.sh"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        return done.stderr
+
+    environment, checkout = tmp_path / "environment", tmp_path / "checkout"
+    (checkout / "t5x").mkdir(parents=True)
+    assert refusal(environment).startswith("usage: tests/t5x_environment.sh")
+    assert "no checkout of flaxformer" in refusal(environment, *[checkout] * 4)
+
+    for name in ("flaxformer", "airio", "jestimator"):
+        (checkout / name).mkdir()
+    assert "is no environment" in refusal(tmp_path, *[checkout] * 4)
+    assert not environment.exists()
