@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+
+from prompt_tuning_core import gin_config
 
 MODULES = {
     "core": [
@@ -33,13 +36,27 @@ MODULES = {
             "losses", "optimizers", "decoding", "vocabularies", "data", "batching", "model_files",
         )
     ],
+    "engine-t5x": [
+        "prompt_tuning_engine_t5x",
+        *(f"prompt_tuning_engine_t5x.{name}" for name in ("tasks", "partitioning", "requirements")),
+    ],
 }  # fmt: skip
+
+# These import T5X or Flaxformer, which are not where this runs: what they are, without members.
+NEED_T5X = {
+    "core": ["prompt_tuning_core.integrations.flaxformer.layers"],
+    "engine-t5x": [
+        f"prompt_tuning_engine_t5x.{name}"
+        for name in ("checkpoints", "optimizers", "models", "hooks", "preflight")
+    ],
+}
 
 
 def pages() -> dict[str, str]:
     """Returns the text of each page by file name."""
     texts = {
-        f"{name}.md": f"# Python reference: {name}\n\n" + "\n".join(map(_module, modules))
+        f"{name}.md": f"# Python reference: {name}\n\n"
+        + "\n".join([*map(_module, modules), *map(_named_only, NEED_T5X.get(name, []))])
         for name, modules in MODULES.items()
     }
     links = "".join(f"- [{name}]({name}.md)\n" for name in MODULES)
@@ -51,6 +68,18 @@ def _module(name: str) -> str:
     module = importlib.import_module(name)
     members = "".join(_member(*member) for member in _public(module))
     return f"## {name}\n\n{_text(module)}\n{members}"
+
+
+def _named_only(name: str) -> str:
+    package, _, module = name.rpartition(".")
+    file = gin_config.find_module(package) / f"{module}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    members = "".join(
+        f"- `{node.name}`: {(ast.get_docstring(node) or '').splitlines()[0]}\n"
+        for node in tree.body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
+    )
+    return f"## {name}\n\n{ast.get_docstring(tree)}\n\n{members}"
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
