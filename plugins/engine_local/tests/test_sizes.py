@@ -25,7 +25,6 @@ PUBLISHED = {
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_number_of_parameters(size):
     from prompt_tuning_engine_local import network
-    from prompt_tuning_engine_local.models import EncoderDecoderModel
 
     flags = RunFlags(
         gin_files=(f"models/t5_1_1_{size}_prompt.gin",),
@@ -33,9 +32,8 @@ def test_number_of_parameters(size):
     )
     packaged = gin_config.config_dir()
     gin_config.parse(flags, search=[packaged / "local", packaged])
-    model = EncoderDecoderModel.__new__(EncoderDecoderModel)
-    model.bare_network = network.T5(gin.get_configurable(network.T5Config)())
-    assert sum(map(math.prod, model.frozen_shapes.values())) == PUBLISHED[size]
+    config = gin.get_configurable(network.T5Config)()
+    assert sum(map(math.prod, frozen_shapes(config).values())) == PUBLISHED[size]
 
 
 CONFIGS = {
@@ -45,13 +43,17 @@ CONFIGS = {
 }
 
 
-def model_file(config, **changes):
+def frozen_shapes(config):
     from prompt_tuning_engine_local import network
     from prompt_tuning_engine_local.models import EncoderDecoderModel
 
     model = EncoderDecoderModel.__new__(EncoderDecoderModel)
     model.bare_network = network.T5(config)
-    shapes = {**model.frozen_shapes, **changes}
+    return model.frozen_shapes
+
+
+def model_file(config, **changes):
+    shapes = {**frozen_shapes(config), **changes}
     return SimpleNamespace(
         variables={name: Variable(shape, "float32") for name, shape in shapes.items() if shape}
     )
@@ -64,6 +66,20 @@ def t5_config(**settings):
         num_embeddings=40, emb_dim=24, num_heads=3, head_dim=4, mlp_dim=20, num_encoder_layers=2,
         num_decoder_layers=1, relpos_buckets=16, **settings,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("version", CONFIGS)
+def test_the_shapes_are_those_of_an_initialised_model(version):
+    import jax
+    import jax.numpy as jnp
+
+    from prompt_tuning_engine_local.models import flatten
+    from prompt_tuning_engine_local.network import T5
+
+    config = t5_config(**CONFIGS[version])
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = T5(config).init(jax.random.key(0), tokens, tokens, tokens)["params"]
+    assert frozen_shapes(config) == {name: leaf.shape for name, leaf in flatten(params).items()}
 
 
 @pytest.mark.parametrize("version", CONFIGS)

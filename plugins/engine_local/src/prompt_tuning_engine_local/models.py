@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -76,11 +77,19 @@ class EncoderDecoderModel:
     @functools.cached_property
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter besides the prompt's, by name."""
+        config = self.bare_network.config
+        # The layers of a stack are alike, and tracing the first of each takes a tenth of the time.
+        shallow = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-        variables = jax.eval_shape(
-            self.bare_network.init, jax.random.key(0), tokens, tokens, tokens
-        )
-        return {name: leaf.shape for name, leaf in flatten(variables["params"]).items()}
+        params: Any = jax.eval_shape(T5(shallow).init, jax.random.key(0), tokens, tokens, tokens)
+        params = params["params"]
+        for stack, layers in [
+            (params["encoder"], config.num_encoder_layers),
+            (params["decoder"], config.num_decoder_layers),
+        ]:
+            layer = stack.pop("layers_0")
+            stack.update({f"layers_{number}": layer for number in range(layers)})
+        return {name: leaf.shape for name, leaf in sorted(flatten(params).items())}
 
     def init_prompt(self, rng: jax.Array) -> dict[str, jax.Array]:
         """Runs the prompt module's initializers, and nothing of the frozen model's.
