@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
-from prompt_tuning_engine_local.dropout import NO_DROPOUT, Dropout
+from prompt_tuning_engine_local.dropout import NO_DROPOUT, DrawnDropout, Dropout
 
 PromptFactory = Callable[[], PromptModule]
 Cache = list[dict[str, jax.Array]]
@@ -295,6 +295,19 @@ class EncoderLayer(nn.Module):
           bias: Of the attention's logits, broadcastable to `[B, heads, S, S]`.
           dropout: Called at each place where T5X has dropout.
         """
+        config = self.config
+        batch, length, width = x.shape
+        masks = dropout.drawn(
+            (batch, config.num_heads, 1, length), (batch, 1, width),
+            (batch, 1, config.mlp_dim), (batch, 1, width),
+        )  # fmt: skip
+        return self._blocks(x, real, bias, masks)
+
+    # Jitted, so that JAX traces it once for all layers of a stack; XLA compiles it inlined.
+    @nn.jit
+    def _blocks(
+        self, x: jax.Array, real: jax.Array, bias: jax.Array, dropout: DrawnDropout
+    ) -> jax.Array:
         logit_mask = real[..., None].astype(x.dtype)
         y = logit_mask * self.pre_attention_layer_norm(x)
         y = self.attention(y, y, bias, dropout)
@@ -377,6 +390,25 @@ class DecoderLayer(nn.Module):
           cross_bias: Of the logits of the attention to `encoded`, `[B, 1, T, S]`.
           dropout: Called at each place where T5X has dropout.
         """
+        config = self.config
+        batch, length, width = x.shape
+        masks = dropout.drawn(
+            (batch, config.num_heads, 1, length), (batch, 1, width),
+            (batch, config.num_heads, 1, encoded.shape[1]), (batch, 1, width),
+            (batch, 1, config.mlp_dim), (batch, 1, width),
+        )  # fmt: skip
+        return self._blocks(x, encoded, logit_mask, bias, cross_bias, masks)
+
+    @nn.jit  # See `EncoderLayer`.
+    def _blocks(
+        self,
+        x: jax.Array,
+        encoded: jax.Array,
+        logit_mask: jax.Array,
+        bias: jax.Array,
+        cross_bias: jax.Array,
+        dropout: DrawnDropout,
+    ) -> jax.Array:
         y = logit_mask * self.pre_self_attention_layer_norm(x)
         y = self.self_attention(y, y, bias, dropout)
         x = x + dropout(y)
@@ -400,6 +432,7 @@ class DecoderLayer(nn.Module):
             "cross_values": cross_values,
         }
 
+    @nn.jit  # See `EncoderLayer`.
     def step(
         self,
         x: jax.Array,
