@@ -144,9 +144,11 @@ def parse(
     sources = [_Source.read(path, folders, ()) for path in files]
     _refuse_files_of_others(sources, engine)
     _refuse_overwritten_prompt(sources)
-    sources += [_Source.of_binding(binding) for binding in flags.gin_bindings]
+    bindings = [_Source.of_binding(binding) for binding in flags.gin_bindings]
+    sources += bindings
 
     hooks, plugins = _load_plugins(sources, flags.hooks)
+    _refuse_unused_macros(bindings, sources)
     _register(plugin.name for plugin in plugins if registry.KINDS[plugin.kind].in_gin)
     gin.clear_config()
     for source in sources:
@@ -490,6 +492,24 @@ def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
                 f"{places[0]} sets PROMPT, and {macros['PROMPT']}, which comes after it, sets it "
                 "again; name the model's file before the prompt's"
             )
+
+
+def _refuse_unused_macros(bindings: Sequence[_Source], sources: Sequence[_Source]) -> None:
+    """Refuses a macro of the command line that nothing reads: it would do nothing, unsaid."""
+    used = {"HOOKS"} | {
+        part.name
+        for source in sources
+        for _, statement in source.walk()
+        for part in _parts(getattr(statement, "value", None))
+        if isinstance(part, _Macro)
+    }
+    for binding in bindings:
+        for _, statement in binding.walk():
+            name = _macro_name(statement)
+            if name is not None and name not in used:
+                raise InputError(
+                    f"{binding.label}: none of the gin files uses %{name}{nearest(name, used)}"
+                )
 
 
 def _hook_names(value: object, where: str) -> Sequence[str]:

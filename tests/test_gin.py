@@ -295,13 +295,34 @@ def test_bad_files_are_one_line_with_file_and_line(engine, lines, expected):
         ("--gin.X=@init_broken()", "--gin.X=@init_broken(): initializer plugin 'init_broken' of"),
         ("--gin.init_a.valu=1", "--gin.init_a.valu=1: 'init_a' has no parameter 'valu'"),
         ("--gin.X=word", "--gin.X=word: word is no value"),
+        (
+            "--gin.LENGHT=1",
+            "--gin.LENGHT=1: none of the gin files uses %LENGHT; did you mean 'LENGTH'?",
+        ),
         ("--gin.X=[1", "--gin.X=[1: "),
         ("--hooks=none_such", "--hooks: no hooks plugin named 'none_such'"),
     ],
 )
 def test_bad_flags_are_one_line(engine, flag, expected):
-    message = refusal(engine, flag)
+    engine.write("x.gin", "import app\nLENGTH = 3\nrun.length = %LENGTH\n")
+    message = refusal(engine, "--gin_file=x.gin", flag)
     assert message.startswith(expected)
+
+
+def test_a_prompts_file_before_the_models_is_refused(engine):
+    engine.write("model.gin", "MODEL = 1\nPROMPT = 2\n")
+    engine.write("prompt.gin", "\nPROMPT = 3\n")
+    message = refusal(engine, "--gin_file=prompt.gin", "--gin_file=model.gin")
+    assert message == (
+        "prompt.gin:2 sets PROMPT, and model.gin:2, which comes after it, sets it again; name the "
+        "model's file before the prompt's"
+    )
+
+
+def test_a_file_of_comments_alone_changes_nothing(engine):
+    engine.write("x.gin", STATIC)
+    engine.write("comments.gin", "# Nothing.\n")
+    assert train(engine, "--gin_file=x.gin", "--gin_file=comments.gin")
 
 
 def test_file_not_found_lists_the_folders(engine):

@@ -94,12 +94,14 @@ def test_every_scheme_trains(project, golden, prompt_file):
 
 
 def test_sizes_that_no_gin_file_names_are_the_checkpoints(trained):
-    unnamed = {**dict.fromkeys(SIZES), "MIXTURE_OR_TASK_NAME": "toy", "TRAIN_STEPS": 4}
+    unnamed = {**dict.fromkeys(SIZES), "MIXTURE_OR_TASK_NAME": "toy"}
 
     def files(*names):
         return [f"--gin_file={name}" for name in ("models/t5_prompt.gin", "task.gin", *names)]
 
-    training = gin_flags(**{**TRAINING, **unnamed, "MODEL_DIR": "again"})
+    training = gin_flags(
+        **{**TRAINING, **unnamed, "MODEL_DIR": "again", "CLASS_LABELS": ["bad", "this"]}
+    )
     succeed(
         ["train", *files("prompts/from_class_labels.gin", "runs/prompt_finetune.gin"), *training],
         trained,

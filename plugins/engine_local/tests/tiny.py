@@ -65,7 +65,6 @@ TRAINING: dict[str, object] = {
     "EVAL_PERIOD": 2,
     "SAVE_PERIOD": 2,
     "RANDOM_SEED": 0,
-    "CLASS_LABELS": ["bad", "this"],
 }
 
 
@@ -76,9 +75,10 @@ def training_flags(
     files = [
         "models/t5_1_1_small_prompt.gin", prompt_file, "task.gin", "runs/prompt_finetune.gin"
     ]  # fmt: skip
+    labels = {"CLASS_LABELS": ["bad", "this"]} if "class_labels" in prompt_file else {}
     return [
         *(f"--gin_file={file}" for file in files),
-        *gin_flags(**{**TRAINING, **changes}),
+        *gin_flags(**{**TRAINING, **labels, **changes}),
     ]
 
 

@@ -54,7 +54,6 @@ TRAINING: dict[str, object] = {
     "EVAL_PERIOD": 4,
     "SAVE_PERIOD": 2,
     "RANDOM_SEED": 0,
-    "PROMPT_FILE": "prompt.npy",
     "SHUFFLE": False,
     "BUCKETING": False,
     "DROPOUT_RATE": 0.0,
@@ -78,7 +77,8 @@ def training_flags(prompt_file: str = "prompts/from_file.gin", **changes: object
     files = [
         "models/t5_1_1_small_prompt.gin", prompt_file, "task.gin", "runs/prompt_finetune.gin"
     ]  # fmt: skip
-    return gin_flags(files, TRAINING, changes)
+    file = {"PROMPT_FILE": "prompt.npy"} if prompt_file == "prompts/from_file.gin" else {}
+    return gin_flags(files, {**TRAINING, **file}, changes)
 
 
 def evaluation_flags(**changes: object) -> list[str]:

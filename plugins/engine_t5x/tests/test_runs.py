@@ -157,7 +157,6 @@ def test_t5x_itself_trains_with_a_strangers_plugin(project):
     (project / "sevens.gin").write_text(STRANGERS_FILE)
     flags = runs.training_flags(
         "sevens.gin",
-        PROMPT_FILE=None,
         MODEL_DIR=str(project / "run"),
         INITIAL_CHECKPOINT_PATH=str(project / "t5x_checkpoint" / "checkpoint_0"),
     )
