@@ -1,0 +1,394 @@
+"""One training step on T5X and Flaxformer, start-up, memory and saves: ours beside the reference's.
+
+By default at the shape of T5 1.1 small with a prompt of 100, batch 8, 128 input and 8 target
+tokens, float32, Adafactor on the prompt only, on random weights. Three sides, each in a process of
+its own, one after the other in each round:
+
+- `reference`: google-research/prompt-tuning, by its own gin files: embeddings as a product with
+  one-hot vectors;
+- `one_hot`: ours, with ONE_HOT_EMBEDDING = True;
+- `gather`: ours, as our gin files have it.
+
+All of them configure what T5X's `train` takes, as a run of the side does: the model, its optimizer,
+the partitioner, the trainer and the saves. The function `train` below stands in for T5X's. Judge by
+ratios: the times are the machine's.
+
+    python benchmarks/t5x_train_step.py --reference FOLDER
+
+FOLDER is a checkout of the reference; T5X and Flaxformer are installed or on PYTHONPATH. Without
+`--reference`, ours alone.
+
+Saves are taken in several ways, each into an empty folder: `orbax`, T5X's default; `legacy`, T5X's
+own form (USE_ORBAX = False), the only one in which the reference writes the prompt as an array,
+too; `only_prompt`, ours with ONLY_PROMPT = True.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flop
+import processes
+import results
+import shapes
+
+# The files of a side, and what it binds besides.
+SIDES = {
+    "reference": (("prompt_tuning/configs/models/t5_1_1_small_prompt.gin",
+                   "prompt_tuning/configs/runs/prompt_finetune.gin"), {}),
+    "one_hot": (("prompt_tuning_core/configs/models/t5_1_1_small_prompt.gin",
+                 "prompt_tuning_core/configs/runs/prompt_finetune.gin"),
+                {"ONE_HOT_EMBEDDING": True}),
+    "gather": (("prompt_tuning_core/configs/models/t5_1_1_small_prompt.gin",
+                "prompt_tuning_core/configs/runs/prompt_finetune.gin"), {}),
+}  # fmt: skip
+
+
+def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> str:
+    """Returns the gin configuration of a run of a side, without data and without a checkpoint."""
+    size = shapes.SIZES[arguments.size]
+    files, bindings = SIDES[side]
+    macros = {
+        "NUM_HEADS": size.num_heads,
+        "NUM_ENCODER_LAYERS": size.num_layers,
+        "NUM_DECODER_LAYERS": size.num_layers,
+        "HEAD_DIM": shapes.HEAD_DIM,
+        "EMBED_DIM": size.emb_dim,
+        "MLP_DIM": size.mlp_dim,
+        "NUM_EMBEDDINGS": shapes.NUM_EMBEDDINGS,
+        "PROMPT_LENGTH": arguments.prompt_length,
+        "ACTIVATION_DTYPE": arguments.dtype,
+        "DROPOUT_RATE": arguments.dropout,
+        "RANDOM_SEED": 0,
+        "MODEL_DIR": model_dir,
+        "INITIAL_CHECKPOINT_PATH": "",
+        "MIXTURE_OR_TASK_NAME": "random ids",
+        "TASK_FEATURE_LENGTHS": {
+            "inputs": arguments.input_length,
+            "targets": arguments.target_length,
+        },
+        "TRAIN_STEPS": arguments.warmup + arguments.steps,
+        **bindings,
+    }
+    return "\n".join(
+        [
+            "from __gin__ import dynamic_registration",
+            "import __main__ as train_script",
+            "import seqio",
+            *(f"include {file!r}" for file in files),
+            *(f"{name} = {value!r}" for name, value in macros.items()),
+            "VOCABULARY = @seqio.PassThroughVocabulary()",
+            f"seqio.PassThroughVocabulary.size = {shapes.NUM_EMBEDDINGS}",
+            *(
+                f"train_script.train.{name}_dataset_cfg = None"
+                for name in ("train", "train_eval", "infer_eval")
+            ),
+        ]
+    )
+
+
+def random_batch(rng: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what T5X's converter makes of random ids: int32, nothing padded."""
+    import numpy as np
+
+    def ids(length: int) -> Any:
+        found = rng.integers(shapes.FIRST_ID, shapes.LAST_ID, (arguments.batch, length))
+        return found.astype(np.int32)
+
+    targets = ids(arguments.target_length)
+    return {
+        "encoder_input_tokens": ids(arguments.input_length),
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": np.ones_like(targets),
+    }
+
+
+@dataclasses.dataclass
+class Training:
+    """A run that T5X's classes have set up.
+
+    Attributes:
+      trainer: T5X's.
+      batches: Without end.
+      initializer: Knows the shapes of the state.
+      partitioner: As the gin files have it.
+      checkpoint_cfg: As the gin files have it.
+      model_dir: Where checkpoints and prompts go.
+      loss: A token's, at the newest step.
+    """
+
+    trainer: Any
+    batches: Iterator[dict[str, Any]]
+    initializer: Any
+    partitioner: Any
+    checkpoint_cfg: Any
+    model_dir: Path
+    loss: float = float("nan")
+
+    def step(self) -> float:
+        """Takes one step and returns its seconds."""
+        import jax
+
+        begin = time.perf_counter()
+        metrics = self.trainer.train(self.batches, 1)
+        jax.block_until_ready(self.trainer.train_state)
+        seconds = time.perf_counter() - begin
+        self.loss = float(metrics.result()["loss_per_nonpadding_target_token"].value)
+        return seconds
+
+    def gflop(self) -> float:
+        """Returns what XLA counts in the compiled step, which T5X keeps to itself."""
+        return float(self.trainer._compiled_train_step.cost_analysis()["flops"]) / 1e9
+
+    def save(self, way: str) -> dict[str, float]:
+        """Saves once into the emptied folder, in one of the ways of this module's docstring."""
+        from t5x import utils
+
+        shutil.rmtree(self.model_dir, ignore_errors=True)
+        self.model_dir.mkdir()
+        save, restore = self.checkpoint_cfg.save, self.checkpoint_cfg.restore
+        if way == "only_prompt":
+            from prompt_tuning_engine_t5x import checkpoints
+
+            manager_class = checkpoints.manager_class(only_prompt=True)
+            save = dataclasses.replace(save, checkpoint_manager_cls=manager_class)
+            restore = dataclasses.replace(restore, checkpoint_manager_cls=manager_class)
+        shape, folder = self.initializer.global_train_state_shape, str(self.model_dir)
+        if way == "legacy":
+            manager = utils.LegacyCheckpointManager(
+                save_cfg=save, restore_cfg=restore, train_state_shape=shape,
+                partitioner=self.partitioner, model_dir=folder,
+            )  # fmt: skip
+        else:
+            manager = utils.create_orbax_checkpoint_manager(
+                save_cfg=save, restore_cfg=restore, train_state=shape,
+                partitioner=self.partitioner, model_dir=folder,
+            )  # fmt: skip
+        begin = time.perf_counter()
+        manager.save(self.trainer.train_state, save.state_transformation_fns)
+        blocked = time.perf_counter() - begin
+        manager.wait_until_finished()
+        whole = time.perf_counter() - begin
+        manager.close()
+        written = [path for path in self.model_dir.rglob("*") if path.is_file()]
+        return {
+            "blocked_s": round(blocked, 3),
+            "whole_s": round(whole, 3),
+            "bytes": sum(path.stat().st_size for path in written),
+            "files": len(written),
+        }
+
+
+def train(
+    *,
+    arguments: argparse.Namespace,
+    model: Any,
+    partitioner: Any,
+    trainer_cls: Any,
+    checkpoint_cfg: Any,
+    model_dir: str,
+    random_seed: int,
+    **others: Any,
+) -> Training:
+    """Sets a run up, its step compiled, with what gin files bind for T5X's `train`.
+
+    Args:
+      arguments: Of this process.
+      model: See `t5x.train.train`, as for all below.
+      partitioner: As there.
+      trainer_cls: As there.
+      checkpoint_cfg: As there.
+      model_dir: As there.
+      random_seed: As there.
+      **others: What else a run has, evaluations among them: not measured.
+    """
+    del others
+    import jax
+    import numpy as np
+    from t5x import utils
+
+    rng = np.random.default_rng(random_seed)
+    batches = [random_batch(rng, arguments) for _ in range(8)]
+    init_rng, trainer_rng = jax.random.split(jax.random.PRNGKey(random_seed))
+    initializer = utils.TrainStateInitializer(
+        optimizer_def=model.optimizer_def,
+        init_fn=model.get_initial_variables,
+        input_shapes={name: array.shape for name, array in batches[0].items()},
+        input_types={name: array.dtype for name, array in batches[0].items()},
+        partitioner=partitioner,
+    )
+    trainer = trainer_cls(
+        model=model,
+        train_state=initializer.from_scratch(init_rng),
+        partitioner=partitioner,
+        train_state_axes=initializer.train_state_axes,
+        eval_names=(),
+        summary_dir=None,
+        rng=trainer_rng,
+    )
+    trainer.compile_train(batches[0])
+    return Training(
+        trainer,
+        itertools.cycle(batches),
+        initializer,
+        partitioner,
+        checkpoint_cfg,
+        Path(model_dir),
+    )
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Takes `arguments.steps` steps of a side in this process, saves, and returns the figures."""
+    ways = ["orbax", "legacy"]
+    if arguments.side == "reference":
+        make_importable(arguments.reference)
+    else:
+        ways.append("only_prompt")
+
+    import gin
+    import t5x.train  # noqa: F401  All that a run of T5X imports.
+
+    configured = gin.configurable(train)
+    with tempfile.TemporaryDirectory() as folder:
+        gin.parse_config(configuration(arguments.side, arguments, f"{folder}/run"))
+        gin.finalize()
+        imported = processes.since_start()
+        training = configured(arguments=arguments)
+        training.step()
+        startup = processes.since_start()
+        seconds = [training.step() for _ in range(arguments.warmup - 1 + arguments.steps)]
+        peak = processes.peak_rss_mb()
+        saves = {way: training.save(way) for way in ways}
+    training.trainer.close()
+    return {
+        "step_s": [round(value, 4) for value in seconds[arguments.warmup - 1 :]],
+        "imported_s": round(imported, 2),
+        "startup_s": round(startup, 2),
+        "peak_rss_mb": peak,
+        "xla_gflop": round(training.gflop(), 2),
+        "loss": round(training.loss, 4),
+        "gemm_gflop_s": round(flop.gemm_peak(arguments.dtype) / 1e9, 1),
+        "saves": saves,
+    }
+
+
+def make_importable(checkout: str) -> None:
+    """Puts the reference's checkout on the path, and in Flax's place what Flax no longer has.
+
+    The reference derives a class from one of `flax.optim`, and its gin files use T5X's in its
+    place.
+    """
+    from t5x import optimizers
+
+    sys.path.insert(0, checkout)
+    gone = types.ModuleType("flax.optim")
+    gone.__dict__.update(
+        MultiOptimizer=optimizers.MultiOptimizer, OptimizerDef=optimizers.OptimizerDef
+    )
+    sys.modules[gone.__name__] = gone
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the medians of a side's processes, its best step and its most memory."""
+    steps = [second for run in runs for second in run["step_s"]]
+
+    def middle(values: Iterator[float]) -> float:
+        return round(statistics.median(values), 4)
+
+    return {
+        "median_step_s": middle(iter(steps)),
+        "best_step_s": min(steps),
+        "imported_s": middle(run["imported_s"] for run in runs),
+        "startup_s": middle(run["startup_s"] for run in runs),
+        "peak_rss_mb": max(run["peak_rss_mb"] for run in runs),
+        "xla_gflop": runs[0]["xla_gflop"],
+        "saves": {
+            way: {name: middle(run["saves"][way][name] for run in runs) for name in figures}
+            for way, figures in runs[0]["saves"].items()
+        },
+    }
+
+
+def compared(summaries: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Returns how many times the reference's figures are ours: above 1, ours is the better one."""
+    theirs = summaries["reference"]
+    ratios = {}
+    for side in ("one_hot", "gather"):
+        ours = summaries[side]
+        for name in ("median_step_s", "best_step_s", "startup_s", "peak_rss_mb", "xla_gflop"):
+            ratios[f"reference_over_{side}_{name}"] = theirs[name] / ours[name]
+    for way, saved in summaries["gather"]["saves"].items():
+        against = theirs["saves"].get(way, theirs["saves"]["orbax"])
+        for name in ("whole_s", "bytes", "files"):
+            ratios[f"reference_over_{way}_save_{name}"] = against[name] / saved[name]
+    return {name: round(value, 3) for name, value in ratios.items()}
+
+
+def commits(reference: str | None) -> dict[str, str]:
+    """Returns the commit of each checkout that is measured, where Git knows it."""
+    found = {}
+    for name in ("t5x", "flaxformer", "prompt_tuning"):
+        spec = importlib.util.find_spec(name)
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        if name == "prompt_tuning" and reference:
+            folders = [f"{reference}/{name}"]
+        for folder in folders[:1]:
+            command = ["git", "-C", folder, "log", "-1", "--format=%h", "--", "."]
+            git = subprocess.run(command, capture_output=True, text=True, check=False)
+            found[name] = git.stdout.strip() or "unknown"
+    return found
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    shapes.add_shape_flags(parser)
+    shapes.add_batch_flags(parser)
+    parser.add_argument("--steps", type=int, default=8, help="measured steps of a process")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
+    parser.add_argument("--reference", help="a checkout of google-research/prompt-tuning")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    results.add_output_flag(parser, "t5x_train_step")
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measure(arguments)))
+        return
+    given = shapes.flags(arguments, "rounds", "output")
+    sides = {
+        side: processes.Side(
+            [sys.executable, __file__, f"--side={side}", *given],
+            {"JAX_COMPILATION_CACHE_DIR": None},
+        )
+        for side in SIDES
+        if side != "reference" or arguments.reference
+    }
+    runs = processes.interleave(sides, arguments.rounds)
+    report: dict[str, Any] = {
+        "commits": commits(arguments.reference),
+        "summary": {side: summary(found) for side, found in runs.items()},
+    }
+    if arguments.reference:
+        report["reference_over_ours"] = compared(report["summary"])
+        del arguments.reference  # A path of this machine.
+    results.write(arguments, {**report, "runs": runs})
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
