@@ -1,7 +1,7 @@
 """Processes that measure: what each knows of itself, and several run in turn.
 
 Only the standard library, since peers run in environments of their own. A process that measures
-prints its figures as one line of JSON, its last.
+prints its figures as one line of JSON, its last; or, one that stays, a line for each question.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import os
 import resource
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,64 @@ class Side:
     def run(self) -> dict[str, Any]:
         """Runs the command and returns its figures, with the load of the machine before it."""
         load = os.getloadavg()[0]
-        environment = {**os.environ, **self.environment}
         printed = subprocess.run(
             self.command,
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            env={name: value for name, value in environment.items() if value is not None},
+            env=self.whole_environment(),
         ).stdout
         return {**json.loads(printed.splitlines()[-1]), "load_before": round(load, 2)}
+
+    def whole_environment(self) -> dict[str, str]:
+        """Returns all variables of its processes."""
+        environment = {**os.environ, **self.environment}
+        return {name: value for name, value in environment.items() if value is not None}
+
+
+class Worker:
+    """A process of a side that stays and measures when it is asked, with `answer`.
+
+    Several that are asked in turn share what the machine has to give within seconds, where whole
+    processes in turn share it within minutes.
+
+    Args:
+      side: Whose command to start.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self._process = subprocess.Popen(
+            side.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=side.whole_environment(),
+        )
+
+    def ask(self, question: str) -> Any:
+        """Returns what the process measures now."""
+        to, of = self._process.stdin, self._process.stdout
+        assert to is not None
+        assert of is not None
+        print(question, file=to, flush=True)
+        answered = of.readline()
+        if not answered:
+            raise RuntimeError(f"a measuring process ended with exit code {self._process.wait()}")
+        return json.loads(answered)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+
+def answer(answers: Mapping[str, Callable[[], Any]]) -> None:
+    """Answers the questions of a `Worker` until there are no more.
+
+    Args:
+      answers: Measures, for each question.
+    """
+    for question in sys.stdin:
+        print(json.dumps(answers[question.strip()]()), flush=True)
 
 
 def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, Any]]]:

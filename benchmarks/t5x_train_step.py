@@ -2,7 +2,7 @@
 
 By default at the shape of T5 1.1 small with a prompt of 100, batch 8, 128 input and 8 target
 tokens, float32, Adafactor on the prompt only, on random weights. Three sides, each in a process of
-its own, one after the other in each round:
+its own; in each round these start one after the other, take steps in turn, and save:
 
 - `reference`: google-research/prompt-tuning, by its own gin files: embeddings as a product with
   one-hot vectors;
@@ -30,6 +30,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -37,31 +38,26 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flop
 import processes
 import results
 import shapes
 
-# The files of a side, and what it binds besides.
-SIDES = {
-    "reference": (("prompt_tuning/configs/models/t5_1_1_small_prompt.gin",
-                   "prompt_tuning/configs/runs/prompt_finetune.gin"), {}),
-    "one_hot": (("prompt_tuning_core/configs/models/t5_1_1_small_prompt.gin",
-                 "prompt_tuning_core/configs/runs/prompt_finetune.gin"),
-                {"ONE_HOT_EMBEDDING": True}),
-    "gather": (("prompt_tuning_core/configs/models/t5_1_1_small_prompt.gin",
-                "prompt_tuning_core/configs/runs/prompt_finetune.gin"), {}),
-}  # fmt: skip
+# The package whose gin files a side has, and what it binds besides.
+SIDES: dict[str, tuple[str, dict[str, Any]]] = {
+    "reference": ("prompt_tuning", {}),
+    "one_hot": ("prompt_tuning_core", {"ONE_HOT_EMBEDDING": True}),
+    "gather": ("prompt_tuning_core", {}),
+}
 
 
 def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> str:
     """Returns the gin configuration of a run of a side, without data and without a checkpoint."""
     size = shapes.SIZES[arguments.size]
-    files, bindings = SIDES[side]
+    package, bindings = SIDES[side]
     macros = {
         "NUM_HEADS": size.num_heads,
         "NUM_ENCODER_LAYERS": size.num_layers,
@@ -81,7 +77,7 @@ def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> s
             "inputs": arguments.input_length,
             "targets": arguments.target_length,
         },
-        "TRAIN_STEPS": arguments.warmup + arguments.steps,
+        "TRAIN_STEPS": 1,
         **bindings,
     }
     return "\n".join(
@@ -89,7 +85,8 @@ def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> s
             "from __gin__ import dynamic_registration",
             "import __main__ as train_script",
             "import seqio",
-            *(f"include {file!r}" for file in files),
+            f"include '{package}/configs/models/t5_1_1_small_prompt.gin'",
+            f"include '{package}/configs/runs/prompt_finetune.gin'",
             *(f"{name} = {value!r}" for name, value in macros.items()),
             "VOCABULARY = @seqio.PassThroughVocabulary()",
             f"seqio.PassThroughVocabulary.size = {shapes.NUM_EMBEDDINGS}",
@@ -252,8 +249,8 @@ def train(
     )
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Takes `arguments.steps` steps of a side in this process, saves, and returns the figures."""
+def serve(arguments: argparse.Namespace) -> None:
+    """Starts a side in this process, and takes steps and saves as it is asked to."""
     ways = ["orbax", "legacy"]
     if arguments.side == "reference":
         make_importable(arguments.reference)
@@ -270,21 +267,49 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         imported = processes.since_start()
         training = configured(arguments=arguments)
         training.step()
-        startup = processes.since_start()
-        seconds = [training.step() for _ in range(arguments.warmup - 1 + arguments.steps)]
-        peak = processes.peak_rss_mb()
-        saves = {way: training.save(way) for way in ways}
+        started = {
+            "imported_s": round(imported, 2),
+            "startup_s": round(processes.since_start(), 2),
+            "xla_gflop": round(training.gflop(), 2),
+        }
+        processes.answer(
+            {
+                "start": lambda: started,
+                "step": lambda: round(training.step(), 4),
+                "loss": lambda: round(training.loss, 4),
+                "peak": processes.peak_rss_mb,
+                "save": lambda: {way: training.save(way) for way in ways},
+            }
+        )
     training.trainer.close()
-    return {
-        "step_s": [round(value, 4) for value in seconds[arguments.warmup - 1 :]],
-        "imported_s": round(imported, 2),
-        "startup_s": round(startup, 2),
-        "peak_rss_mb": peak,
-        "xla_gflop": round(training.gflop(), 2),
-        "loss": round(training.loss, 4),
-        "gemm_gflop_s": round(flop.gemm_peak(arguments.dtype) / 1e9, 1),
-        "saves": saves,
-    }
+
+
+def run_round(
+    sides: Mapping[str, processes.Side], warmup: int, steps: int
+) -> dict[str, dict[str, Any]]:
+    """Starts a process of each side, has them take steps in turn, then save; returns the figures.
+
+    Args:
+      sides: By their names.
+      warmup: How many steps come before those that are measured, the first included.
+      steps: How many are measured.
+    """
+    workers, found = {}, {}
+    for name, side in sides.items():
+        load = round(os.getloadavg()[0], 2)
+        workers[name] = processes.Worker(side)
+        found[name] = {"load_before": load, **workers[name].ask("start")}
+    turns = [
+        {name: worker.ask("step") for name, worker in workers.items()}
+        for _ in range(warmup - 1 + steps)
+    ][warmup - 1 :]
+    for name, worker in workers.items():
+        found[name]["step_s"] = [turn[name] for turn in turns]
+        found[name]["loss"] = worker.ask("loss")
+        found[name]["peak_rss_mb"] = worker.ask("peak")
+        found[name]["saves"] = worker.ask("save")
+        worker.close()
+    return found
 
 
 def make_importable(checkout: str) -> None:
@@ -324,34 +349,50 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def compared(summaries: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Returns how many times the reference's figures are ours: above 1, ours is the better one."""
+def compared(
+    summaries: Mapping[str, dict[str, Any]], runs: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, float]:
+    """Returns how many times ours the reference's figures are: above 1, ours is the better one."""
     theirs = summaries["reference"]
     ratios = {}
     for side in ("one_hot", "gather"):
-        ours = summaries[side]
         for name in ("median_step_s", "best_step_s", "startup_s", "peak_rss_mb", "xla_gflop"):
-            ratios[f"reference_over_{side}_{name}"] = theirs[name] / ours[name]
+            ratios[f"{side}_{name}"] = theirs[name] / summaries[side][name]
+        # Of each step over the one right after it, whatever the load of the machine then was.
+        ratios[f"{side}_step_in_turn"] = statistics.median(
+            their_step / our_step
+            for their_run, our_run in zip(runs["reference"], runs[side], strict=True)
+            for their_step, our_step in zip(their_run["step_s"], our_run["step_s"], strict=True)
+        )
     for way, saved in summaries["gather"]["saves"].items():
+        # Those of the prompt alone beside T5X's default.
         against = theirs["saves"].get(way, theirs["saves"]["orbax"])
-        for name in ("whole_s", "bytes", "files"):
-            ratios[f"reference_over_{way}_save_{name}"] = against[name] / saved[name]
+        for name in ("blocked_s", "whole_s", "bytes", "files"):
+            ratios[f"{way}_save_{name}"] = against[name] / saved[name]
     return {name: round(value, 3) for name, value in ratios.items()}
 
 
 def commits(reference: str | None) -> dict[str, str]:
-    """Returns the commit of each checkout that is measured, where Git knows it."""
-    found = {}
-    for name in ("t5x", "flaxformer", "prompt_tuning"):
-        spec = importlib.util.find_spec(name)
-        folders = list(spec.submodule_search_locations or ()) if spec else []
-        if name == "prompt_tuning" and reference:
-            folders = [f"{reference}/{name}"]
-        for folder in folders[:1]:
-            command = ["git", "-C", folder, "log", "-1", "--format=%h", "--", "."]
-            git = subprocess.run(command, capture_output=True, text=True, check=False)
-            found[name] = git.stdout.strip() or "unknown"
-    return found
+    """Returns the commit of each checkout that is measured; of what is installed, none."""
+
+    def git(folder: str, *command: str) -> str:
+        done = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    specs = {name: importlib.util.find_spec(name) for name in ("t5x", "flaxformer")}
+    folders = {
+        name: next(iter(spec.submodule_search_locations or ()))
+        for name, spec in specs.items()
+        if spec is not None
+    }
+    if reference:
+        folders["prompt-tuning"] = reference
+    return {
+        name: git(folder, "rev-parse", "--short", "HEAD")
+        for name, folder in folders.items()
+        # An environment may lie within some other checkout.
+        if git(folder, "ls-tree", "HEAD", ".")
+    }
 
 
 def main() -> None:
@@ -367,9 +408,9 @@ def main() -> None:
     results.add_output_flag(parser, "t5x_train_step")
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(measure(arguments)))
+        serve(arguments)
         return
-    given = shapes.flags(arguments, "rounds", "output")
+    given = shapes.flags(arguments, "rounds", "steps", "warmup", "output")
     sides = {
         side: processes.Side(
             [sys.executable, __file__, f"--side={side}", *given],
@@ -378,13 +419,16 @@ def main() -> None:
         for side in SIDES
         if side != "reference" or arguments.reference
     }
-    runs = processes.interleave(sides, arguments.rounds)
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(arguments.rounds):
+        for side, found in run_round(sides, arguments.warmup, arguments.steps).items():
+            runs[side].append(found)
     report: dict[str, Any] = {
         "commits": commits(arguments.reference),
-        "summary": {side: summary(found) for side, found in runs.items()},
+        "summary": {side: summary(of_side) for side, of_side in runs.items()},
     }
     if arguments.reference:
-        report["reference_over_ours"] = compared(report["summary"])
+        report["reference_over_ours"] = compared(report["summary"], runs)
         del arguments.reference  # A path of this machine.
     results.write(arguments, {**report, "runs": runs})
     print(json.dumps(report, indent=2))

@@ -37,6 +37,21 @@ def test_rows_of_a_checkpoint_are_those_of_the_whole_table(script, monkeypatch, 
     assert checkpoint_rows.measure("rows", str(tmp_path))["second_call_read_bytes"] > 100 * 8 * 4
 
 
+def test_a_worker_measures_each_time_it_is_asked(script, tmp_path):
+    processes = script("processes")
+    file = tmp_path / "steps.py"
+    file.write_text(
+        "import processes\nsteps = iter([3, 4])\nprocesses.answer({'step': lambda: next(steps)})"
+    )
+    worker = processes.Worker(
+        processes.Side([sys.executable, str(file)], {"PYTHONPATH": str(BENCHMARKS)})
+    )
+    assert [worker.ask("step"), worker.ask("step")] == [3, 4]
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        worker.ask("step")
+    worker.close()
+
+
 def test_scaling_varies_one_thing_at_a_time(script):
     scaling = script("scaling")
     reference = scaling.Point("small", 100, 128, 8)
