@@ -57,13 +57,14 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
     """Measures one setting in this process."""
     import random_t5
     import training_loop
+    from prompt_tuning_core.feature_lengths import FeatureLengths
     from prompt_tuning_demo import model as demo_model
     from prompt_tuning_demo.tasks import DEMO_REVIEWS
     from prompt_tuning_engine_local import data
     from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
     vocabulary = SentencePieceVocabulary(demo_model.vocabulary_path())
-    lengths = data.FeatureLengths(setting.input_length, TARGET_LENGTH)
+    lengths = FeatureLengths(setting.input_length, TARGET_LENGTH)
     sentences = DEMO_REVIEWS.examples("train")[: arguments.examples]
     examples = data.tokenize(sentences, vocabulary, lengths, "demo_reviews")
     described = argparse.Namespace(**vars(arguments), prompt_length=setting.prompt_length)

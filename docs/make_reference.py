@@ -18,7 +18,8 @@ MODULES = {
         f"prompt_tuning_core.{name}"
         for name in (
             "protocols", "prompts", "combine", "formats", "embeddings", "initializers",
-            "prompt_files", "tasks", "metrics", "registry", "gin_config", "hookspecs", "errors",
+            "prompt_files", "tasks", "feature_lengths", "metrics", "provenance", "registry",
+            "gin_config", "hookspecs", "errors",
             "testing", "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
             "nearest_pieces",
         )

@@ -13,9 +13,10 @@ from test_parity import CONFIG
 
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data
-from prompt_tuning_engine_local.data import FeatureLengths, TokenizedExample
+from prompt_tuning_engine_local.data import TokenizedExample
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor
 from prompt_tuning_engine_local.models import EncoderDecoderModel
@@ -80,7 +81,7 @@ def test_every_example_has_the_loss_that_it_has_unbucketed(params, place):
         )(batch)
 
     examples = random_examples(75)
-    whole = LENGTHS.padded(bucketing=False)
+    whole = data.padded_lengths(LENGTHS, bucketing=False)
     expected = {
         key(example): float(loss)
         for start in range(0, 75, 15)

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.batching import PaddedLengths
-from prompt_tuning_engine_local.data import FeatureLengths, TokenizedExample
+from prompt_tuning_engine_local.data import TokenizedExample
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
 MODEL = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
@@ -164,7 +165,7 @@ def test_targets_can_be_padded_to_their_feature_length_all_the_same():
 )
 def test_evaluation_sees_every_example_once(lengths, batch_size, bucketing):
     seen = []
-    padded = LENGTHS.padded(bucketing)
+    padded = data.padded_lengths(LENGTHS, bucketing)
     for batch, numbers in data.evaluation_batches(of_lengths(lengths), padded, batch_size):
         tokens = batch["encoder_input_tokens"]
         assert len(tokens) == batch_size

@@ -14,8 +14,8 @@ import pytest
 from test_bucketing import make_model
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_engine_local import data, engine_tasks
-from prompt_tuning_engine_local.data import FeatureLengths
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.engine_tasks import Reading
 from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
@@ -258,7 +258,7 @@ def test_metrics_are_those_of_seqios_evaluator(seqio, add, golden, predictor):
 
     # Each example for itself, unbucketed.
     model, frozen = make_model(), predictor.frozen
-    whole = LENGTHS.padded(bucketing=False)
+    whole = data.padded_lengths(LENGTHS, bucketing=False)
     ids, scores = [], []
     generate, loss = jax.jit(model.generate, static_argnums=3), jax.jit(model.loss)
     for example in prepared.tokenized:

@@ -15,11 +15,11 @@ from tiny import TASK
 
 from prompt_tuning_core import gin_config, metrics, tasks
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.integrations import seqio_tasks as to_seqio
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_core.tasks import Mixture, TextTask
 from prompt_tuning_engine_local import data, engine_tasks
-from prompt_tuning_engine_local.data import FeatureLengths
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor
 
@@ -81,7 +81,7 @@ def in_both_engines(golden, seqio, task, split):
     assert first.predictions == second.predictions
     model = make_model()
     ids = []
-    for batch, _ in data.evaluation_batches(text.tokenized, LENGTHS.padded(False), 1):
+    for batch, _ in data.evaluation_batches(text.tokenized, data.padded_lengths(LENGTHS, False), 1):
         tokens = jnp.asarray(batch["encoder_input_tokens"])
         ids.append(np.asarray(model.generate(prompt, predictor.frozen, tokens, 6))[0])
     with warnings.catch_warnings():

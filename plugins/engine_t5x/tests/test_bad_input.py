@@ -73,6 +73,11 @@ def test_t5x_of_another_time(project):
         ({"BUCKETING": True}, "BUCKETING is True, and T5X pads every batch to"),
         ({"PROMPT_LENGTH": 7}, "prompt prompt.npy: has shape (5, 32), expected (7, 32); set"),
         ({"PROMPT_LENGTH": 0}, "prompt_basic: the prompt's length is 0; a prompt needs at least 1"),
+        (
+            {"STRICT_LENGTHS": True, "TASK_FEATURE_LENGTHS": {"inputs": 9, "targets": 6}},
+            "rows.jsonl:1: the inputs have",
+        ),
+        ({"NUM_DEVICES": 1}, "--gin.NUM_DEVICES=1: none of the gin files uses %NUM_DEVICES"),
         ({"TRAIN_STEPS": None}, "neither TRAIN_STEPS nor TRAIN_STEPS_RELATIVE is set"),
         ({"EVAL_PERIOD": 3}, "EVAL_PERIOD is 3 and SAVE_PERIOD 2; T5X needs one to be a multiple"),
         ({"MIXTURE_OR_TASK_NAME": "tay"}, "unknown task 'tay'; did you mean 'toy'?"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.protocols import Initializer
 from prompt_tuning_demo import model, pretrain
 from prompt_tuning_demo.recipe import Recipe
-from prompt_tuning_engine_local.data import FeatureLengths
 from prompt_tuning_engine_local.models import EncoderDecoderModel
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 from prompt_tuning_prompt_basic import PromptBasic

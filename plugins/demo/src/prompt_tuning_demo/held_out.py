@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from prompt_tuning_core import prompt_files
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import TextTask
 from prompt_tuning_demo import base, model
 from prompt_tuning_engine_local import model_files
-from prompt_tuning_engine_local.data import FeatureLengths
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
-from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
 from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import batching
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
@@ -19,34 +18,11 @@ from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 Batch = dict[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureLengths:
-    """How many ids inputs and targets have at the most, EOS included (TASK_FEATURE_LENGTHS)."""
-
-    inputs: int
-    targets: int
-
-    @classmethod
-    def of(cls, lengths: Mapping[str, int]) -> FeatureLengths:
-        """Checks the value of TASK_FEATURE_LENGTHS.
-
-        Raises:
-          InputError: If it is not a mapping of "inputs" and "targets" to positive integers.
-        """
-        if (
-            not isinstance(lengths, Mapping)
-            or set(lengths) != {"inputs", "targets"}
-            or not all(isinstance(n, int) and n > 0 for n in lengths.values())
-        ):
-            raise InputError(
-                f"TASK_FEATURE_LENGTHS is {lengths!r}; expected for example "
-                "{'inputs': 128, 'targets': 8}"
-            )
-        return cls(**lengths)
-
-    def padded(self, bucketing: bool, target_bucketing: bool = True) -> batching.PaddedLengths:
-        """Returns the lengths that batches are padded to; see `batching.PaddedLengths.of`."""
-        return batching.PaddedLengths.of(self.inputs, self.targets, bucketing, target_bucketing)
+def padded_lengths(
+    lengths: FeatureLengths, bucketing: bool, target_bucketing: bool = True
+) -> batching.PaddedLengths:
+    """Returns the lengths that batches are padded to; see `batching.PaddedLengths.of`."""
+    return batching.PaddedLengths.of(lengths.inputs, lengths.targets, bucketing, target_bucketing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,51 +76,6 @@ def tokenize(
         tokenized.append(TokenizedExample.cut(inputs, targets, lengths))
     check.report()
     return tokenized
-
-
-class LengthCheck:
-    """Counts the examples that are longer than the feature lengths, to say so; or refuses them.
-
-    Args:
-      lengths: The most ids.
-      what: Names the examples.
-      strict: Whether an example that is too long is an error (STRICT_LENGTHS).
-    """
-
-    def __init__(self, lengths: FeatureLengths, what: str, strict: bool) -> None:
-        self._limits = dataclasses.asdict(lengths)
-        self._what = what
-        self._strict = strict
-        self._seen = 0
-        self._cut = dict.fromkeys(self._limits, 0)
-
-    def see(self, inputs: int, targets: int, place: str = "") -> None:
-        """Takes how many ids the next example has, and where it comes from, if that is known.
-
-        Raises:
-          InputError: If they are too many and lengths are strict.
-        """
-        self._seen += 1
-        for name, length in (("inputs", inputs), ("targets", targets)):
-            limit = self._limits[name]
-            if self._strict and length > limit:
-                raise InputError(
-                    f"{place or f'{self._what}, example {self._seen}'}: the {name} have {length} "
-                    f"ids and TASK_FEATURE_LENGTHS[{name!r}] is {limit}; raise it, or set "
-                    "STRICT_LENGTHS = False to have such texts cut"
-                )
-            self._cut[name] += length > limit
-
-    def report(self) -> None:
-        """Warns of what was seen, if any was too long."""
-        for name, count in self._cut.items():
-            if count:
-                warnings.warn(
-                    f"{self._what}: {count} of {self._seen} {name} are longer than "
-                    f"{self._limits[name]} ids and were cut; raise TASK_FEATURE_LENGTHS[{name!r}] "
-                    "to keep them whole",
-                    stacklevel=3,
-                )
 
 
 def make_batch(examples: Sequence[TokenizedExample], padded: batching.PaddedLengths) -> Batch:
@@ -203,7 +134,7 @@ def training_batches(
       it, in an iterator made from the same arguments.
     """
     examples = [example for source in sources for example in source]
-    padded = lengths.padded(bucketing, target_bucketing)
+    padded = padded_lengths(lengths, bucketing, target_bucketing)
     groups = padded.groups([len(e.inputs) for e in examples], [len(e.targets) for e in examples])
     stream = batching.ExampleStream([len(source) for source in sources], rates, seed, shuffle)
     plan = batching.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)

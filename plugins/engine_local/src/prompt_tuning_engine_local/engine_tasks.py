@@ -16,6 +16,7 @@ import numpy as np
 
 from prompt_tuning_core import metrics, tasks
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Example, Mixture, Task, TextTask
 from prompt_tuning_engine_local import data, extras
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
@@ -36,7 +37,7 @@ class Reading:
     """
 
     vocabulary: SentencePieceVocabulary
-    lengths: data.FeatureLengths
+    lengths: FeatureLengths
     strict: bool = False
     seed: int = EVALUATION_SEED
 

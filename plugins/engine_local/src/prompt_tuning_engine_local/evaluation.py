@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.devices import Placement
@@ -62,7 +63,7 @@ class Predictor:
         self,
         model: EncoderDecoderModel,
         frozen: Params,
-        lengths: data.FeatureLengths,
+        lengths: FeatureLengths,
         batch_size: int,
         placement: Placement,
         bucketing: bool = True,
@@ -72,7 +73,7 @@ class Predictor:
         self.frozen = frozen
         self._batch_size = batch_size
         self._placement = placement
-        self._padded = lengths.padded(bucketing)
+        self._padded = data.padded_lengths(lengths, bucketing)
         self._generate = jax.jit(model.generate, static_argnums=3)
         self._score = jax.jit(model.score)
 

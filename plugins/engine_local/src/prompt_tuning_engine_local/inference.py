@@ -11,8 +11,9 @@ import rich.console
 
 from prompt_tuning_core import prompt_files, registry, tasks
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Mixture, TextTask
-from prompt_tuning_engine_local import data, engine_tasks, model_files, reporting
+from prompt_tuning_engine_local import engine_tasks, model_files, reporting
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
@@ -179,7 +180,7 @@ def _predictor(
 ) -> tuple[Predictor, Params, int]:
     placement = Placement(num_devices)
     placement.check_batch_size(batch_size)
-    lengths = data.FeatureLengths.of(task_feature_lengths)
+    lengths = FeatureLengths.of(task_feature_lengths)
     frozen = model_files.load(checkpoint_path, model.frozen_shapes, placement.everywhere)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
     prompt = model.init_prompt(jax.random.key(0))

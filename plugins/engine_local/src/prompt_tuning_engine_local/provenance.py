@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from prompt_tuning_core import provenance
-from prompt_tuning_engine_local.data import FeatureLengths
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_engine_local.model_files import FrozenModel
 from prompt_tuning_engine_local.models import EncoderDecoderModel
 

@@ -20,6 +20,7 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning_core.errors import InputError, nearest, one_line
+from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
 from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import data, engine_tasks
 from prompt_tuning_engine_local.engine_tasks import Answers, Component, Reading, Split
@@ -180,7 +181,7 @@ class SeqioComponent:
             raise InputError(f"{what}: seqio cannot read it: {one_line(e)}") from e
         if not examples:
             raise InputError(f"task {self.name!r}: split {split!r} is empty")
-        check = data.LengthCheck(lengths, what, reading.strict)
+        check = LengthCheck(lengths, what, reading.strict)
         whole = _whole_lengths(self.task, split, reading.seed)
         for number, example in enumerate(examples):
             inputs, targets = (len(example[name]) for name in _FEATURES)
@@ -340,7 +341,7 @@ def _parameters(function: Any) -> Sequence[str]:
     return list(inspect.signature(function).parameters)
 
 
-def _cut(example: Mapping[str, Any], lengths: data.FeatureLengths) -> dict[str, Any]:
+def _cut(example: Mapping[str, Any], lengths: FeatureLengths) -> dict[str, Any]:
     return {
         name: value[: getattr(lengths, name)] if name in _FEATURES else value
         for name, value in example.items()

@@ -17,6 +17,7 @@ import rich.console
 
 from prompt_tuning_core import prompt_files, registry
 from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_engine_local import (
     checkpoints,
     data,
@@ -164,7 +165,7 @@ def train(
     directory = _usable_directory(model_dir)
     earlier = checkpoints.read_run(directory)
     hook = registry.load_hooks([*hooks, *extra_hooks])
-    lengths = data.FeatureLengths.of(task_feature_lengths)
+    lengths = FeatureLengths.of(task_feature_lengths)
     task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
     frozen = model_files.load(initial_checkpoint_path, model.frozen_shapes, placement.everywhere)
     first = frozen.step

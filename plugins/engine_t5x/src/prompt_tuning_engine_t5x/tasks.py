@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prompt_tuning_core import tasks
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
+from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
 from prompt_tuning_core.integrations import seqio_tasks
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ def for_seqio(
     module: str | None = None,
     bucketing: bool = False,
     pack: bool = False,
+    task_feature_lengths: Mapping[str, int] | None = None,
+    strict_lengths: bool = False,
+    splits: Sequence[str] = (),
 ) -> str:
     """Makes a task known to seqio, if it is not, and returns its name.
 
@@ -33,10 +39,15 @@ def for_seqio(
       module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
       bucketing: Must be False: T5X pads each batch to TASK_FEATURE_LENGTHS (BUCKETING).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
+      task_feature_lengths: The most ids of a text task's "inputs" and "targets", which seqio cuts
+        without a word: how many texts are longer, is said here (TASK_FEATURE_LENGTHS). None where
+        nothing is cut.
+      strict_lengths: Whether a text that is longer is an error (STRICT_LENGTHS).
+      splits: Those that will be used.
 
     Raises:
-      InputError: If there is no such task, the module fails to import, or something is asked for
-        that T5X or prompt tuning does not do.
+      InputError: If there is no such task, the module fails to import, a text is too long and that
+        is an error, or something is asked for that T5X or prompt tuning does not do.
     """
     if bucketing:
         raise InputError(
@@ -47,7 +58,16 @@ def for_seqio(
         raise InputError("PACK is True, and prompt tuning does not support packed examples")
     _import(module)
     if name in tasks.names():
-        return str(seqio_tasks.register(tasks.get(name), vocabulary).name)
+        task = tasks.get(name)
+        if task_feature_lengths is not None:
+            lengths = FeatureLengths.of(task_feature_lengths)
+            _say_what_is_cut(task, splits, vocabulary, lengths, strict_lengths)
+        return str(seqio_tasks.register(task, vocabulary).name)
+    if strict_lengths:
+        raise InputError(
+            f"STRICT_LENGTHS is True, and {name!r} is no text task; leave it False, or use "
+            "--engine local"
+        )
     import seqio
 
     known = [*tasks.names(), *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
@@ -66,6 +86,8 @@ def for_inference(
     bucketing: bool = False,
     input_file: str | os.PathLike[str] | None = None,
     split: str = "test",
+    task_feature_lengths: Mapping[str, int] | None = None,
+    strict_lengths: bool = False,
 ) -> str:
     """Makes what is to be answered a task of seqio, and returns its name.
 
@@ -78,6 +100,8 @@ def for_inference(
       input_file: The file of texts (INFER_INPUT_FILE); what it may be,
         `prompt_tuning_core.tasks.read_inputs` says. None to answer a split of the task `name`.
       split: The split that the texts of the file become.
+      task_feature_lengths: See `for_seqio`.
+      strict_lengths: See `for_seqio`.
 
     Raises:
       InputError: As `for_seqio`; or if neither a file nor a task is given, the file cannot be read,
@@ -88,7 +112,11 @@ def for_inference(
             raise InputError(
                 "neither INFER_INPUT_FILE nor MIXTURE_OR_TASK_NAME is set; set one of them"
             )
-        return for_seqio(name, vocabulary, module, bucketing)
+        return for_seqio(
+            name, vocabulary, module, bucketing,
+            task_feature_lengths=task_feature_lengths, strict_lengths=strict_lengths,
+            splits=(split,),
+        )  # fmt: skip
     _import(module)
     template = tasks.TextTask("infer", {})
     if name is not None:
@@ -101,8 +129,40 @@ def for_inference(
         template = found
     texts = tasks.read_inputs(os.path.expanduser(input_file), template)
     rows = [{"inputs": text.inputs, "targets": ""} for text in texts]
-    answered = tasks.TextTask(tasks.stem(input_file), {split: lambda: rows}, metrics=())
-    return for_seqio(seqio_tasks.register(answered, vocabulary).name, vocabulary, None, bucketing)
+    # seqio's names have word characters, dots and colons.
+    answered = re.sub(r"[^\w.:]", "_", tasks.stem(input_file))
+    tasks.register(tasks.TextTask(answered, {split: lambda: rows}, metrics=()))
+    return for_seqio(
+        answered, vocabulary, None, bucketing,
+        task_feature_lengths=task_feature_lengths, strict_lengths=strict_lengths, splits=(split,),
+    )  # fmt: skip
+
+
+_said: list[tuple[object, ...]] = []
+
+
+def _say_what_is_cut(
+    task: tasks.Task,
+    splits: Sequence[str],
+    vocabulary: seqio.Vocabulary,
+    lengths: FeatureLengths,
+    strict: bool,
+) -> None:
+    """Warns of a text task's texts that are too long, once, however often gin asks for the task."""
+    asked = (task, splits, vocabulary, lengths, strict)
+    if asked in _said:
+        return
+    _said.append(asked)
+    for component, _ in task.components:
+        for split in splits:
+            check = LengthCheck(lengths, f"task {component.name!r}, split {split!r}", strict)
+            for example in component.examples(split):
+                # With EOS, which is appended before seqio cuts.
+                inputs, targets = (
+                    len(vocabulary.encode(text)) + 1 for text in (example.inputs, example.targets)
+                )
+                check.see(inputs, targets, example.place)
+            check.report()
 
 
 def _import(module: str | None) -> None:
