@@ -21,7 +21,7 @@ MODULES = {
             "prompt_files", "tasks", "feature_lengths", "metrics", "provenance", "registry",
             "gin_config", "hookspecs", "errors",
             "testing", "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
-            "nearest_pieces",
+            "nearest_pieces", "remote_prompts",
         )
     ],
     "plugins": [

@@ -200,13 +200,17 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
 
     Args:
       path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`). The directory
-        of a training run means its prompt of the highest step.
+        of a training run means its prompt of the highest step. One in a bucket is copied first.
 
     Raises:
       InputError: If there is nothing at `path`, or no installed format reads it.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
     found = released.resolve_prompt(path)
+    if "://" in found:
+        from prompt_tuning_core import remote_prompts
+
+        found = remote_prompts.copied(found)
     return _recognizing(PromptFormat, "prompt", os.fspath(prompt_files.newest(found) or found))
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -218,17 +218,24 @@ def name_at(step: int) -> str:
 
 def by_step(directory: str | os.PathLike[str]) -> list[Path]:
     """Returns the prompts in a run's directory, by rising step."""
-    steps = {}
-    for path in Path(directory).glob("prompt_*.npy"):
-        number = path.stem.removeprefix("prompt_")
-        if number.isdecimal():
-            steps[int(number)] = path
-    return [steps[step] for step in sorted(steps)]
+    paths = [path for path in Path(directory).glob("prompt_*.npy") if _step(path.name) is not None]
+    return sorted(paths, key=lambda path: _step(path.name) or 0)
 
 
 def newest(directory: str | os.PathLike[str]) -> Path | None:
     """Returns the prompt of the highest step in a run's directory; None if there is none."""
     return next(reversed(by_step(directory)), None)
+
+
+def newest_of(names: Iterable[str]) -> str | None:
+    """Returns the file name, of those given, of the prompt of the highest step; None if none is."""
+    steps = {step: name for name in names if (step := _step(name)) is not None}
+    return steps[max(steps)] if steps else None
+
+
+def _step(name: str) -> int | None:
+    number = name.removeprefix("prompt_").removesuffix(".npy")
+    return int(number) if number.isdecimal() else None
 
 
 def checksum(prompt: np.ndarray) -> str:

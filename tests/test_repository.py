@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECTS = [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 # Imported where they are installed, by parts that nothing needs without them.
-OPTIONAL = ("flaxformer", "hypothesis", "sentencepiece", "seqio", "t5x", "tensorflow")
+OPTIONAL = ("etils", "flaxformer", "hypothesis", "sentencepiece", "seqio", "t5x", "tensorflow")
 # Required by plugins that are not locked, whose tests skip where these are missing.
 UNLOCKED = {"seqio", "tensorflow"}
 FIND_PYTHON = ROOT / ".ci" / "find-python"

@@ -1,0 +1,62 @@
+"""Prompts at an address: a bucket of etils's, played by a folder."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+
+from prompt_tuning_core import formats, prompt_files
+from prompt_tuning_core.errors import InputError
+
+PROMPTS = {step: np.full((2, 3), step, np.float32) for step in (2, 10)}
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A bucket with the prompts of a run; the address of its folder."""
+    folder = tmp_path_factory.mktemp("bucket")
+
+    @epath.register_path_cls("bucket://")
+    class BucketPath(type(pathlib.Path())):
+        def __new__(cls, address, *rest):
+            return super().__new__(cls, str(address).replace("bucket://", f"{folder}/"), *rest)
+
+        def __init__(self, address, *rest):
+            if hasattr(pathlib.PurePath, "with_segments"):  # Python 3.12 on.
+                super().__init__(str(address).replace("bucket://", f"{folder}/"), *rest)
+
+    for step, prompt in PROMPTS.items():
+        prompt_files.save(folder / "run" / prompt_files.name_at(step), prompt, {"step": step})
+    (folder / "empty").mkdir()
+    return "bucket://"
+
+
+def test_a_prompt_is_read_with_its_provenance(bucket):
+    found = formats.read_prompt(f"{bucket}run/prompt_2.npy", (2, 3))
+    np.testing.assert_array_equal(found.array, PROMPTS[2])
+    assert found.provenance["step"] == 2
+
+
+def test_a_runs_directory_means_its_newest_prompt(bucket):
+    np.testing.assert_array_equal(formats.read_prompt(f"{bucket}run").array, PROMPTS[10])
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("run/prompt_3.npy", "prompt bucket://run/prompt_3.npy: there is no such file"),
+        ("empty", "prompt bucket://empty: a directory without prompts (prompt_STEP.npy)"),
+    ],
+)
+def test_what_is_not_there_is_said(bucket, address, expected):
+    with pytest.raises(InputError) as refused:
+        formats.read_prompt(bucket + address)
+    assert str(refused.value) == expected
+
+
+def test_an_address_that_nothing_opens():
+    with pytest.raises(InputError, match=r"prompt nowhere://prompt.npy: (cannot be read|there is)"):
+        formats.read_prompt("nowhere://prompt.npy")
