@@ -36,7 +36,7 @@ for plugin in "$root"/plugins/*/; do
 done
 run "${PYTHON:-python3}" -m uv pip install --quiet --python "$environment/bin/python" \
   'jax[tpu]>=0.12' 'seqio>=0.0.20' 'tensorflow>=2.21' \
-  absl-py aqtp cached_property chex clu fiddle jaxtyping tensorboard \
+  aqtp cached_property chex clu fiddle tensorboard \
   "$root" "${plugins[@]}"
 # By a .pth file rather than pip, which would replace JAX and Flax by what their setup.py asks for.
 run "$environment/bin/python" -c '
