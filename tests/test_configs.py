@@ -57,7 +57,7 @@ def signature(function: object) -> set[str]:
 
 @functools.cache
 def parameters_in_source(module: str, name: str) -> frozenset[str]:
-    """Returns the parameters of a function, or the fields of a dataclass and of its bases."""
+    """Returns the parameters of a function or a class: a dataclass has the fields of its bases."""
     folder = gin_config.find_module(module)
     file = folder / "__init__.py"
     if folder.name != module.rpartition(".")[2]:
@@ -71,8 +71,11 @@ def parameters_in_source(module: str, name: str) -> frozenset[str]:
     }
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return frozenset(arg.arg for arg in [*node.args.args, *node.args.kwonlyargs])
+            return arguments_of(node)
         if isinstance(node, ast.ClassDef) and node.name == name:
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                    return arguments_of(part) - {"self"}
             fields = {part.target.id for part in node.body if isinstance(part, ast.AnnAssign)}
             for base in map(ast.unparse, node.bases):
                 first, _, rest = base.partition(".")
@@ -81,6 +84,10 @@ def parameters_in_source(module: str, name: str) -> frozenset[str]:
             return frozenset(fields)
     assert name in imported, f"{module} has no {name}"
     return frozenset(parameters(imported[name]))
+
+
+def arguments_of(function: ast.FunctionDef) -> frozenset[str]:
+    return frozenset(arg.arg for arg in [*function.args.args, *function.args.kwonlyargs])
 
 
 def of_t5x(name: str) -> GinFile:

@@ -22,6 +22,11 @@ from prompt_tuning_core.hookspecs import hookimpl
 def step_logged(step, metrics):
     with open("losses.jsonl", "a") as file:
         file.write(json.dumps([step, metrics["loss"]]) + "\\n")
+
+@hookimpl
+def evaluated(step, metrics):
+    with open("evaluated.json", "w") as file:
+        json.dump(metrics, file)
 """
 
 
@@ -72,7 +77,11 @@ def predictions(trained: Path) -> dict[tuple[str, str], list[str]]:
         for engine in ("local", "t5x"):
             output = trained / f"evaluation_{prompt}_{engine}"
             flags = runs.evaluation_flags(PROMPT_FILE=f"run_{prompt}", EVAL_OUTPUT_DIR=str(output))
-            runs.run(runs.command(["eval", f"--engine={engine}", *flags]), trained)
+            runs.run(
+                runs.command(["eval", f"--engine={engine}", "--hooks=recorder", *flags]),
+                trained,
+                PYTHONPATH=str(trained / "site"),
+            )
             if engine == "local":
                 metrics = json.loads((output / "toy-test-metrics.json").read_text())
                 rows = (output / "toy-test-predictions.jsonl").read_text().splitlines()
@@ -81,6 +90,8 @@ def predictions(trained: Path) -> dict[tuple[str, str], list[str]]:
                 metrics = json.loads((folder / "toy-metrics.jsonl").read_text())
                 rows = (folder / "toy-000000.jsonl").read_text().splitlines()
             answers = [json.loads(row)["prediction"] for row in rows]
+            told = json.loads((trained / "evaluated.json").read_text())
+            assert told == {name: metrics[name] for name in ("exact_match", "accuracy")}
             found[prompt, engine] = (metrics["exact_match"], metrics["accuracy"], answers)
     return found
 

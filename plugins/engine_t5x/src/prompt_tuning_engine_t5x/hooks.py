@@ -1,4 +1,4 @@
-"""Tells hooks plugins of what T5X logs, through T5X's actions."""
+"""Tells hooks plugins of what T5X logs: by T5X's actions in training, seqio's loggers in `eval`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import seqio
 from t5x import trainer
 
 from prompt_tuning_core import registry
@@ -55,12 +56,48 @@ class _Teller(trainer.BaseAction):
         metrics = {}
         for task, values in metrics_by_task.items():
             prefix = f"{task}/" if len(metrics_by_task) > 1 else ""
-            for name, value in values.items():
-                number = np.asarray(getattr(value, "value", value))
-                if number.ndim == 0 and np.issubdtype(number.dtype, np.number):
-                    metrics[prefix + name] = float(number)
+            metrics.update({prefix + name: value for name, value in _numbers(values).items()})
         step = train_state.step
         if isinstance(step, jax.Array):
             step = step.addressable_data(0)
         self._hook(step=int(step), metrics=metrics)
         return False
+
+
+class EvaluationLogger(seqio.Logger):
+    """Calls the hook `evaluated` with a task's metrics; for `seqio.Evaluator.logger_cls`.
+
+    Args:
+      output_dir: What seqio gives each logger; not used.
+      hooks: Names of hooks plugins (HOOKS).
+
+    Raises:
+      PluginError: If one cannot be used.
+    """
+
+    def __init__(self, output_dir: str, hooks: Sequence[str] = ()) -> None:
+        super().__init__(output_dir)
+        self._hook = registry.load_hooks(hooks)
+
+    def __call__(
+        self,
+        task_name: str,
+        step: int | None,
+        metrics: Mapping[str, Any],
+        dataset: Any,
+        inferences: Any,
+        targets: Any,
+    ) -> None:
+        """Tells the plugins; what the parameters are, `seqio.Logger` says."""
+        del task_name, dataset, inferences, targets
+        self._hook.evaluated(step=int(step or 0), metrics=_numbers(metrics))
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the metrics that are one number; there may be texts and histograms besides."""
+    found = {}
+    for name, value in metrics.items():
+        number = np.asarray(getattr(value, "value", value))
+        if number.ndim == 0 and np.issubdtype(number.dtype, np.number):
+            found[name] = float(number)
+    return found
