@@ -13,6 +13,7 @@ import dataclasses
 import importlib.util
 import inspect
 import io
+import itertools
 import re
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
@@ -338,7 +339,7 @@ class _Source:
         """
         starts = sorted({statement.location.line_num for statement in self.statements})
         lines = self.text.splitlines(keepends=True)
-        ends = dict(zip(starts, [*starts[1:], len(lines) + 1], strict=bool(starts)))
+        ends = dict(itertools.pairwise([*starts, len(lines) + 1]))
         imports = {
             line
             for statement in self.statements

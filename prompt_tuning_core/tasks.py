@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prompt_tuning_core import metrics
-from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
 
 Row = Mapping[str, object]
 Source = str | os.PathLike[str] | Callable[[], Iterable[Row]]
@@ -394,6 +395,35 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """
     lines = _lines(Path(path).expanduser())
     return [(place, line.removesuffix("\n").removesuffix("\r")) for place, line in lines]
+
+
+def import_module(name: str) -> None:
+    """Imports the module that registers tasks (MIXTURE_OR_TASK_MODULE).
+
+    Raises:
+      InputError: If it fails to import.
+      PromptTuningError: If it raises one itself.
+    """
+    try:
+        importlib.import_module(name)
+    except PromptTuningError:
+        raise
+    except Exception as e:  # A module may raise anything while it is imported.
+        raise InputError(f"MIXTURE_OR_TASK_MODULE {name!r} fails to import: {one_line(e)}") from e
+
+
+def with_a_template(task: Task) -> TextTask:
+    """Returns the task (MIXTURE_OR_TASK_NAME), whose input template a text can fill.
+
+    Raises:
+      InputError: If it is a mixture.
+    """
+    if isinstance(task, TextTask):
+        return task
+    raise InputError(
+        f"MIXTURE_OR_TASK_NAME {task.name!r} is a mixture, and a text fills the input template of "
+        f"one task; name one of {', '.join(task.rates)}"
+    )
 
 
 def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:

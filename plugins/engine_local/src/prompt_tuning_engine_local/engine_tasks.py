@@ -7,7 +7,6 @@ in `seqio_tasks`, which is imported only when a module has imported seqio.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from prompt_tuning_core import metrics, tasks
-from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
+from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Example, Mixture, Task, TextTask
 from prompt_tuning_engine_local import data, extras
@@ -165,14 +164,9 @@ def drawn_from(task: EngineTask, split: str) -> list[tuple[Component, float]]:
 
 def _import(module: str) -> None:
     try:
-        importlib.import_module(module)
-    except PromptTuningError:
-        raise
-    except Exception as e:  # a module may raise anything while it is imported
-        raise InputError(
-            f"MIXTURE_OR_TASK_MODULE {module!r} fails to import: {type(e).__name__}: {e}"
-            f"{extras.how_to_install(e)}"
-        ) from e
+        tasks.import_module(module)
+    except InputError as e:
+        raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
 
 
 @dataclasses.dataclass(frozen=True)

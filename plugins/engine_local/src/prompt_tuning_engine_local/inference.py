@@ -155,13 +155,8 @@ def infer(
 
 def _with_a_template(task: engine_tasks.EngineTask) -> TextTask:
     """Returns the task, whose input template a text can fill."""
-    if isinstance(task.source, TextTask):
-        return task.source
-    if isinstance(task.source, Mixture):
-        raise InputError(
-            f"MIXTURE_OR_TASK_NAME {task.name!r} is a mixture, and a text fills the input template "
-            f"of one task; name one of {', '.join(task.source.rates)}"
-        )
+    if isinstance(task.source, TextTask | Mixture):
+        return tasks.with_a_template(task.source)
     raise InputError(
         f"MIXTURE_OR_TASK_NAME {task.name!r} is seqio's, whose preprocessors make whole examples "
         "and have no input template; predict for one of its splits with `prompt-tuning eval`, or "

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import check_not_packed, check_supported
 from prompt_tuning_engine_local import decoding, losses
@@ -197,13 +198,10 @@ def prompt_matrix(params: Params) -> np.ndarray:
     Raises:
       InputError: If the prompt module has other parameters than one matrix.
     """
-    if len(params) != 1 or next(iter(params.values())).ndim != 2:
-        shapes = {name: leaf.shape for name, leaf in params.items()}
-        raise InputError(
-            f"a prompt file holds one matrix (P, H), and this prompt module has {shapes}"
-        )
+    prompt_files.check_is_one_matrix({name: leaf.shape for name, leaf in params.items()})
+    (matrix,) = params.values()
     # A copy: the training step reuses the parameters' memory.
-    return np.array(next(iter(params.values())))
+    return np.array(matrix)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -125,6 +125,7 @@ def prompt_files(
       `InputError` if the prompt module has other parameters than one matrix.
     """
     parameters = PromptParameters(prompt_factory)
+    hook = registry.load_hooks(hooks)
 
     @functools.cache
     def facts() -> dict[str, Any]:
@@ -147,11 +148,10 @@ def prompt_files(
                 for name, value in flat.items()
                 if parameters.holds(name.removeprefix(_PARAMETERS))
             }
-            check_is_one_matrix({name: value.shape for name, value in prompts.items()})
+            files.check_is_one_matrix({name: value.shape for name, value in prompts.items()})
             (matrix,) = prompts.values()
             prompt = np.asarray(_value(matrix), np.float32)
             step = int(_value(flat[_STEP]))
-            hook = registry.load_hooks(hooks)
             if not any(epath.Path(model_dir).glob("prompt_*.npy")):
                 hook.prompt_initialized(prompt=prompt, provenance=facts())
             path, written = _write(model_dir, step, prompt, {**facts(), "step": step})
@@ -258,18 +258,6 @@ def _flat(state: State) -> dict[str, Any]:
 
 def _nested(flat: Mapping[str, Any]) -> State:
     return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def check_is_one_matrix(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Checks that a prompt module's parameters, by name, are what a prompt file can hold.
-
-    Raises:
-      InputError: If they are not one matrix.
-    """
-    if [len(shape) for shape in shapes.values()] != [2]:
-        raise InputError(
-            f"a prompt file holds one matrix (P, H), and this prompt module has {dict(shapes)}"
-        )
 
 
 def _value(array: Any) -> Any:

@@ -14,7 +14,7 @@ from etils import epath
 from flax import traverse_util
 from t5x import models
 
-from prompt_tuning_core import formats
+from prompt_tuning_core import formats, prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_t5x import checkpoints
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
@@ -74,7 +74,7 @@ def _check_model(
     """Checks that the prompt can be initialized, and the checkpoint has all that is frozen."""
     parameters = PromptParameters(prompt_factory)
     shapes = _shapes(model)
-    checkpoints.check_is_one_matrix({n: s for n, s in shapes.items() if parameters.holds(n)})
+    prompt_files.check_is_one_matrix({n: s for n, s in shapes.items() if parameters.holds(n)})
     expected = {name: shape for name, shape in shapes.items() if not parameters.holds(name)}
     located = formats.locate_model(checkpoint_path)
     if located.form not in _T5X_FORMATS:

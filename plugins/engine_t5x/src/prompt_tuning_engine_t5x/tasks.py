@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prompt_tuning_core import tasks
-from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
+from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
 from prompt_tuning_core.integrations import seqio_tasks
 
@@ -56,7 +55,8 @@ def for_seqio(
         )
     if pack:
         raise InputError("PACK is True, and prompt tuning does not support packed examples")
-    _import(module)
+    if module:
+        tasks.import_module(module)
     if name in tasks.names():
         task = tasks.get(name)
         if task_feature_lengths is not None:
@@ -117,16 +117,11 @@ def for_inference(
             task_feature_lengths=task_feature_lengths, strict_lengths=strict_lengths,
             splits=(split,),
         )  # fmt: skip
-    _import(module)
-    template = tasks.TextTask("infer", {})
-    if name is not None:
-        found = tasks.get(name)
-        if not isinstance(found, tasks.TextTask):
-            raise InputError(
-                f"MIXTURE_OR_TASK_NAME {name!r} is a mixture, and a text fills the input template "
-                f"of one task; name one of {', '.join(found.rates)}"
-            )
-        template = found
+    if module:
+        tasks.import_module(module)
+    template = (
+        tasks.TextTask("infer", {}) if name is None else tasks.with_a_template(tasks.get(name))
+    )
     texts = tasks.read_inputs(os.path.expanduser(input_file), template)
     rows = [{"inputs": text.inputs, "targets": ""} for text in texts]
     # seqio's names have word characters, dots and colons.
@@ -163,14 +158,3 @@ def _say_what_is_cut(
                 )
                 check.see(inputs, targets, example.place)
             check.report()
-
-
-def _import(module: str | None) -> None:
-    if not module:
-        return
-    try:
-        importlib.import_module(module)
-    except PromptTuningError:
-        raise
-    except Exception as e:  # A module may raise anything while it is imported.
-        raise InputError(f"MIXTURE_OR_TASK_MODULE {module!r} fails to import: {one_line(e)}") from e
