@@ -179,7 +179,9 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     shown = add("prompt show", "Show a prompt: shape, norms, provenance, nearest pieces", prompts)
     shown.add_argument("prompt", metavar="PROMPT", help="a prompt of any installed form")
     shown.add_argument("--model", metavar="CHECKPOINT", help="whose embeddings to compare with")
-    shown.add_argument("--vocabulary", metavar="FILE", help="the model's SentencePiece model")
+    shown.add_argument(
+        "--vocabulary", metavar="FILE", help="the model's vocabulary; default: in its folder"
+    )
     shown.add_argument(
         "--nearest", metavar="N", type=int, help="pieces to show for each position; default: 5"
     )

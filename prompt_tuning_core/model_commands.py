@@ -51,7 +51,7 @@ def list_models(args: argparse.Namespace) -> None:
     ]  # fmt: skip
     print("\n".join(aligned(table)))
     for vocabulary in dict.fromkeys(model.vocabulary for model in released.models()):
-        print(f"\nvocabulary: {vocabulary}, and 100 extra ids")
+        print(f"\nvocabulary: {vocabulary}, 100 extra ids included")
 
 
 def extract_variable(args: argparse.Namespace) -> None:

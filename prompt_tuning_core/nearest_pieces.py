@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import ModelFile
-
-EXTRA_IDS = 100
-"""How many ids T5's vocabularies have besides the pieces of the SentencePiece model."""
+from prompt_tuning_core.vocabularies import SentencePieceVocabulary
 
 _BLOCK_BYTES = 16 << 20
 
 
-def read_pieces(path: str | os.PathLike[str], sha256: str | None = None) -> list[str]:
-    """Reads the pieces of a SentencePiece model by id, T5's extra ids after them.
+def read_pieces(
+    vocabulary: SentencePieceVocabulary, trained_with: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Reads the pieces of a vocabulary by id, T5's extra ids included.
 
     Args:
-      path: The file.
-      sha256: The checksum that it must have; None for any.
+      vocabulary: The vocabulary.
+      trained_with: What the provenance of the prompt says of its vocabulary: `sha256`, which the
+        file must have, and `size`, the number of ids; None if it says nothing.
 
     Raises:
-      InputError: If the package `sentencepiece` is missing, or `path` is no SentencePiece model,
-        or another than expected.
+      InputError: If the file cannot be read, or is another one than expected.
     """
-    try:
-        import sentencepiece
-    except ImportError:
+    known = trained_with or {}
+    path, expected, size = (
+        vocabulary.sentencepiece_model_file,
+        known.get("sha256"),
+        known.get("size"),
+    )
+    if expected not in (None, vocabulary.sha256):
         raise InputError(
-            "reading a vocabulary needs the package sentencepiece; run: pip install sentencepiece"
-        ) from None
-    try:
-        with open(path, "rb") as file:
-            serialized = file.read()
-    except OSError as error:
-        raise InputError(f"vocabulary {path}: cannot be read: {error.strerror}") from None
-    found = hashlib.sha256(serialized).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise InputError(
-            f"vocabulary {path}: its sha256 is {found}, and the provenance of the prompt names "
-            f"{sha256}; give the vocabulary that it was trained with"
+            f"vocabulary {path}: its sha256 is {vocabulary.sha256}, and the provenance of the "
+            f"prompt names {expected}; give the vocabulary that it was trained with"
         )
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(serialized)
-    except RuntimeError:
-        raise InputError(f"vocabulary {path}: not a SentencePiece model") from None
-    pieces = [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
-    if not pieces:
-        raise InputError(f"vocabulary {path}: not a SentencePiece model: it has no pieces")
-    # The highest number first, as T5 counts its sentinels.
-    return pieces + [f"<extra_id_{number}>" for number in reversed(range(EXTRA_IDS))]
+    pieces = vocabulary.pieces
+    in_file = len(pieces) - vocabulary.added_ids
+    # A vocabulary with fewer extra ids than T5's 100: the last ones were not added then.
+    if expected is not None and isinstance(size, int) and in_file <= size != len(pieces):
+        extra_ids = vocabulary.extra_ids + size - len(pieces)
+        return SentencePieceVocabulary(path, extra_ids).pieces
+    return pieces
 
 
 def nearest_rows(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from prompt_tuning_core import bundled_prompts, formats, nearest_pieces, released
+from prompt_tuning_core import bundled_prompts, formats, nearest_pieces, released, vocabularies
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.text_tables import aligned
 
@@ -26,10 +26,9 @@ def convert(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Prints what a prompt is: `prompt show PROMPT`."""
-    if (args.model is None) != (args.vocabulary is None):
-        raise InputError("--model and --vocabulary go together; see prompt-tuning prompt show -h")
-    if args.nearest is not None and args.model is None:
-        raise InputError("--nearest needs --model and --vocabulary")
+    for flag in ("vocabulary", "nearest"):
+        if getattr(args, flag) is not None and args.model is None:
+            raise InputError(f"--{flag} needs --model; see prompt-tuning prompt show -h")
     if args.nearest is not None and args.nearest < 1:
         raise InputError(f"--nearest is {args.nearest}, expected at least 1")
     found = formats.locate_prompt(args.prompt)
@@ -71,13 +70,16 @@ def _positions(array: np.ndarray) -> list[tuple[str, ...]]:
     return [(str(position), f"{norm:.4g}") for position, norm in enumerate(norms)]
 
 
-def _nearest(prompt: formats.Prompt, model: str, vocabulary: str, count: int) -> list[str]:
+def _nearest(prompt: formats.Prompt, model: str, vocabulary: str | None, count: int) -> list[str]:
     """Returns a cell for each position: the pieces nearest to it, with their cosines."""
     if not np.isfinite(prompt.array).all():
         raise InputError("the prompt has values that aren't finite: no pieces are near to it")
     known = prompt.provenance.get("vocabulary")
     pieces = nearest_pieces.read_pieces(
-        vocabulary, sha256=known.get("sha256") if isinstance(known, Mapping) else None
+        vocabularies.SentencePieceVocabulary(
+            vocabularies.locate(vocabulary, model, "--vocabulary")
+        ),
+        known if isinstance(known, Mapping) else None,
     )
     ids, cosines = nearest_pieces.nearest_rows(
         formats.open_model(model), prompt.array, count, rows=len(pieces)

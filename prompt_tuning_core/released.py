@@ -31,7 +31,7 @@ class ReleasedModel:
       path: The T5X checkpoint.
       step: The step of the checkpoint.
       hugging_face: The name of the same model at Hugging Face.
-      vocabulary: The SentencePiece model; 100 extra ids follow its pieces.
+      vocabulary: The SentencePiece model, 100 extra ids among its pieces.
       gin_file: The packaged gin file that describes the model.
       parameters: How many there are.
       width: Of the embeddings and between the layers.

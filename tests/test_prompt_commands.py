@@ -11,11 +11,13 @@ import safetensors.numpy
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 
 from prompt_tuning_core import nearest_pieces, prompt_files
 from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Variable
+from prompt_tuning_core.vocabularies import SentencePieceVocabulary
 
 VOCABULARY = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
 PROVENANCE = {
@@ -86,14 +88,15 @@ def test_what_is_shown_of_a_prompt(site, prompt):
     ]
     assert [len(row) for row in positions] == [6, 6, 6]
     assert positions[0][2:4] == [tokenizer.IdToPiece(7), "1.00"]
-    assert positions[1][2:4] == ["<extra_id_99>", "1.00"]
+    assert positions[1][2:4] == ["▁<extra_id_99>", "1.00"]
     assert positions[2][3] != "1.00"
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--model=model.safetensors"], "--model and --vocabulary go together"),
+        (["--model=model.safetensors"], "--vocabulary is not set, and the model model.safetensors"),
+        (["--vocabulary=no.model"], "--vocabulary needs --model"),
         (["--nearest=3"], "--nearest needs --model"),
         (["--vocabulary=no.model", "--model=model.safetensors"], "no.model: cannot be read: No"),
         (["--vocabulary=prompt.npy", "--model=model.safetensors"], "not a SentencePiece model"),
@@ -113,8 +116,37 @@ def test_without_sentencepiece_the_way_to_get_it_is_told(site, prompt):
 
 
 def test_the_vocabulary_is_that_of_the_provenance():
+    vocabulary = SentencePieceVocabulary(VOCABULARY)
     with pytest.raises(InputError, match="the provenance of the prompt names 00; give the"):
-        nearest_pieces.read_pieces(VOCABULARY, sha256="00")
+        nearest_pieces.read_pieces(vocabulary, {"sha256": "00"})
+    for size in (26, 64, 126):
+        known = {"sha256": vocabulary.sha256, "size": size}
+        assert nearest_pieces.read_pieces(vocabulary, known) == vocabulary.pieces[:26] + [
+            f"▁<extra_id_{number}>" for number in reversed(range(size - 26))
+        ]
+
+
+def test_the_vocabulary_and_the_table_of_the_released_models(site, prompt):
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(VOCABULARY.read_bytes())
+    for number in range(26, 32000):
+        model.pieces.add(piece=f"piece{number}", score=-20.0)
+    for number in reversed(range(100)):
+        model.pieces.add(piece=f"▁<extra_id_{number}>", type=4)
+    (site.cwd / "model").mkdir()
+    (site.cwd / "model" / "sentencepiece.model").write_bytes(model.SerializeToString())
+    table = np.random.default_rng(1).standard_normal((32128, 4)).astype(np.float32)
+    table[[5, 32099, 32127]] = prompt  # The last one is padding: no piece.
+    write_model(site.cwd / "model" / "model.safetensors", table)
+    shown = site.command("prompt", "show", "prompt.npy", "--model=model", "--nearest=1")
+    assert shown.returncode == 0, shown.stderr
+    positions = [line.split()[2:] for line in shown.stdout.splitlines()[-3:]]
+    assert positions[:2] == [[model.pieces[5].piece, "1.00"], ["▁<extra_id_0>", "1.00"]]
+    assert positions[2][0] in {piece.piece for piece in model.pieces}
+    # A piece more than the table has rows.
+    write_model(site.cwd / "model" / "model.safetensors", table[:32099])
+    line = site.error("prompt", "show", "prompt.npy", "--model=model")
+    assert "the vocabulary has 32100 ids, and the model's embedding table 32099 rows" in line
 
 
 class Table:

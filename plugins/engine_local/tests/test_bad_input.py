@@ -203,6 +203,12 @@ def test_vocabularies(project):
     (project / "bad.model").write_bytes(b"\xff\xffnot a model")
     line = complaint(["train", *training_flags(VOCABULARY_FILE="bad.model")], project)
     assert "vocabulary bad.model: not a SentencePiece model" in line
+    line = complaint(["train", *training_flags(VOCABULARY_FILE=None)], project)
+    assert "VOCABULARY_FILE is not set, and the model model is a folder that holds no vocab" in line
+    flags = training_flags(**{"vocabularies.SentencePieceVocabulary.extra_ids": 39})
+    line = complaint(["train", *flags], project)
+    assert "vocabulary.model has 65 ids, 39 of them extra ids that are not in the file" in line
+    assert "NUM_EMBEDDINGS = 64; give the model's vocabulary" in line
 
 
 @pytest.mark.parametrize(

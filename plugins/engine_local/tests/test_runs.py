@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +119,24 @@ def test_sizes_that_no_gin_file_names_are_the_checkpoints(trained):
         succeed([command, *files(f"runs/prompt_{command}.gin"), *gin_flags(**flags)], trained)
     assert (trained / "eval" / "toy-test-metrics.json").exists()
     assert (trained / "infer" / "texts-predictions.jsonl").exists()
+
+
+def test_the_vocabulary_in_the_models_own_folder_is_the_default(trained):
+    shutil.move(trained / "vocabulary.model", trained / "model" / "spiece.model")
+    succeed(["train", *training_flags(MODEL_DIR="again", VOCABULARY_FILE=None)], trained)
+    succeed(["train", *training_flags(MODEL_DIR="folder", VOCABULARY_FILE="model")], trained)
+    first = json.loads((trained / "run" / "prompt_4.json").read_text())["vocabulary"]
+    for run in ("again", "folder"):
+        known = json.loads((trained / run / "prompt_4.json").read_text())["vocabulary"]
+        assert known == {**first, "path": "model/spiece.model"}
+        np.testing.assert_array_equal(
+            *(np.load(trained / r / "prompt_4.npy") for r in ("run", run))
+        )
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "EVAL_OUTPUT_DIR": "out", "PROMPT_FILE": "run"}
+    flags = gin_flags(**{**macros, "VOCABULARY_FILE": None})
+    succeed(["eval", *(f"--gin_file={f}" for f in files), *flags], trained)
+    assert (trained / "out" / "toy-test-metrics.json").exists()
 
 
 @pytest.mark.parametrize("prompt_file", ["run", "run/prompt_4.npy"])

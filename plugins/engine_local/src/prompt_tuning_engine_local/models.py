@@ -64,9 +64,9 @@ class EncoderDecoderModel:
         if vocabulary.vocab_size > config.num_embeddings:
             raise InputError(
                 f"the vocabulary {vocabulary.sentencepiece_model_file} has {vocabulary.vocab_size} "
-                f"ids, {vocabulary.extra_ids} of them extra, and the model NUM_EMBEDDINGS = "
-                f"{config.num_embeddings}; if the extra ids are in the file, set "
-                "VOCABULARY_EXTRA_IDS = 0"
+                f"ids, {vocabulary.added_ids} of them extra ids that are not in the file, and the "
+                f"model NUM_EMBEDDINGS = {config.num_embeddings}; give the model's vocabulary, or "
+                "set VOCABULARY_EXTRA_IDS to as many as the model has"
             )
 
     @property

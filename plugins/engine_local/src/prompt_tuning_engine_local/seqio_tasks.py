@@ -365,8 +365,8 @@ def _check_vocabulary(what: str, found: Any, expected: SentencePieceVocabulary) 
     if size != expected.vocab_size:
         raise InputError(
             f"{what}: {theirs} has {size} ids ({found.extra_ids} extra ones among them), and "
-            f"{ours} has {expected.vocab_size} ({expected.extra_ids} extra); give the task the "
-            "model's vocabulary, with as many extra ids"
+            f"{ours} has {expected.vocab_size} ({expected.added_ids} added to the file); give the "
+            "task the model's vocabulary, with as many extra ids"
         )
     pieces, our_pieces = (v.tokenizer.IdToPiece(list(range(size))) for v in (found, expected))
     for number, (piece, our_piece) in enumerate(zip(pieces, our_pieces, strict=True)):
