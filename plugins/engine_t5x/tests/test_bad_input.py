@@ -96,6 +96,30 @@ def test_values(project, changes, expected):
 
 
 @pytest.mark.t5x
+def test_vocabularies(project):
+    from sentencepiece import sentencepiece_model_pb2
+
+    (project / "folder").mkdir()
+    message = refusal(project, runs.training_flags(VOCABULARY_FILE="folder"))
+    assert message.startswith("VOCABULARY_FILE folder: T5X reads the SentencePiece model itself")
+    path = project / "vocabulary.model"
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    for number in reversed(range(38)):
+        model.pieces.add(piece=f"▁<extra_id_{number}>", type=4)
+    path.write_bytes(model.SerializeToString())
+    message = refusal(project, runs.training_flags())
+    assert message == (
+        "VOCABULARY_FILE vocabulary.model: VOCABULARY_EXTRA_IDS is 38, and 38 of these extra ids "
+        "are in the file, where seqio cannot add them again; set VOCABULARY_EXTRA_IDS to 0"
+    )
+    model.pieces[0].piece = "<none>"
+    path.write_bytes(model.SerializeToString())
+    message = refusal(project, runs.training_flags(VOCABULARY_EXTRA_IDS=0))
+    assert message.startswith("vocabulary vocabulary.model: its padding id is -1, expected 0")
+
+
+@pytest.mark.t5x
 def test_prompts_file_before_the_models_file(project):
     flags = runs.training_flags()
     flags[0], flags[1] = flags[1], flags[0]

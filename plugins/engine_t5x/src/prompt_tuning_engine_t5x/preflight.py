@@ -16,6 +16,7 @@ from t5x import models
 
 from prompt_tuning_core import formats, prompt_files
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.vocabularies import SentencePieceVocabulary
 from prompt_tuning_engine_t5x import checkpoints
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
 
@@ -72,6 +73,7 @@ def _check_model(
     model: models.BaseTransformerModel, prompt_factory: PromptFactory, checkpoint_path: str
 ) -> None:
     """Checks that the prompt can be initialized, and the checkpoint has all that is frozen."""
+    _check_vocabulary(model.input_vocabulary)
     parameters = PromptParameters(prompt_factory)
     shapes = _shapes(model)
     prompt_files.check_is_one_matrix({n: s for n, s in shapes.items() if parameters.holds(n)})
@@ -91,6 +93,29 @@ def _check_model(
                 f"{found[name].shape}, and the model described in gin has {shape}; is it a model "
                 "of this size?"
             )
+
+
+def _check_vocabulary(vocabulary: Any) -> None:
+    """Checks the vocabulary if it is a file of this machine, before seqio fails to read it."""
+    path = getattr(vocabulary, "sentencepiece_model_file", None)
+    if not path or "://" in str(path):
+        return
+    path = epath.Path(path)
+    if path.is_dir() or path.suffix == ".json":
+        raise InputError(
+            f"VOCABULARY_FILE {path}: T5X reads the SentencePiece model itself; give the path of "
+            "the spiece.model or sentencepiece.model, or use --engine local"
+        )
+    found = SentencePieceVocabulary(path, extra_ids=0)
+    wanted = int(vocabulary.extra_ids)
+    pieces = {piece.removeprefix("▁") for piece in found.pieces}
+    twice = pieces.intersection(f"<extra_id_{number}>" for number in range(wanted))
+    if twice:
+        raise InputError(
+            f"VOCABULARY_FILE {path}: VOCABULARY_EXTRA_IDS is {wanted}, and {len(twice)} of these "
+            "extra ids are in the file, where seqio cannot add them again; set "
+            "VOCABULARY_EXTRA_IDS to 0"
+        )
 
 
 def _shapes(model: models.BaseTransformerModel) -> Mapping[str, tuple[int, ...]]:
