@@ -52,7 +52,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     model = random_t5.make(arguments, random_t5.NoVocabulary(eos_id=-1))
     placement = Placement(1)
-    frozen = model_files.load(arguments.weights, model.frozen_shapes, placement.everywhere).params
+    frozen = model_files.load(
+        arguments.weights, model.frozen_parameters, placement.everywhere
+    ).params
     prompt = placement.everywhere(model.init_prompt(jax.random.key(0)))
     generate = jax.jit(model.generate, static_argnums=3)
     rng = np.random.default_rng(0)

@@ -109,9 +109,9 @@ def measure(path: Path) -> dict[str, float]:
         NoVocabulary(),
         lambda: PromptBasic(length=1, prompt_init=jax.nn.initializers.zeros),
     )
-    shapes = model.frozen_shapes
+    parameters = model.frozen_parameters
     traced = time.perf_counter()
-    frozen = model_files.load(path, shapes, placement.everywhere)
+    frozen = model_files.load(path, parameters, placement.everywhere)
     jax.block_until_ready(dict(frozen.params))
     end = time.perf_counter()
     return {

@@ -1,6 +1,8 @@
-"""The same training step in PEFT, for `train_step.py --peer`; see `peft_t5.py` for what it needs.
+"""The same training step in PEFT, for `train_step.py --peer` and `dtypes.py --peer`.
 
-python benchmarks/train_step.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
+What it needs, `peft_t5.py` says.
+
+    python benchmarks/train_step.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ def main() -> None:
     shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--serve", action="store_true", help="take steps when asked for on stdin")
     peft_t5.add_weights_flag(parser)
     arguments = parser.parse_args()
     if arguments.make_weights:
@@ -48,9 +51,11 @@ def main() -> None:
         weight_decay=1e-5,
     )
     ids = (shapes.FIRST_ID, shapes.LAST_ID)
-    seconds = []
-    startup = loss = 0.0
-    for step in range(arguments.warmup + arguments.steps):
+    loss = 0.0
+
+    def take_step() -> float:
+        """Takes a step and returns how many seconds it took."""
+        nonlocal loss
         inputs = torch.randint(*ids, (arguments.batch, arguments.input_length))
         targets = torch.randint(*ids, (arguments.batch, arguments.target_length))
         begin = time.perf_counter()
@@ -60,10 +65,15 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss = result.loss.item()
-        if step == 0:
-            startup = processes.since_start()
-        if step >= arguments.warmup:
-            seconds.append(time.perf_counter() - begin)
+        return time.perf_counter() - begin
+
+    if arguments.serve:
+        processes.answer({"step": take_step, "peak_rss_mb": processes.peak_rss_mb})
+        return
+    take_step()
+    startup = processes.since_start()
+    seconds = [take_step() for _ in range(1, arguments.warmup + arguments.steps)]
+    seconds = seconds[arguments.warmup - 1 :]
     peak = processes.peak_rss_mb()
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()

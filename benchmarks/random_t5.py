@@ -70,10 +70,10 @@ def write(arguments: argparse.Namespace, folder: str | os.PathLike[str]) -> Path
 
     rng = np.random.default_rng(0)
     weights = {
-        name: rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[0]))
-        if len(shape) > 1
-        else np.ones(shape, np.float32)
-        for name, shape in make(arguments).frozen_shapes.items()
+        name: rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(leaf.shape[0]))
+        if leaf.ndim > 1
+        else np.ones(leaf.shape, np.float32)
+        for name, leaf in make(arguments).frozen_parameters.items()
     }
     path = Path(folder) / MODEL_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ class TrainingLoop:
     def __init__(self, model: EncoderDecoderModel, weights: str | os.PathLike[str]) -> None:
         self._placement = Placement(1)
         self._frozen = model_files.load(
-            weights, model.frozen_shapes, self._placement.everywhere
+            weights, model.frozen_parameters, self._placement.everywhere
         ).params
         init_rng, self._dropout_rng = jax.random.split(jax.random.key(0))
         optimizer = optimizers.adafactor()

@@ -19,17 +19,17 @@ from prompt_tuning_engine_local.network import T5
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 
 
-def _shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+def _parameters(recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     network = T5(pretrain.network_config(recipe))
     variables = jax.eval_shape(network.init, jax.random.key(0), token, token, token)
-    return {name: leaf.shape for name, leaf in models.flatten(variables["params"]).items()}
+    return models.flatten(variables["params"])
 
 
 def test_weights_are_those_of_the_recipe_s_network() -> None:
     path = Path(model.checkpoint_path())
     assert path.stat().st_size <= 10_000_000
-    frozen = model_files.load(path, _shapes(Recipe()))
+    frozen = model_files.load(path, _parameters(Recipe()))
     assert frozen.step == 0
     assert all(np.isfinite(value).all() for value in frozen.params.values())
 
@@ -86,4 +86,4 @@ def test_a_small_recipe_makes_the_same_files_twice(tmp_path: Path) -> None:
     assert made == {"model.safetensors", "vocabulary.model", "model.json"}
     for name in made:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    model_files.load(tmp_path / "a", _shapes(recipe))
+    model_files.load(tmp_path / "a", _parameters(recipe))

@@ -75,7 +75,8 @@ def assert_close(found, expected, scale=1e-4):
 
 def test_parameters_have_flaxformers_names_and_shapes(frozen, prompt):
     model = make_model()
-    assert model.frozen_shapes == {name: array.shape for name, array in frozen.items()}
+    described = {name: leaf.shape for name, leaf in model.frozen_parameters.items()}
+    assert described == {name: array.shape for name, array in frozen.items()}
     made = model.init_prompt(jax.random.key(0))
     assert {n: a.shape for n, a in made.items()} == {n: a.shape for n, a in prompt.items()}
     assert list(made) == ["encoder/prompt/prompt/prompt"]

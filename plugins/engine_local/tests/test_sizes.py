@@ -49,7 +49,7 @@ def frozen_shapes(config):
 
     model = EncoderDecoderModel.__new__(EncoderDecoderModel)
     model.bare_network = network.T5(config)
-    return model.frozen_shapes
+    return {name: leaf.shape for name, leaf in model.frozen_parameters.items()}
 
 
 def model_file(config, **changes):

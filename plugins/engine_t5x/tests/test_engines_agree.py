@@ -33,18 +33,21 @@ def evaluated(step, metrics):
 @pytest.fixture(scope="module")
 def trained(shared_project: Path) -> Path:
     """A folder with a run of each engine, and the losses of their steps."""
-    site = runs.install(shared_project / "site", "recorder", "hooks", "recorder", RECORDER)
+    runs.install(shared_project / "site", "recorder", "hooks", "recorder", RECORDER)
     for engine in ("local", "t5x"):
-        flags = runs.training_flags(
-            MODEL_DIR=f"run_{engine}", TRAIN_STEPS=STEPS, EVAL_PERIOD=STEPS, SAVE_PERIOD=1
-        )
-        runs.run(
-            runs.command(["train", f"--engine={engine}", "--hooks=recorder", *flags]),
-            shared_project,
-            PYTHONPATH=str(site),
-        )
-        (shared_project / "losses.jsonl").rename(shared_project / f"losses_{engine}.jsonl")
+        train(shared_project, engine, engine, TRAIN_STEPS=STEPS)
     return shared_project
+
+
+def train(folder: Path, engine: str, name: str, **macros: object) -> None:
+    """Trains to `run_NAME`, and keeps the losses in `losses_NAME.jsonl`."""
+    flags = runs.training_flags(MODEL_DIR=f"run_{name}", EVAL_PERIOD=STEPS, SAVE_PERIOD=1, **macros)
+    runs.run(
+        runs.command(["train", f"--engine={engine}", "--hooks=recorder", *flags]),
+        folder,
+        PYTHONPATH=str(folder / "site"),
+    )
+    (folder / "losses.jsonl").rename(folder / f"losses_{name}.jsonl")
 
 
 def losses(folder: Path, engine: str) -> dict[int, float]:
@@ -59,6 +62,18 @@ def test_each_step_has_the_same_loss(trained):
         [t5x[step] for step in sorted(t5x)], [local[step] for step in sorted(local)], rtol=1e-3
     )
     assert local[STEPS] < local[1]
+
+
+def test_bfloat16_is_as_far_from_float32_in_either(trained):
+    exact = losses(trained, "local")
+    errors = {}
+    for engine in ("local", "t5x"):
+        train(trained, engine, f"{engine}_bf16", TRAIN_STEPS=5, ACTIVATION_DTYPE="bfloat16")
+        found = losses(trained, f"{engine}_bf16")
+        errors[engine] = [abs(found[step] / exact[step] - 1) for step in range(1, 6)]
+    # It rounds at all, and the products of either are rounded once.
+    assert all(0 < max(of_engine) < 2e-2 for of_engine in errors.values()), errors
+    assert np.mean(errors["local"]) < 2 * np.mean(errors["t5x"]) + 1e-3, errors
 
 
 def test_each_save_of_either_has_the_same_prompt(trained):

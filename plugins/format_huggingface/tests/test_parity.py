@@ -55,7 +55,7 @@ def load(folder):
         SimpleNamespace(vocab_size=2, eos_id=1),
         lambda: PromptBasic(length=4, prompt_init=lambda rng, shape: jnp.zeros(shape)),
     )
-    return model, model_files.load(folder, model.frozen_shapes).params
+    return model, model_files.load(folder, model.frozen_parameters).params
 
 
 def logits(model, frozen, outputs, prompt=None):

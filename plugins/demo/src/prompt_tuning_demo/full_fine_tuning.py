@@ -88,7 +88,7 @@ class FullFineTuning:
         self._task = task
         self._metric = metric
         bare = _make_model(0.0)
-        frozen = model_files.load(model.checkpoint_path(), bare.frozen_shapes, jnp.asarray)
+        frozen = model_files.load(model.checkpoint_path(), bare.frozen_parameters, jnp.asarray)
         self._base = frozen.params
         self._examples = data.tokenize(
             task.examples("train"), bare.vocabulary, base.LENGTHS, f"task {task.name!r}, training"

@@ -26,7 +26,7 @@ class HeldOut:
 
     def __init__(self) -> None:
         prompted = base.make_model(nn.initializers.zeros)
-        frozen = model_files.load(model.checkpoint_path(), prompted.frozen_shapes, jnp.asarray)
+        frozen = model_files.load(model.checkpoint_path(), prompted.frozen_parameters, jnp.asarray)
         ((self._name, self._zeros),) = prompted.init_prompt(jax.random.key(0)).items()
         self._predictor = Predictor(prompted, frozen.params, _LENGTHS, _BATCH_SIZE, Placement())
 

@@ -176,7 +176,7 @@ def _predictor(
     placement = Placement(num_devices)
     placement.check_batch_size(batch_size)
     lengths = FeatureLengths.of(task_feature_lengths)
-    frozen = model_files.load(checkpoint_path, model.frozen_shapes, placement.everywhere)
+    frozen = model_files.load(checkpoint_path, model.frozen_parameters, placement.everywhere)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
     prompt = model.init_prompt(jax.random.key(0))
     predictor = Predictor(

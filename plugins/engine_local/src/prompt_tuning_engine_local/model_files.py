@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from prompt_tuning_core import formats
@@ -24,7 +25,7 @@ class FrozenModel:
     """The parameters of a model, and where they came from.
 
     Attributes:
-      params: float32 arrays by "/"-joined name, where `load` placed them.
+      params: Arrays by "/"-joined name, where `load` placed them.
       path: Where the model is.
       step: The step at which the model was saved; 0 where it does not say.
       sha256: Checksum of the parameters, the same in whatever form they are stored.
@@ -38,14 +39,15 @@ class FrozenModel:
 
 def load(
     path: str | os.PathLike[str],
-    shapes: Mapping[str, tuple[int, ...]],
+    parameters: Mapping[str, jax.ShapeDtypeStruct],
     place: Callable[[np.ndarray], Any] = lambda array: array,
 ) -> FrozenModel:
     """Reads a model, one parameter after the other.
 
     Args:
       path: The model. A prompt that is saved with it is left where it is.
-      shapes: The shape that each parameter must have, by "/"-joined name.
+      parameters: The shape that each parameter must have, and the dtype to keep it in, by
+        "/"-joined name.
       place: Called with each parameter, to put it on a device; what it returns is kept.
 
     Raises:
@@ -54,17 +56,17 @@ def load(
     """
     model = formats.open_model(path)
     name = f"model {path}"
-    _check(name, model.variables, shapes)
+    _check(name, model.variables, {name: leaf.shape for name, leaf in parameters.items()})
     params = {}
     digest = hashlib.sha256()
     # Each parameter is hashed while the next one is read; no more than one waits for it.
     with ThreadPoolExecutor(max_workers=1) as aside:
         hashing = aside.submit(lambda: None)
-        for variable in sorted(shapes):
+        for variable, expected in sorted(parameters.items()):
             array = model.read(variable).astype(np.float32, copy=False)
             hashing.result()
             hashing = aside.submit(_hash, digest, variable, array)
-            params[variable] = place(array)
+            params[variable] = place(array.astype(expected.dtype, copy=False))
         hashing.result()
     return FrozenModel(params, str(path), model.step, digest.hexdigest())
 

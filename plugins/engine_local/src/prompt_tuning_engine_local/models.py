@@ -76,8 +76,11 @@ class EncoderDecoderModel:
         return isinstance(factor, str) and factor.upper() == "NUM_TOTAL_TARGET_TOKENS"
 
     @functools.cached_property
-    def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every parameter besides the prompt's, by name."""
+    def frozen_parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every parameter but the prompt's, by name.
+
+        The dtype is the one that the network computes with: a parameter is cast to it once.
+        """
         config = self.bare_network.config
         # The layers of a stack are alike, and tracing the first of each takes a tenth of the time.
         shallow = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
@@ -90,7 +93,7 @@ class EncoderDecoderModel:
         ]:
             layer = stack.pop("layers_0")
             stack.update({f"layers_{number}": layer for number in range(layers)})
-        return {name: leaf.shape for name, leaf in sorted(flatten(params).items())}
+        return dict(sorted(flatten(params).items()))
 
     def init_prompt(self, rng: jax.Array) -> dict[str, jax.Array]:
         """Runs the prompt module's initializers, and nothing of the frozen model's.
@@ -204,7 +207,7 @@ def prompt_matrix(params: Params) -> np.ndarray:
     return np.array(matrix)
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, jax.Array]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the leaves of nested mappings by "/"-joined name."""
     return traverse_util.flatten_dict(tree, sep="/")
 

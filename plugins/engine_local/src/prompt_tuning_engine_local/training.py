@@ -167,7 +167,9 @@ def train(
     hook = registry.load_hooks([*hooks, *extra_hooks])
     lengths = FeatureLengths.of(task_feature_lengths)
     task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
-    frozen = model_files.load(initial_checkpoint_path, model.frozen_shapes, placement.everywhere)
+    frozen = model_files.load(
+        initial_checkpoint_path, model.frozen_parameters, placement.everywhere
+    )
     first = frozen.step
     last = first + relative_steps if relative_steps else total_steps
     if not isinstance(last, int) or last < first:
