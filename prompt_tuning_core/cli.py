@@ -188,6 +188,11 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     convert = add("prompt convert", "Write a prompt in the form that OUT's ending names", prompts)
     convert.add_argument("input", metavar="IN", help="a prompt of any installed form")
     convert.add_argument("out", metavar="OUT", help="such as prompt.npy")
+    convert.add_argument(
+        "--hugging-face",
+        metavar="NAME",
+        help="the prompt's model at Hugging Face, or its folder; default: as the provenance says",
+    )
     add("prompt list", "List the prompts that can be named where a path is", prompts)
     for name, summary in (
         ("train", "Train a prompt"),
@@ -268,6 +273,7 @@ def _run_on_files(name: str, args: argparse.Namespace) -> int:
     from prompt_tuning_core import model_commands, prompt_commands, registry
 
     registry.configure(args.allow_plugin, args.block_plugin)
+    _show_warnings_in_one_line()
     {
         "extract-variable": model_commands.extract_variable,
         "model list": model_commands.list_models,

@@ -19,8 +19,13 @@ _LINE = 80  # Longer lists are broken.
 def convert(args: argparse.Namespace) -> None:
     """Writes a prompt in another form: `prompt convert IN OUT`."""
     prompt = formats.read_prompt(args.input)
+    provenance = prompt.provenance
+    if args.hugging_face is not None:
+        model = provenance.get("model")
+        known = model if isinstance(model, Mapping) else {}
+        provenance = {**provenance, "model": {**known, "hugging_face": args.hugging_face}}
     existed = os.path.lexists(args.out)
-    formats.write_prompt(args.out, prompt.array, prompt.provenance)
+    formats.write_prompt(args.out, prompt.array, provenance)
     print(f"{'replaced' if existed else 'wrote'} {args.out}: float32 {prompt.array.shape}")
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
             return _downloaded(model)
     names = [known for model in models() for known in (model.name, model.hugging_face)]
     raise _missing("model", name, names)
+
+
+def hugging_face_name(path: str) -> str | None:
+    """Returns a model's name at Hugging Face, such as `google/t5-small-lm-adapt`.
+
+    Args:
+      path: A name or a path, as `resolve_model` takes it or returns it.
+
+    Returns:
+      The name; None where neither the list of released models nor the path says.
+    """
+    for model in models():
+        if path.rstrip("/") in (model.name, model.path, model.hugging_face):
+            return model.hugging_face
+    # A snapshot in the cache of Hugging Face's tools, see `_downloaded`.
+    cached = re.search(r"(?:^|/)models--([^/]+)/snapshots/[^/]+/?$", path)
+    return cached[1].replace("--", "/") if cached else None
 
 
 def resolve_prompt(name: str | os.PathLike[str]) -> str:

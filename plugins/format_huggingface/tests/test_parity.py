@@ -49,11 +49,11 @@ def untie(folder, output_layer):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def load(folder):
+def load(folder, length=4):
     model = EncoderDecoderModel(
         sizes.config_of_checkpoint(folder),
         SimpleNamespace(vocab_size=2, eos_id=1),
-        lambda: PromptBasic(length=4, prompt_init=lambda rng, shape: jnp.zeros(shape)),
+        lambda: PromptBasic(length=length, prompt_init=lambda rng, shape: jnp.zeros(shape)),
     )
     return model, model_files.load(folder, model.frozen_parameters).params
 
@@ -77,6 +77,18 @@ def test_logits(opened):
     assert_close(logits(model, frozen, outputs), outputs["noprompt_logits"][real])
     with_prompt = logits(model, frozen, outputs, outputs["prompt"])
     assert_close(with_prompt, outputs["prompt_logits_from_labels"][real])
+
+
+@pytest.mark.parametrize("name", ["default", "p_tuning", "with_embeddings"])
+def test_adapters_act_as_in_peft(golden, copied, name):
+    model, frozen = load(copied("model"), length=3)
+    outputs, theirs = golden("hf_t5"), golden("peft")
+    prompt = formats.read_prompt(copied("peft") / name).array
+    real = outputs["decoder_target_tokens"] > 0
+    assert_close(logits(model, frozen, outputs, prompt), theirs[f"{name}_logits"][real])
+    generate = jax.jit(model.generate, static_argnums=3)
+    tokens = generate({PROMPT: prompt}, frozen, outputs["encoder_input_tokens"], 8)
+    np.testing.assert_array_equal(tokens, theirs[f"{name}_greedy_tokens"][:, 1:])
 
 
 def test_loss_and_gradient_of_the_prompt(golden, copied):

@@ -55,7 +55,8 @@ def write_vocabulary(path):
     path.write_bytes(model.getvalue())
 
 
-def test_training_and_evaluating_a_t5_1_0(copied, tmp_path):
+def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     theirs = copied("model_v1_0")
     # The project's own form has no place for another distance.
     config = json.loads((theirs / "config.json").read_text())
@@ -80,7 +81,9 @@ def test_training_and_evaluating_a_t5_1_0(copied, tmp_path):
     np.testing.assert_array_equal(prompts[0].array, prompts[1].array)
     assert prompts[0].provenance["model"]["sha256"] == prompts[1].provenance["model"]["sha256"]
 
-    formats.write_prompt(tmp_path / "adapter", prompts[0].array, prompts[0].provenance)
+    formats.write_prompt("adapter", prompts[0].array, prompts[0].provenance)
+    adapter = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(theirs)
     run(
         tmp_path, "eval", "runs/prompt_eval.gin", CHECKPOINT_PATH=theirs.name,
         PROMPT_FILE="adapter", EVAL_OUTPUT_DIR="out",

@@ -1,25 +1,33 @@
 """Prompts as PEFT saves them: a directory of `adapter_config.json` and safetensors.
 
-PEFT (https://github.com/huggingface/peft) calls prompt tuning PROMPT_TUNING. For an
-encoder-decoder it trains two prompts, one for either stack, unless `num_transformer_submodules` is
-1; the prompt of this project is the encoder's.
+PEFT (https://github.com/huggingface/peft) has two methods that train a prompt: PROMPT_TUNING, and
+P_TUNING, whose adapters hold the finished prompt, without the network that made it.
+
+For an encoder-decoder, an adapter has N = `num_virtual_tokens` rows once or, by default, twice
+(`num_transformer_submodules`). PEFT puts the first N in front of the encoder's input and never uses
+the others; this format reads those N. Before version 0.4, PEFT put the second N in front of the
+decoder's input. An adapter of that time cannot be told apart, and PEFT itself uses only its first N
+rows today.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core import safetensors_prompts
+from prompt_tuning_core import released, safetensors_prompts
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.formats import Prompt
-from prompt_tuning_core.safetensors_header import safetensors_header_of
+from prompt_tuning_core.safetensors_header import SafetensorsHeader, safetensors_header_of
+from prompt_tuning_format_huggingface import t5_config
 from prompt_tuning_format_huggingface.json_files import read_object
 
 if TYPE_CHECKING:
@@ -32,14 +40,12 @@ _PICKLED = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
 _CONFIG = "adapter_config"  # In the provenance.
 _ENCODER_DECODER = "SEQ_2_SEQ_LM"
+_METHODS = ("PROMPT_TUNING", "P_TUNING")
+# `save_embedding_layers=True` adds these of the base model, which PEFT does not read back.
+_EMBEDDING_LAYERS = ("shared.weight", "embed_tokens.weight", "lm_head.weight")
+_BASE = "base_model_name_or_path"
 # Facts about the base model that a prompt keeps on its way from PEFT to PEFT.
-_KEPT = (
-    "base_model_name_or_path",
-    "num_attention_heads",
-    "num_layers",
-    "revision",
-    "tokenizer_name_or_path",
-)
+_KEPT = (_BASE, "num_attention_heads", "num_layers", "revision", "tokenizer_name_or_path")
 
 
 class PeftFormat:
@@ -48,36 +54,44 @@ class PeftFormat:
     prompt_endings = ("/",)
 
     def recognizes_prompt(self, path: str) -> bool:
-        """See `formats.PromptFormat`."""
-        return any(Path(path, name).exists() for name in (CONFIG_FILE, TENSOR_FILE, _PICKLED))
+        """See `formats.PromptFormat`.
+
+        A directory of several adapters is recognized as well, so that the error can name them.
+        """
+        return _holds_adapter(Path(path)) or bool(_adapters_in(Path(path)))
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """See `formats.PromptFormat`.
 
-        The provenance is that of a prompt of this project that was written as an adapter, with the
-        content of `adapter_config.json` as `adapter_config`.
+        The array is the rows that PEFT puts in front of the input. The provenance is that of a
+        prompt of this project that was written as an adapter, with the content of
+        `adapter_config.json` as `adapter_config`.
         """
         name = f"prompt {path}"
-        config = _read_config(Path(path), name)
-        file = Path(path, TENSOR_FILE)
-        if not file.exists():
-            raise InputError(f"{name}: {_why_no_tensors(Path(path))}")
-        header = safetensors_header_of(file, f"prompt {file}")
-        if list(header.tensors) != [_TENSOR]:
-            held = ", ".join(map(repr, header.tensors)) or "nothing"
-            raise InputError(f"prompt {file}: holds {held}, expected {_TENSOR} alone")
-        found = header.tensors[_TENSOR].shape
-        expected = (config["num_virtual_tokens"], config["token_dim"])
-        if found != expected:
+        folder = Path(path)
+        if not _holds_adapter(folder):
+            adapters = _adapters_in(folder)
             raise InputError(
-                f"prompt {file}: has shape {found}, and by {CONFIG_FILE} it is {expected}; "
-                "are these files of one adapter?"
+                f"{name}: holds {len(adapters)} adapter{'s' if len(adapters) > 1 else ''} in "
+                f"sub-folders, expected one; give one of {', '.join(map(str, adapters))}"
             )
-        prompt = safetensors_prompts.read(file, header, _TENSOR, shape)
+        config = _read_config(folder, name)
+        file = folder / TENSOR_FILE
+        if not file.exists():
+            raise InputError(f"{name}: {_why_no_tensors(folder)}")
+        header = safetensors_header_of(file, f"prompt {file}")
+        used = _rows_in_use(header, config, f"prompt {file}")
+        prompt = safetensors_prompts.read(file, used, _TENSOR, shape)
         return Prompt(prompt.array, {**prompt.provenance, _CONFIG: config})
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
-        """See `formats.PromptFormat`; an adapter that is there already is replaced."""
+        """See `formats.PromptWriter`; an adapter that is there already is replaced.
+
+        `AutoPeftModelForSeq2SeqLM` loads the base model that the adapter names. That is the
+        provenance's `model.hugging_face`, or its `model.path` where this is a directory or a
+        name of Hugging Face or a released model, or the base of the adapter that the prompt was
+        read from. Warns if none of them says.
+        """
         import numpy as np
         import safetensors.numpy
 
@@ -85,14 +99,31 @@ class PeftFormat:
         facts = {key: value for key, value in provenance.items() if key != _CONFIG}
         # PEFT takes what other metadata a file has as it comes.
         metadata = {"format": "pt", **safetensors_prompts.metadata(array, facts)}
-        config = json.dumps(_config_of(array, provenance), indent=2, ensure_ascii=False)
+        config = _config_of(array, provenance)
+        text = json.dumps(config, indent=2, ensure_ascii=False)
         _write_directory(
             path,
             {
                 TENSOR_FILE: safetensors.numpy.save({_TENSOR: array}, metadata),
-                CONFIG_FILE: f"{config}\n".encode(),
+                CONFIG_FILE: f"{text}\n".encode(),
             },
         )
+        if config[_BASE] is None:
+            warnings.warn(
+                f"{path}: {_BASE} is null in {CONFIG_FILE}, since the prompt's provenance names "
+                "no model of Hugging Face; AutoPeftModel needs it: name the model with "
+                "prompt-tuning prompt convert --hugging-face NAME",
+                stacklevel=2,
+            )
+
+
+def _holds_adapter(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CONFIG_FILE, TENSOR_FILE, _PICKLED))
+
+
+def _adapters_in(folder: Path) -> list[Path]:
+    """Finds the adapters in sub-folders: PEFT gives each that has a name a folder of its own."""
+    return sorted(file.parent for file in folder.glob(f"*/{CONFIG_FILE}"))
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -101,24 +132,69 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise InputError(f"{name}: holds an adapter of PEFT without its {CONFIG_FILE}")
     file = f"prompt {folder / CONFIG_FILE}"
     config = read_object(folder / CONFIG_FILE, file)
-    if config.get("peft_type") != "PROMPT_TUNING":
+    method = config.get("peft_type")
+    if method not in _METHODS:
         raise InputError(
-            f"{file}: an adapter of the type {config.get('peft_type')!r}, expected PROMPT_TUNING"
+            f"{file}: an adapter of the type {method!r}, expected {' or '.join(_METHODS)}"
         )
     for key in ("num_virtual_tokens", "token_dim"):
         if type(config.get(key)) is not int or config[key] < 1:
             raise InputError(f"{file}: {key} is {config.get(key)!r}, expected a positive integer")
-    prompts = config.get("num_transformer_submodules")
-    if prompts is None:
-        prompts = 2 if config.get("task_type") == _ENCODER_DECODER else 1
-    if type(prompts) is not int or prompts != 1:
+    copies, task_type = _copies(config), config.get("task_type")
+    if type(copies) is not int or copies < 1:
         raise InputError(
-            f"{file}: num_transformer_submodules is {prompts!r}: {prompts!r} times "
-            f"{config['num_virtual_tokens']} rows, one prompt for the encoder and one for the "
-            "decoder, and prompts here are the encoder's alone; train with "
+            f"{file}: num_transformer_submodules is {copies!r}, expected a positive integer"
+        )
+    if copies != 1 and task_type != _ENCODER_DECODER:
+        raise InputError(
+            f"{file}: num_transformer_submodules is {copies} for the task_type {task_type!r}; "
+            f"PEFT uses the first num_virtual_tokens rows only for {_ENCODER_DECODER}; train with "
             "num_transformer_submodules=1"
         )
+    if config.get("modules_to_save"):
+        raise InputError(
+            f"{file}: modules_to_save is {config['modules_to_save']!r}: parts of the model were "
+            "trained with the prompt, and here the model is frozen; train without modules_to_save"
+        )
     return config
+
+
+def _copies(config: Mapping[str, Any]) -> Any:
+    """Returns how often an adapter has `num_virtual_tokens` rows, by its config."""
+    copies = config.get("num_transformer_submodules")
+    if copies is None:
+        return 2 if config.get("task_type") == _ENCODER_DECODER else 1
+    return copies
+
+
+def _rows_in_use(
+    header: SafetensorsHeader, config: Mapping[str, Any], name: str
+) -> SafetensorsHeader:
+    """Returns a header in which the prompt has the rows alone that PEFT uses."""
+    others = [
+        tensor
+        for tensor in header.tensors
+        if tensor != _TENSOR and not tensor.endswith(_EMBEDDING_LAYERS)
+    ]
+    if _TENSOR not in header.tensors or others:
+        held = ", ".join(map(repr, header.tensors)) or "nothing"
+        raise InputError(
+            f"{name}: holds {held}, expected {_TENSOR} and at most the embedding layers "
+            f"(…{', …'.join(_EMBEDDING_LAYERS)})"
+        )
+    rows, copies = config["num_virtual_tokens"], _copies(config)
+    tensor = header.tensors[_TENSOR]
+    expected = (rows * copies, config["token_dim"])
+    if tensor.shape != expected:
+        raise InputError(
+            f"{name}: has shape {tensor.shape}, and by {CONFIG_FILE} it is {expected}; "
+            "are these files of one adapter?"
+        )
+    # The first rows are the first bytes.
+    used = dataclasses.replace(
+        tensor, shape=(rows, config["token_dim"]), size=tensor.size // copies
+    )
+    return SafetensorsHeader({_TENSOR: used}, header.metadata)
 
 
 def _why_no_tensors(folder: Path) -> str:
@@ -132,7 +208,11 @@ def _why_no_tensors(folder: Path) -> str:
 
 def _config_of(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
     before = provenance.get(_CONFIG)
-    kept = before if isinstance(before, Mapping) else {}
+    kept = dict(before) if isinstance(before, Mapping) else {}
+    base = _base_model(provenance)
+    if base is not None and base != kept.get(_BASE):
+        # The other facts are those of another model.
+        kept = {_BASE: base, "task_type": kept.get("task_type", _ENCODER_DECODER)}
     return {
         **{key: kept.get(key) for key in _KEPT},
         "inference_mode": True,
@@ -144,6 +224,27 @@ def _config_of(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, An
         "task_type": kept.get("task_type", _ENCODER_DECODER),
         "token_dim": array.shape[1],
     }
+
+
+def _base_model(provenance: Mapping[str, Any]) -> str | None:
+    """Returns the name or the folder of the model at Hugging Face that a prompt is for, if known.
+
+    A folder becomes absolute, so that the adapter serves from any directory.
+    """
+    model = provenance.get("model")
+    if not isinstance(model, Mapping):
+        return None
+    named, path = model.get("hugging_face"), model.get("path")
+    if isinstance(named, str) and named:
+        folder = os.path.expanduser(named)
+        return os.path.abspath(folder) if os.path.isdir(folder) else named
+    if not isinstance(path, str) or not path:
+        return None
+    folder = os.path.expanduser(path)
+    name = released.hugging_face_name(folder)
+    if name is None and os.path.isfile(os.path.join(folder, t5_config.FILE_NAME)):
+        return os.path.abspath(folder)
+    return name
 
 
 def _write_directory(path: str, files: Mapping[str, bytes]) -> None:
