@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from prompt_tuning_core import prompt_files, registry, released
+from prompt_tuning_core import git_lfs, prompt_files, registry, released
 from prompt_tuning_core.errors import InputError, PluginError
 
 if TYPE_CHECKING:
@@ -270,6 +270,8 @@ def _recognizing(protocol: Any, what: str, name: str) -> Located:
     ]
     if not found and broken:
         raise broken[0]
+    if not found:
+        git_lfs.refuse_at(name, what)
     if not found and _is_pickled(name):
         raise InputError(
             f"{what} {name}: holds pickled Python objects, which are never loaded; save arrays in "

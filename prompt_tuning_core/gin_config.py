@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import gin
 from gin import config_parser
 
-from prompt_tuning_core import registry
+from prompt_tuning_core import git_lfs, registry
 from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
 from prompt_tuning_core.protocols import RunFlags
 
@@ -264,9 +264,11 @@ class _Source:
         if path in chain:
             raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
         try:
-            text = path.read_text(encoding="utf-8")
+            # utf-8-sig: some editors put a byte order mark in front, which is no part of a name.
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
+        git_lfs.refuse(text.encode(), f"gin file {path}")
         source = cls(str(path), text, is_file=True)
         source._scan()
         for statement in source.statements:

@@ -8,6 +8,7 @@ from typing import IO
 
 import numpy as np
 
+from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
@@ -42,11 +43,12 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
       name: What to call the stream in errors: its path.
 
     Raises:
-      InputError: If it is no `.npy`, is pickled, truncated or longer than its header says, is
-        empty, or isn't float16, float32 or float64.
+      InputError: If it is no `.npy` but a pointer of Git LFS, for example, is pickled, truncated or
+        longer than its header says, is empty, or isn't float16, float32 or float64.
     """
-    start = stream.read(6)
+    start = stream.read(len(git_lfs.POINTER))
     stream.seek(0)
+    git_lfs.refuse(start, name)
     if start[:4] == b"PK\x03\x04":
         raise InputError(f"{name}: is a .npz archive, expected one .npy array")
     if start[:1] == b"\x80":
@@ -55,11 +57,12 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
+        elif version in ((2, 0), (3, 0)):
+            # 3.0 is 2.0 in UTF-8 in place of Latin-1, which are the same for arrays of floats: only
+            # field names of structured arrays, refused below, go beyond ASCII.
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
-            # 3.0 is for structured arrays with field names beyond Latin-1, which floats haven't.
-            raise ValueError(f"format version {version}, expected (1, 0) or (2, 0)")
+            raise ValueError(f"format version {version}, expected (1, 0), (2, 0) or (3, 0)")
     except Exception as error:  # Whatever the parser trips over, the header is what is wrong.
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.npy import read_npy_header
 
@@ -213,9 +214,12 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path).with_suffix(".json")
     try:
-        facts = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError:
         return {}
+    git_lfs.refuse(content, f"provenance {path}")
+    try:
+        facts = json.loads(content)
     except ValueError as e:
         raise InputError(f"{path}: not JSON: {e}") from None
     if not isinstance(facts, dict):

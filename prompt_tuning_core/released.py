@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import bundled_prompts
+from prompt_tuning_core import bundled_prompts, git_lfs
 from prompt_tuning_core.errors import InputError, close
 
 PROMPTS_VARIABLE = "PROMPT_TUNING_PROMPTS"
@@ -222,12 +222,14 @@ def _downloaded(model: ReleasedModel) -> str:
 def _fetched(prompt: ReleasedPrompt) -> str:
     source = f"{prompt.file} of {prompt.repository} (at {prompt.commit[:7]})"
     try:
-        found = hashlib.sha256(prompt.path.read_bytes()).hexdigest()
+        content = prompt.path.read_bytes()
     except OSError as error:
         raise InputError(
             f"prompt {prompt.name}: {prompt.path} cannot be read: {error.strerror}; fetch {source} "
             f"to there, or set {PROMPTS_VARIABLE} to the folder that holds {prompt.name}.npy"
         ) from None
+    git_lfs.refuse(content, f"prompt {prompt.path}")
+    found = hashlib.sha256(content).hexdigest()
     if found != prompt.sha256:
         raise InputError(
             f"prompt {prompt.name}: {prompt.path} is not the released file: its sha256 is {found}, "

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prompt_tuning_core import strict_json
+from prompt_tuning_core import git_lfs, strict_json
 from prompt_tuning_core.errors import InputError
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the format.
@@ -82,7 +82,7 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
       name: What to call the stream in errors: its path.
 
     Raises:
-      InputError: If it is no safetensors file, or not a whole one.
+      InputError: If it is no safetensors file, not a whole one, or a pointer of Git LFS.
     """
 
     def fail(found: str) -> InputError:
@@ -91,6 +91,8 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
     if size < 8:
         raise fail(f"{size} bytes, expected at least 8")
     start = _read(stream, 8)
+    if git_lfs.POINTER.startswith(start):
+        git_lfs.refuse(start + _read(stream, len(git_lfs.POINTER) - 8), name)
     if start.startswith(b"PK\x03\x04"):
         # A zip archive is how PyTorch packs its pickles.
         raise InputError(f"{name}: holds pickled weights, which are never loaded")

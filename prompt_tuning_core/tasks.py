@@ -36,7 +36,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from prompt_tuning_core import metrics
+from prompt_tuning_core import git_lfs, metrics
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
 
 Row = Mapping[str, object]
@@ -319,8 +319,12 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         with _open(path) as file:
             # In bytes, lines end at line feeds only, and text may hold other separators.
             for number, line in enumerate(file, 1):
+                if number == 1:
+                    git_lfs.refuse(line, str(path))
                 # Some programs begin a file with a byte order mark.
                 yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except InputError:
+        raise
     except UnicodeDecodeError as e:
         raise InputError(
             f"{path}:{number}: not UTF-8 text ({e.reason} at byte {e.start} of the line)"

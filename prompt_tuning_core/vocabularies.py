@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import released, tokenizer_json
+from prompt_tuning_core import git_lfs, released, tokenizer_json
 from prompt_tuning_core.errors import InputError
 
 EXTRA_IDS = 100
@@ -186,9 +186,11 @@ def _in_folder(folder: Path, start: str, advice: str = "") -> Path | None:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"vocabulary {path}: cannot be read: {error.strerror}") from None
+    git_lfs.refuse(content, f"vocabulary {path}")
+    return content
 
 
 def _read(path: Path, protocol: Any) -> Any:

@@ -16,7 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_core import embeddings
+from prompt_tuning_core import embeddings, formats
 from prompt_tuning_core.embeddings import as_table, checkpoint_load, np_load, safetensors_load
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import EmbeddingTable
@@ -159,6 +159,24 @@ class TestNpLoad:
     def test_arrays_that_are_no_table(self, tmp_path, array, message):
         with pytest.raises(InputError, match=message):
             np_load(npy(tmp_path, array)).shape  # noqa: B018
+
+    @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+    def test_each_version_of_the_header(self, tmp_path, version):
+        array = numbers((4, 2))
+        with (tmp_path / "t.npy").open("wb") as file:
+            np.lib.format.write_array(file, array, version)
+        np.testing.assert_array_equal(np_load(tmp_path / "t.npy").rows(np.arange(4)), array)
+        np.testing.assert_array_equal(formats.read_prompt(tmp_path / "t.npy").array, array)
+
+    @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+    def test_headers_that_are_no_tables(self, tmp_path):
+        np.save(tmp_path / "t.npy", np.zeros((4, 2), [("größe", "f4"), ("…", "f4")]))
+        with pytest.raises(InputError, match=r"t.npy'\): has dtype \[.+, expected float16"):
+            np_load(tmp_path / "t.npy").shape  # noqa: B018
+        content = (tmp_path / "t.npy").read_bytes()
+        (tmp_path / "t.npy").write_bytes(content[:6] + b"\4" + content[7:])
+        with pytest.raises(InputError, match=r"version \(4, 0\), expected .+ or \(3, 0\)"):
+            np_load(tmp_path / "t.npy").shape  # noqa: B018
 
     def test_pickles_are_never_loaded(self, tmp_path):
         class Trap:

@@ -325,6 +325,22 @@ def test_a_file_of_comments_alone_changes_nothing(engine):
     assert train(engine, "--gin_file=x.gin", "--gin_file=comments.gin")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(engine):
+    mark = "\N{ZERO WIDTH NO-BREAK SPACE}"
+    engine.write("x.gin", f"{mark}include 'part.gin'\n")
+    engine.write("part.gin", f"{mark}import app\nrun.init = @init_a()\ninit_a.value = %LENGTH\n")
+    engine.write("y.gin", f"{mark}LENGTH = 2\n")
+    ran = train(engine, "--gin_file=x.gin", "--gin_file=y.gin")
+    assert ran["result"] == [2, 3]
+    engine.write("bad.gin", f"{mark}LENGTH = \n")
+    assert "bad.gin:1" in refusal(engine, "--gin_file=x.gin", "--gin_file=bad.gin")
+
+
+def test_a_gin_file_that_is_a_pointer_of_git_lfs(engine):
+    engine.write("x.gin", "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 7\n")
+    assert refusal(engine, "--gin_file=x.gin").startswith("gin file x.gin: a Git LFS pointer, not")
+
+
 def test_file_not_found_lists_the_folders(engine):
     message = refusal(engine, "--gin_file=no.gin", "--gin_search_paths=user,other")
     folders = ["user", "other", ".", "engine_local", "engine"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +21,7 @@ from prompt_tuning_core.errors import InputError
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0a' * 32}\nsize 307867048\n"
 
 
 def shard(folder):
@@ -243,7 +246,7 @@ def test_one_file_beside_several(sharded):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("pytorch_model.bin", "pytorch_model.bin.+never loaded; convert with safetensors"),
+        ("weights.pt", "pickled weights .weights.pt.+never loaded; save them as model.safetensors"),
         ("flax_model.msgpack", "holds no model.safetensors; flax_model.msgpack is of a form"),
         ("other.safetensors", f"other.safetensors, but neither model.safetensors nor {INDEX}"),
     ],
@@ -251,6 +254,33 @@ def test_one_file_beside_several(sharded):
 def test_weights_in_another_form(model, file, message):
     (model / "model.safetensors").rename(model / file)
     assert_refused(model, message)
+
+
+@pytest.mark.parametrize(
+    "files", [["pytorch_model.bin"], [f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)]]
+)
+def test_the_recipe_for_pickled_weights(model, monkeypatch, files):
+    # Stands for PyTorch, which the tests do without.
+    def load(file, map_location, weights_only):
+        assert (map_location, weights_only) == ("cpu", True)
+        arrays = safetensors.numpy.load_file(file)
+        return {name: SimpleNamespace(clone=lambda a=a: SimpleNamespace(contiguous=lambda: a))
+                for name, a in arrays.items()}  # fmt: skip
+
+    whole = arrays(model)
+    tensors = list(safetensors.numpy.load_file(model / "model.safetensors").items())
+    (model / "model.safetensors").unlink()
+    for number, file in enumerate(files):
+        safetensors.numpy.save_file(dict(tensors[number :: len(files)]), model / file)
+    with pytest.raises(InputError, match=f"pickled weights .{files[0]}.+never loaded") as caught:
+        formats.open_model(model)
+    recipe = str(caught.value).partition("in Python: ")[2]
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load))
+    saving = SimpleNamespace(save_file=safetensors.numpy.save_file)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", saving)
+    monkeypatch.setattr(safetensors, "torch", saving, raising=False)
+    exec(recipe, {})
+    assert_same(arrays(model), whole)
 
 
 def test_a_pickle_in_disguise(model):
@@ -275,10 +305,26 @@ def test_a_file_that_is_cut_after_it_was_opened(model):
         opened.read("token_embedder/embedding")
 
 
-def test_a_file_without_its_config(model):
-    assert_refused(model / "model.safetensors", "give the directory that holds it")
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_file_without_its_config(model, file):
+    (model / "model.safetensors").rename(model / file)
+    assert_refused(model / file, "give the directory that holds it")
     (model / "config.json").unlink()
     assert_refused(model, "no config.json; copy that, too")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs(model, file):
+    if file == "pytorch_model.bin":
+        (model / "model.safetensors").unlink()
+    (model / file).write_text(POINTER)
+    assert_refused(model, f"{file}: a Git LFS pointer, .+; run git lfs pull")
+
+
+def test_a_pointer_that_nothing_reads(model):
+    whole = arrays(model)
+    (model / "pytorch_model.bin").write_text(POINTER)
+    assert_same(arrays(model), whole)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from prompt_tuning_core import formats
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.git_lfs import POINTER
 from prompt_tuning_format_t5x import T5X, T5XOrbax
 
 EMBEDDING = "token_embedder/embedding"
@@ -32,7 +33,7 @@ def expect_error(path, *parts):
         assert part in message
 
 
-@pytest.mark.parametrize(
+FILES = pytest.mark.parametrize(
     ("form", "place", "file"),
     [
         (T5X, LEGACY, "checkpoint"),
@@ -42,6 +43,16 @@ def expect_error(path, *parts):
         (T5XOrbax, ORBAX, "manifest.ocdbt"),
     ],
 )
+
+
+@FILES
+def test_pointers_of_git_lfs(unpack, form, place, file):
+    directory = unpack(place[0]) / place[1]
+    (directory / file).write_text(f"{POINTER.decode()}\noid sha256:0a\nsize 7\n")
+    expect_error(directory, f"{file}: a Git LFS pointer, not the file")
+
+
+@FILES
 def test_damage_gives_the_right_model_or_an_error(unpack, parameters, prompt, form, place, file):
     """Of an index, a header, metadata, and of data with a checksum (gzip chunks)."""
     directory = unpack(place[0]) / place[1]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import strict_json
+from prompt_tuning_core import git_lfs, strict_json
 from prompt_tuning_core.errors import InputError
 
 
@@ -21,9 +21,12 @@ def read_object(path: str | os.PathLike[str], name: str) -> dict[str, Any]:
       InputError: If it can't be read, or holds something else, or a key twice.
     """
     try:
-        found = strict_json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
+    git_lfs.refuse(content, name)
+    try:
+        found = strict_json.loads(content)
     except ValueError as error:
         raise InputError(f"{name}: not readable as JSON ({error}); copy it again") from None
     if not isinstance(found, dict):

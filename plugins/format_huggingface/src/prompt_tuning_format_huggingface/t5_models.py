@@ -29,15 +29,18 @@ class HuggingFaceT5Format:
     def recognizes_model(self, path: str) -> bool:
         """See `formats.ModelFormat`: a directory with a `config.json`, or an index of shards.
 
-        A file of such a model without its `config.json` is recognized as well, to say what is
-        missing.
+        A file of such a model without its `config.json`, or pickled, is recognized as well, to say
+        what is missing.
         """
         folder = Path(path)
         if folder.is_dir():
             signs = (t5_config.FILE_NAME, tensor_files.INDEX)
-            return any((folder / sign).exists() for sign in signs) or _is_transformers_file(
-                folder / tensor_files.SINGLE
-            )
+            if any((folder / sign).exists() for sign in signs):
+                return True
+            single = folder / tensor_files.SINGLE
+            if single.exists():
+                return _is_transformers_file(single)
+            return any(folder.glob(tensor_files.PYTORCH))
         return _is_transformers_file(folder)
 
     def open_model(self, path: str) -> HuggingFaceT5:
@@ -169,7 +172,9 @@ class HuggingFaceT5:
 
 
 def _is_transformers_file(file: Path) -> bool:
-    """Whether a file holds tensors with the names of Transformers' modules."""
+    """Whether a file holds tensors with the names of Transformers' modules, or pickled ones."""
+    if file.is_file() and file.match(tensor_files.PYTORCH):
+        return True
     if not file.is_file() or file.suffix != ".safetensors":
         return False
     try:

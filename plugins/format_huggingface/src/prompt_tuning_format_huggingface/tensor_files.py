@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.safetensors_header import Tensor, safetensors_header_of
 from prompt_tuning_format_huggingface.json_files import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PYTORCH = "pytorch_model*.bin"
+"""The pickled weights of older models, in one file or in shards; a pattern."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +91,14 @@ def _in_shards(folder: Path) -> dict[str, FileTensor]:
 def _what_else(folder: Path) -> str:
     """Says what a directory without safetensors files holds instead."""
     names = sorted(os.listdir(folder))
+    pytorch = sorted(file.name for file in folder.glob(PYTORCH))
+    if pytorch:
+        git_lfs.refuse_at(folder / pytorch[0], "model")
+        return f"holds pickled weights ({pytorch[0]}), which are never loaded; {_recipe(folder)}"
     pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickled:
         return (
-            f"holds pickled weights ({pickled[0]}), which are never loaded; convert with "
-            "safetensors"
+            f"holds pickled weights ({pickled[0]}), which are never loaded; save them as {SINGLE}"
         )
     shards = [name for name in names if name.endswith(".safetensors")]
     if shards:
@@ -99,3 +106,19 @@ def _what_else(folder: Path) -> str:
     others = [name for name in names if name.endswith((".msgpack", ".h5", ".gguf"))]
     beside = f"; {others[0]} is of a form that is not read" if others else ""
     return f"holds no {SINGLE}{beside}"
+
+
+def _recipe(folder: Path) -> str:
+    """Returns Python that makes `model.safetensors` beside the pickled weights of a model.
+
+    `weights_only` has PyTorch load tensors alone. Some tensors are one table under several names,
+    which safetensors refuses unless each is a copy.
+    """
+    pattern, target = os.path.join(glob.escape(str(folder)), PYTORCH), str(folder / SINGLE)
+    return (
+        "make safetensors of them once, where PyTorch is installed, in Python: "
+        "import glob, torch, safetensors.torch; "
+        f"tensors = {{name: tensor.clone().contiguous() for file in glob.glob({pattern!r}) for "
+        "name, tensor in torch.load(file, map_location='cpu', weights_only=True).items()}; "
+        f"safetensors.torch.save_file(tensors, {target!r}, {{'format': 'pt'}})"
+    )

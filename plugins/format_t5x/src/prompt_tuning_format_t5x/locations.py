@@ -8,6 +8,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ class Store:
             self.wait(future, key, _SECONDS)
             for key, future in [(key, self._opened.read(key)) for key in keys]
         ]
+        for key, result in zip(keys, results, strict=True):
+            git_lfs.refuse(result.value, f"{self.name}: {key}")
         return [result.value if result.state == "value" else None for result in results]
 
     def listing(self) -> list[str]:
@@ -200,6 +203,8 @@ class Store:
         except Exception as error:  # tensorstore's errors have many types.
             # It appends where in its own source an error arose.
             cause = one_line(error).split(" [source locations=")[0]
+            if file := re.search(r'local file "([^"]+)"', cause):
+                git_lfs.refuse_at(file[1], "array file")
             raise self._unreadable(what, cause) from error
 
     def _unreadable(self, what: str, cause: str) -> InputError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from prompt_tuning_core import git_lfs
 from prompt_tuning_core.embeddings import as_table
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.initializers import (
@@ -138,6 +139,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"texts: {path} isn't UTF-8: {error.reason}; save it as UTF-8") from error
+    git_lfs.refuse(content.encode(), f"texts: {path}")
     lines = content.removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
