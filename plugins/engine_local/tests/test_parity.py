@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import adafactor_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,16 +173,24 @@ def test_adafactor_follows_the_references_trajectory(golden, frozen, prompt, fil
         assert_close(prompt["encoder/prompt/prompt/prompt"], after)
 
 
-def test_adafactor_is_unfactored_at_any_size():
+@pytest.mark.parametrize("case", adafactor_cases.CASES)
+def test_adafactor_takes_t5xs_steps_in_sizes_that_are_factored_and_in_others(golden, case):
+    found = adafactor_cases.local_prompts(*adafactor_cases.CASES[case])
+    expected = golden("optimizer_adafactor_sizes")[case]
+    np.testing.assert_allclose(adafactor_cases.sample(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(512,), (2, 150, 512)])
+def test_adafactor_factors_matrices_alone(shape):
     # The formula of Shazeer and Stern 2018, algorithm 4, in plain numpy and float64.
     rng = np.random.default_rng(0)
-    value = rng.normal(size=(150, 512))
+    value = rng.normal(size=shape)
     optimizer = optimizers.adafactor()
     found = jnp.asarray(value, jnp.float32)
     state = optimizer.init(found)
     second_moment = np.zeros_like(value)
     for t in range(1, 6):
-        gradient = rng.normal(size=value.shape) * 10.0 ** rng.integers(-3, 3, (150, 1))
+        gradient = rng.normal(size=shape) * 10.0 ** rng.integers(-3, 3, (*shape[:-1], 1))
         decay = 1 - t**-0.8
         second_moment = decay * second_moment + (1 - decay) * (gradient**2 + 1e-30)
         update = gradient / np.sqrt(second_moment)

@@ -10,6 +10,7 @@ import re
 import shutil
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 from tiny import install, run_command, training_flags
@@ -236,3 +237,26 @@ def test_a_state_is_small(project):
     assert finished.returncode == 0, finished.stderr
     files = [p for p in (project / "run" / "state" / "1").rglob("*") if p.is_file()]
     assert sum(path.stat().st_size for path in files) < 2 * 4 * 5 * 32 + 20_000
+
+
+def test_a_state_of_another_optimizer_is_refused_and_stays(project):
+    # As from the time when the second moment of a large prompt was not factored.
+    finished = run_command(["train", *training_flags(TRAIN_STEPS=1)], project)
+    assert finished.returncode == 0, finished.stderr
+    state = project / "run" / "state" / "1"
+    saved = ocp.CheckpointManager(state.parent)
+    arrays = saved.restore(1, args=ocp.args.Composite(arrays=ocp.args.StandardRestore())).arrays
+    arrays["optimizer"] = {
+        name: np.zeros((5, 33), leaf.dtype) if leaf.shape == (5, 32) else leaf
+        for name, leaf in arrays["optimizer"].items()
+    }
+    shutil.rmtree(state / "arrays")
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(state / "arrays", arrays)
+    resumed = run_command(["train", *training_flags(TRAIN_STEPS=2)], project)
+    assert resumed.returncode == 2
+    assert "Traceback" not in resumed.stderr
+    line = resumed.stderr.splitlines()[-1]
+    assert "run/state/1 has arrays of the shapes [(), (1,), (1,), (5, 33)" in line
+    assert "for the optimizer, and this run has [(), (1,), (1,), (5, 32)" in line
+    assert state.exists()

@@ -8,6 +8,7 @@ import lzma
 import shutil
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from tiny import (
     ROWS,
@@ -271,6 +272,10 @@ def test_the_step_counts_from_the_models_own(project, golden):
     ]
     assert [f["step"] for f in facts] == [1003, 1003]
     assert facts[0]["sha256"] == facts[1]["sha256"]
+    # So does the optimizer, as T5X's does; its count is the first array.
+    with ocp.StandardCheckpointer() as reader:
+        saved = reader.restore(project / "run" / "state" / "1003" / "arrays")
+    assert saved["optimizer"]["0000"] == 1003
 
 
 def test_too_long_inputs_are_counted_and_said(project):

@@ -117,12 +117,16 @@ class StateStore:
 
         Args:
           like: A state with the shapes and dtypes to expect.
+
+        Raises:
+          InputError: If a state is whole and of another prompt or optimizer; it stays.
         """
         import jax
         import orbax.checkpoint as ocp
 
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
+                self._check_shapes(step, _arrays(like))
                 found = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
@@ -137,6 +141,8 @@ class StateStore:
                     jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves),
                     found.notes,
                 )
+            except InputError:
+                raise
             except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files.
                 reason = (str(error).splitlines() or [""])[0] or type(error).__name__
                 warnings.warn(
@@ -146,6 +152,25 @@ class StateStore:
                 )
                 self._manager.delete(step)
         return None
+
+    def _check_shapes(self, step: int, expected: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Refuses a state whose arrays are not those that this run has."""
+        import orbax.checkpoint as ocp
+
+        folder = Path(self._manager.directory) / str(step) / "arrays"
+        with ocp.StandardCheckpointer() as reader:
+            found = reader.metadata(folder).item_metadata.tree
+        for part in ("prompt", "optimizer"):
+            old, new = (
+                [tuple(leaf.shape) for _, leaf in sorted(tree[part].items())]
+                for tree in (found, expected)
+            )
+            if old != new:
+                raise InputError(
+                    f"the state {folder.parent} has arrays of the shapes {old} for the {part}, and "
+                    f"this run has {new}: another optimizer or an older version saved it; give "
+                    "another MODEL_DIR, and start from its prompt with prompts/from_file.gin"
+                )
 
 
 def _arrays(state: TrainingState) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from prompt_tuning_engine_local import (
     interruptions,
     model_files,
     models,
+    optimizers,
     provenance,
     reporting,
     resuming,
@@ -201,7 +202,7 @@ def train(
     if earlier is not None:
         resuming.check_same_run(directory, earlier, facts)
     console = rich.console.Console()
-    state = TrainingState(first, prompt, optimizer.init(prompt), {})
+    state = TrainingState(first, prompt, optimizers.start_at(optimizer.init(prompt), first), {})
     batches = data.training_batches(
         train_examples, lengths, batch_size, random_seed, [rate for _, rate in components],
         shuffle, bucketing, target_bucketing=not model.counts_padding,

@@ -15,7 +15,10 @@ def prompt_only(
 ) -> PromptOptimizer:
     """Makes an optimizer that updates what the prompt module trains, and nothing else.
 
-    Frozen parameters have no state, and XLA drops the computation of their gradients.
+    Frozen parameters have no state, and XLA drops the computation of their gradients. T5X's
+    Adafactor factors the second moment of a prompt of which both sizes are at least 128, as of any
+    matrix, whatever `logical_factor_rules` say of its axes. It counts from the step of the loaded
+    checkpoint. The local engine's does the same.
 
     Args:
       optimizer: T5X's optimizer for the prompt, such as Adafactor.
