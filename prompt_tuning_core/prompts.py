@@ -6,12 +6,14 @@ is; a variant overrides those it needs. Engines call the points and know nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.protocols import Initializer
 
 INTERVENTION_POINTS = ("input", "layer", "keys_values", "activations")
 
@@ -95,6 +97,31 @@ class PromptModule(nn.Module):
         """
         del path
         return True
+
+
+def float32_initializer(initializer: Initializer) -> Initializer:
+    """Makes an initializer of the same values in float32, for a parameter of a prompt module.
+
+    A prompt is trained in the dtype of its first value. In bfloat16 a step changes it by 1 part in
+    128 or not at all.
+
+    Args:
+      initializer: Makes the first value, in any floating dtype.
+
+    Returns:
+      An initializer. It raises `InputError` if the values are no floating numbers.
+    """
+
+    def initialize(rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
+        value = jnp.asarray(initializer(rng, shape))
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise InputError(
+                f"the initializer of a prompt returned {value.dtype}, expected floating numbers "
+                "such as float32"
+            )
+        return value.astype(jnp.float32)
+
+    return initialize
 
 
 def overridden_points(module: PromptModule) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from prompt_tuning_core import combine
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_engine_local import losses, optimizers
 from prompt_tuning_engine_local.models import EncoderDecoderModel
@@ -34,10 +35,10 @@ def zeros(rng, shape):
     return jnp.zeros(shape)
 
 
-def make_model(**settings):
+def make_model(prompt_init=zeros, **settings):
     vocabulary = SimpleNamespace(vocab_size=64, eos_id=1)
     return EncoderDecoderModel(
-        CONFIG, vocabulary, lambda: PromptBasic(length=5, prompt_init=zeros), **settings
+        CONFIG, vocabulary, lambda: PromptBasic(length=5, prompt_init=prompt_init), **settings
     )
 
 
@@ -81,6 +82,20 @@ def test_parameters_have_flaxformers_names_and_shapes(frozen, prompt):
     made = model.init_prompt(jax.random.key(0))
     assert {n: a.shape for n, a in made.items()} == {n: a.shape for n, a in prompt.items()}
     assert list(made) == ["encoder/prompt/prompt/prompt"]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
+def test_the_prompt_is_float32_whatever_the_initializer_returns(dtype):
+    model = make_model(prompt_init=lambda rng, shape: np.full(shape, 0.1, dtype))
+    (prompt,) = model.init_prompt(jax.random.key(0)).values()
+    assert prompt.dtype == np.float32
+    np.testing.assert_array_equal(prompt, np.full((5, 32), 0.1, dtype).astype(np.float32))
+
+
+def test_an_initializer_of_whole_numbers_is_refused():
+    model = make_model(prompt_init=lambda rng, shape: np.ones(shape, np.int32))
+    with pytest.raises(InputError, match="returned int32, expected floating numbers"):
+        model.init_prompt(jax.random.key(0))
 
 
 @pytest.mark.parametrize("kind", ["noprompt", "prompt"])

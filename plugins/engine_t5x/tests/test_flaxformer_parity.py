@@ -27,6 +27,7 @@ from golden_arrays import (
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_prompt_basic import PromptBasic
 
 pytestmark = [pytest.mark.t5x, *WARNINGS]
 
@@ -91,6 +92,20 @@ def test_the_parameter_has_the_references_name_shape_and_axes(make_model):
     assert {n: a.shape for n, a in found.items()} == {n: a.shape for n, a in expected.items()}
     axes = made["params_axes"]["encoder"]["prompt"]["prompt"]["prompt_axes"]
     assert axes.names == ("prompt", "prompt_embed")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_prompt_is_float32_whatever_the_initializer_returns(make_model, dtype):
+    def initializer(rng, shape):
+        return jax.numpy.full(shape, 0.1, dtype)
+
+    model = make_model(functools.partial(PromptBasic, length=5, prompt_init=initializer))
+    shapes = dict.fromkeys(INPUTS, (2, 3))
+    made = model.get_initial_variables(jax.random.key(0), shapes, dict.fromkeys(INPUTS, np.int32))
+    prompt = made["params"]["encoder"]["prompt"]["prompt"]["prompt"]
+    expected = initializer(None, (5, 32)).astype(np.float32)
+    assert prompt.dtype == np.float32
+    np.testing.assert_array_equal(prompt, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

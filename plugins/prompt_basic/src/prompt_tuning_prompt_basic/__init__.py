@@ -9,7 +9,7 @@ from flax.linen import partitioning
 
 from prompt_tuning_core import combine as combine_functions
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_core.prompts import PromptModule, float32_initializer
 from prompt_tuning_core.protocols import Combine, Initializer
 
 
@@ -21,7 +21,7 @@ class PromptParameter(nn.Module):
 
     Attributes:
       length: P.
-      prompt_init: Makes the first value.
+      prompt_init: Makes the first value, which is cast to float32.
     """
 
     length: int
@@ -32,7 +32,7 @@ class PromptParameter(nn.Module):
         """Returns the prompt, `[P, width]` float32."""
         return partitioning.param_with_axes(
             "prompt",
-            self.prompt_init,
+            float32_initializer(self.prompt_init),
             (self.length, width),
             axes=("prompt", "prompt_embed"),
         )
