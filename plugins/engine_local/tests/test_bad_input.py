@@ -323,8 +323,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(project, golden):
     finished = run_command(["train", *flags], project)
     assert finished.returncode == 2, finished.stderr
     assert "the loss is nan at step" in finished.stderr
-    assert "no prompt was saved; lower the learning rate" in finished.stderr
-    assert not list((project / "run").glob("prompt_*"))
+    # What diverged is not saved.
+    assert "the last prompt saved is run/prompt_0.npy; lower the learning" in finished.stderr
+    assert [path.name for path in (project / "run").glob("prompt_*.npy")] == ["prompt_0.npy"]
+
+
+def test_an_initial_prompt_that_is_not_finite_is_refused(project):
+    source = "import numpy\ndef f():\n    return lambda rng, shape: numpy.full(shape, numpy.nan)\n"
+    install(project / "site", "init_nan", "initializers", {"init_nan": "init_nan:f"}, source)
+    flags = training_flags("prompts/from_random_uniform.gin")
+    flags.append("--gin.plugins.prompt_basic.prompt_init=@plugins.init_nan()")
+    line = complaint(["train", *flags], project, PYTHONPATH=str(project / "site"))
+    assert "the initial prompt has values that are not finite" in line
 
 
 def test_eval_and_infer(project):

@@ -22,6 +22,8 @@ from tiny import (
     training_flags,
 )
 
+from prompt_tuning_core import prompt_files
+
 SCHEMES = {
     "prompts/from_random_uniform.gin": {},
     "prompts/from_sampled_vocab.gin": {},
@@ -66,8 +68,21 @@ def test_training_leaves_prompts_provenance_config_and_curves(trained):
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "run.json", "config.gin", "metrics.jsonl", "curves.png", "tensorboard", "state",
-        "prompt_2.npy", "prompt_2.json", "prompt_4.npy", "prompt_4.json",
+        "prompt_0.npy", "prompt_0.json", "prompt_2.npy", "prompt_2.json",
+        "prompt_4.npy", "prompt_4.json",
     }  # fmt: skip
+
+
+def test_the_untrained_prompt_is_saved_with_what_it_is_worth(trained, golden):
+    np.save(trained / "given.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
+    flags = training_flags("prompts/from_file.gin", PROMPT_FILE="given.npy", MODEL_DIR="from_file")
+    succeed(["train", *flags], trained)
+    saved, facts = prompt_files.read(trained / "from_file" / "prompt_0.npy")
+    np.testing.assert_array_equal(saved, np.load(trained / "given.npy"))
+    assert facts["step"] == 0
+    rows = (trained / "from_file" / "metrics.jsonl").read_text().splitlines()
+    evaluated = {f"eval/{name}": v for name, v in facts["metrics"]["validation"].items()}
+    assert json.loads(rows[0]) == {"step": 0, **evaluated}
 
 
 def test_the_written_config_repeats_the_run(trained):
@@ -217,7 +232,7 @@ def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained):
     )
     assert finished.returncode == 0, finished.stderr
     assert json.loads((trained / "calls.json").read_text()) == [
-        ["initialized", [5, 32]], ["evaluated", 0],
+        ["initialized", [5, 32]], ["evaluated", 0], ["saved", 0],
         ["step", 1], ["step", 2], ["evaluated", 2], ["saved", 2],
         ["step", 3], ["step", 4], ["evaluated", 4], ["saved", 4],
     ]  # fmt: skip

@@ -204,10 +204,14 @@ def test_a_prompt_file_and_the_runs_own_checkpoint_evaluate_alike(trained):
 
 
 def test_texts_of_a_file_are_answered(trained):
-    (trained / "questions.txt").write_text("this is a test\nthat was sad\n")
+    # So many that a model or prompt in bfloat16, which is T5X's default in `infer`, would show.
+    texts = [row["text"] for row in runs.ROWS]
+    (trained / "questions.txt").write_text("\n".join(texts) + "\n")
     flags = runs.gin_flags(
         [
-            "models/t5_1_1_small_prompt.gin", "models/decoding/greedy.gin", "task.gin",
+            "models/t5_1_1_small_prompt.gin",
+            "models/decoding/greedy.gin",
+            "task.gin",
             "runs/prompt_infer.gin",
         ],
         {
@@ -216,16 +220,13 @@ def test_texts_of_a_file_are_answered(trained):
             "INFER_OUTPUT_DIR": "answers",
             "INFER_INPUT_FILE": "questions.txt",
             "PROMPT_FILE": "run_orbax",
-            "BATCH_SIZE": 2,
         },
         {},
-    )  # fmt: skip
+    )
     runs.run(t5x("infer", flags), trained)
     written = trained / "answers" / "questions-predict.jsonl-00000-of-00001"
     found = [json.loads(line) for line in written.read_text().splitlines()]
-    assert [row["inputs"]["inputs_pretokenized"] for row in found] == [
-        "this is a test", "that was sad"
-    ]  # fmt: skip
+    assert [row["inputs"]["inputs_pretokenized"] for row in found] == texts
     runs.run(runs.command(["infer", "--engine=local", *flags]), trained)
     own = (trained / "answers" / "questions-predictions.jsonl").read_text().splitlines()
     assert [row["prediction"] for row in found] == [json.loads(r)["prediction"] for r in own]

@@ -27,7 +27,8 @@ def adafactor(
       learning_rate: A constant or an optax schedule.
       decay_rate: Exponent of the second moment's decay, `1 - t^-decay_rate` at step t = 1, 2, …,
         counted from the step of the loaded model (`start_at`).
-      step_offset: Subtracted from the step within that decay.
+      step_offset: Subtracted from the step within that decay: the step of the loaded model has the
+        decay begin anew.
       multiply_by_parameter_scale: Whether the step is relative to the root mean square of the
         parameter.
       clipping_threshold: Largest root mean square of an update; None for no clipping.

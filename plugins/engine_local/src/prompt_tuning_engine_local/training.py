@@ -101,9 +101,9 @@ def train(
     """Trains a prompt and writes it, with its provenance, to `model_dir`.
 
     The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
-    at every save and at the end, `metrics.jsonl`, TensorBoard's files in `tensorboard`, and
-    `curves.png`. The same call again goes on exactly where the last save was, with the same result
-    as if it had never stopped; `total_steps` may be raised.
+    before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
+    `tensorboard`, and `curves.png`. The same call again goes on exactly where the last save was,
+    with the same result as if it had never stopped; `total_steps` may be raised.
 
     Args:
       model: The model, with its prompt module (MODEL).
@@ -185,7 +185,11 @@ def train(
     prompt: Params = model.init_prompt(init_rng)
     # Copied, since the training step reuses the parameters' memory.
     initial_prompt = {name: np.array(leaf) for name, leaf in prompt.items()}
-    models.prompt_matrix(initial_prompt)
+    if not np.isfinite(models.prompt_matrix(initial_prompt)).all():
+        raise InputError(
+            "the initial prompt has values that are not finite; set another initializer, with a "
+            "file of prompts/ for example"
+        )
     reading = engine_tasks.Reading(model.vocabulary, lengths, strict_lengths, random_seed)
     components = engine_tasks.drawn_from(task, train_split)
     train_examples = [component.read(train_split, reading).tokenized for component, _ in components]
@@ -260,6 +264,7 @@ def train(
         try:
             if resumed is None:
                 progress.evaluate()
+                progress.save()
             with (
                 interruptions.Interruptions() as interrupted,
                 report.training(last - first, batch_size, done=state.step - first),
@@ -286,8 +291,6 @@ def train(
                             f"stopped at step {step}; the same command goes on from there"
                         )
                         interrupted.stop()
-            if last == first and resumed is None:
-                progress.save()
             store.wait()
             report.close()
         except OSError as error:
