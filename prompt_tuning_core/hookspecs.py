@@ -56,7 +56,8 @@ def evaluated(step: int, metrics: Mapping[str, float]) -> None:
     """Called after each evaluation, during training and in `prompt-tuning eval`.
 
     Args:
-      step: The step of the prompt that was evaluated.
+      step: The step of the prompt that was evaluated: in `eval` by its provenance or its name,
+        `prompt_STEP.npy`; the frozen model's step where neither says.
       metrics: The task's metrics by name.
     """
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -234,8 +235,10 @@ def name_at(step: int) -> str:
 
 def by_step(directory: str | os.PathLike[str]) -> list[Path]:
     """Returns the prompts in a run's directory, by rising step."""
-    paths = [path for path in Path(directory).glob("prompt_*.npy") if _step(path.name) is not None]
-    return sorted(paths, key=lambda path: _step(path.name) or 0)
+    paths = [
+        path for path in Path(directory).glob("prompt_*.npy") if step_of(path.name) is not None
+    ]
+    return sorted(paths, key=lambda path: step_of(path.name) or 0)
 
 
 def newest(directory: str | os.PathLike[str]) -> Path | None:
@@ -245,13 +248,14 @@ def newest(directory: str | os.PathLike[str]) -> Path | None:
 
 def newest_of(names: Iterable[str]) -> str | None:
     """Returns the file name, of those given, of the prompt of the highest step; None if none is."""
-    steps = {step: name for name in names if (step := _step(name)) is not None}
+    steps = {step: name for name in names if (step := step_of(name)) is not None}
     return steps[max(steps)] if steps else None
 
 
-def _step(name: str) -> int | None:
-    number = name.removeprefix("prompt_").removesuffix(".npy")
-    return int(number) if number.isdecimal() else None
+def step_of(path: str | os.PathLike[str]) -> int | None:
+    """Returns the step in a prompt's file name, `prompt_STEP.npy`; None if it has another name."""
+    match = re.fullmatch(r"prompt_([0-9]+)\.npy", os.path.basename(path))
+    return int(match[1]) if match else None
 
 
 def checksum(prompt: np.ndarray) -> str:

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 from tiny import (
     ROWS,
     SIZES,
@@ -174,6 +175,36 @@ def test_eval_of_a_prompt_file_or_of_the_runs_directory(trained, prompt_file):
     assert metrics["exact_match"] == facts["metrics"]["validation"]["exact_match"]
 
 
+@pytest.mark.parametrize(
+    ("prompt_file", "step"), [("run", 4), ("run/prompt_2.npy", 2), ("bare.npy", 1000)]
+)
+def test_hooks_are_told_the_step_of_the_prompt_that_is_evaluated(
+    trained, golden, prompt_file, step
+):
+    # A prompt of no known step has the model's.
+    shutil.copy(trained / "run" / "prompt_2.npy", trained / "bare.npy")
+    (trained / "model").mkdir(exist_ok=True)
+    safetensors.numpy.save_file(
+        golden("tiny_params"), trained / "model" / "model.safetensors", {"step": "1000"}
+    )
+    source = (
+        "from prompt_tuning_core.hookspecs import hookimpl\n"
+        "@hookimpl\n"
+        "def evaluated(step): print('told', step)\n"
+    )
+    install(trained / "site", "teller", "hooks", {"teller": "teller"}, source)
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "EVAL_OUTPUT_DIR": "out"}
+    flags = gin_flags(**macros, PROMPT_FILE=prompt_file)
+    finished = run_command(
+        ["eval", *(f"--gin_file={f}" for f in files), *flags, "--hooks=teller"],
+        trained,
+        PYTHONPATH=str(trained / "site"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert f"told {step}\n" in finished.stdout
+
+
 def infer(project, name, content, **changes):
     (project / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_infer.gin"]
@@ -272,8 +303,6 @@ def test_no_command_imports_tensorflow(trained, command):
 
 
 def test_the_step_counts_from_the_models_own(project, golden):
-    import safetensors.numpy
-
     safetensors.numpy.save_file(
         golden("tiny_params"), project / "model" / "model.safetensors", {"step": "1000"}
     )

@@ -26,7 +26,7 @@ def step_logged(step, metrics):
 @hookimpl
 def evaluated(step, metrics):
     with open("evaluated.json", "w") as file:
-        json.dump(metrics, file)
+        json.dump({"step": step, **metrics}, file)
 """
 
 
@@ -106,7 +106,8 @@ def predictions(trained: Path) -> dict[tuple[str, str], list[str]]:
                 rows = (folder / "toy-000000.jsonl").read_text().splitlines()
             answers = [json.loads(row)["prediction"] for row in rows]
             told = json.loads((trained / "evaluated.json").read_text())
-            assert told == {name: metrics[name] for name in ("exact_match", "accuracy")}
+            known = {name: metrics[name] for name in ("exact_match", "accuracy")}
+            assert told == {"step": STEPS, **known}
             found[prompt, engine] = (metrics["exact_match"], metrics["accuracy"], answers)
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import rich.console
 
-from prompt_tuning_core import prompt_files, registry, tasks
+from prompt_tuning_core import prompt_files, registry, tasks, trained_prompts
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.tasks import Mixture, TextTask
@@ -26,6 +26,7 @@ def evaluate(
     mixture_or_task_name: str,
     task_feature_lengths: Mapping[str, int],
     mixture_or_task_module: str | None = None,
+    prompt_file: str | None = None,
     split: str = "test",
     batch_size: int = 32,
     num_devices: int | None = None,
@@ -46,6 +47,8 @@ def evaluate(
       mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
       task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
       mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      prompt_file: Where the prompt is from, to tell hooks its step; None has them told the frozen
+        model's (PROMPT_FILE).
       split: The split (EVAL_SPLIT).
       batch_size: Examples decoded at once (BATCH_SIZE).
       num_devices: How many local devices share a batch; None for all of JAX's default backend
@@ -65,6 +68,7 @@ def evaluate(
     """
     hook = registry.load_hooks([*hooks, *extra_hooks])
     task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
+    saved = None if prompt_file is None else trained_prompts.find(prompt_file)
     predictor, prompt, step = _predictor(
         model,
         checkpoint_path,
@@ -77,6 +81,8 @@ def evaluate(
     prepared = [predictor.prepare(component, split) for component in task.components(split)]
     results = [predictor.evaluate_prepared(one, prompt) for one in prepared]
     metrics = metrics_of(task, results)
+    if saved is not None and saved.step is not None:
+        step = saved.step
     hook.evaluated(step=step, metrics=metrics)
 
     for result in results:

@@ -10,7 +10,7 @@ import numpy as np
 import seqio
 from t5x import trainer
 
-from prompt_tuning_core import registry
+from prompt_tuning_core import registry, trained_prompts
 
 if TYPE_CHECKING:
     from t5x import train_state
@@ -70,14 +70,21 @@ class EvaluationLogger(seqio.Logger):
     Args:
       output_dir: What seqio gives each logger; not used.
       hooks: Names of hooks plugins (HOOKS).
+      prompt_file: Where the prompt is from, whose step the plugins are told; None, or a prompt of
+        no known step, has them told the checkpoint's (PROMPT_FILE).
 
     Raises:
       PluginError: If one cannot be used.
+      InputError: If the prompt cannot be read.
     """
 
-    def __init__(self, output_dir: str, hooks: Sequence[str] = ()) -> None:
+    def __init__(
+        self, output_dir: str, hooks: Sequence[str] = (), prompt_file: str | None = None
+    ) -> None:
         super().__init__(output_dir)
         self._hook = registry.load_hooks(hooks)
+        prompt = trained_prompts.find(prompt_file) if hooks and prompt_file else None
+        self._prompt_step = None if prompt is None else prompt.step
 
     def __call__(
         self,
@@ -90,7 +97,8 @@ class EvaluationLogger(seqio.Logger):
     ) -> None:
         """Tells the plugins; what the parameters are, `seqio.Logger` says."""
         del task_name, dataset, inferences, targets
-        self._hook.evaluated(step=int(step or 0), metrics=_numbers(metrics))
+        told = int(step or 0) if self._prompt_step is None else self._prompt_step
+        self._hook.evaluated(step=told, metrics=_numbers(metrics))
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
