@@ -200,7 +200,8 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
 
     Args:
       path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`). The directory
-        of a training run means its prompt of the highest step. One in a bucket is copied first.
+        of a training run means its best prompt, where BEST_METRIC kept one, else that of the
+        highest step. One in a bucket is copied first.
 
     Raises:
       InputError: If there is nothing at `path`, or no installed format reads it.
@@ -211,7 +212,9 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
         from prompt_tuning_core import remote_prompts
 
         found = remote_prompts.copied(found)
-    return _recognizing(PromptFormat, "prompt", os.fspath(prompt_files.newest(found) or found))
+    return _recognizing(
+        PromptFormat, "prompt", os.fspath(prompt_files.best_or_newest(found) or found)
+    )
 
 
 def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Prompt:

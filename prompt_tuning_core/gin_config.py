@@ -16,15 +16,15 @@ import io
 import itertools
 import re
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import gin
 from gin import config_parser
 
-from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core import git_lfs, registry, trained_prompts
 from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
 from prompt_tuning_core.protocols import RunFlags
 
@@ -40,11 +40,14 @@ class ParsedConfig:
       files: The files of `--gin_file`, as found.
       plugins: The plugins that files and bindings name, hooks included.
       hooks: The hooks plugins to run: gin's `HOOKS`, then `--hooks`, each once.
+      notes: What to tell the person, a line each: which prompt PROMPT_FILE means, and the values
+        that come from its provenance.
     """
 
     files: tuple[Path, ...]
     plugins: tuple[registry.Plugin, ...]
     hooks: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def config_dir() -> Path:
@@ -127,7 +130,11 @@ def find(name: str, search: Sequence[Path | str]) -> Path:
 
 
 def parse(
-    flags: RunFlags, *, search: Sequence[Path | str] = (), engine: str | None = None
+    flags: RunFlags,
+    *,
+    search: Sequence[Path | str] = (),
+    engine: str | None = None,
+    of_prompt: Literal["nothing", "choice", "values"] = "nothing",
 ) -> ParsedConfig:
     """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
 
@@ -135,6 +142,8 @@ def parse(
       flags: The files, the bindings, which override the files, and the search paths.
       search: The engine's folders, searched after the user's and the current directory.
       engine: The engine's name; packaged files that are another's are refused.
+      of_prompt: What to make of a prompt in PROMPT_FILE: say which one that is, "choice", and take
+        the values as well that the person did not give, "values" (`trained_prompts.macros`).
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
@@ -148,6 +157,10 @@ def parse(
     bindings = [_Source.of_binding(binding) for binding in flags.gin_bindings]
     sources += bindings
 
+    notes: list[str] = []
+    if of_prompt != "nothing":
+        taken, notes = _of_prompt(sources, of_prompt == "values")
+        sources += taken
     hooks, plugins = _load_plugins(sources, flags.hooks)
     _refuse_unused_macros(bindings, sources)
     _register(plugin.name for plugin in plugins if registry.KINDS[plugin.kind].in_gin)
@@ -158,7 +171,7 @@ def parse(
         gin.finalize()
     except ValueError as error:
         _refuse_unfinished(error, sources)
-    return ParsedConfig(files, tuple(plugins), hooks)
+    return ParsedConfig(files, tuple(plugins), hooks, tuple(notes))
 
 
 def operative_config() -> str:
@@ -301,6 +314,15 @@ class _Source:
             yield self, statement
             if isinstance(statement, config_parser.IncludeStatement):
                 yield from self.included[statement.location.line_num].walk()
+
+    def given(self) -> Iterator[Any]:
+        """Yields the person's own statements: not a packaged file's, nor those that it includes."""
+        if self.is_file and config_dir().resolve() in Path(self.label).resolve().parents:
+            return
+        for statement in self.statements:
+            yield statement
+            if isinstance(statement, config_parser.IncludeStatement):
+                yield from self.included[statement.location.line_num].given()
 
     def files(self) -> Iterator[str]:
         """Yields the file and those that it includes."""
@@ -497,15 +519,49 @@ def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
             )
 
 
-def _refuse_unused_macros(bindings: Sequence[_Source], sources: Sequence[_Source]) -> None:
-    """Refuses a macro of the command line that nothing reads: it would do nothing, unsaid."""
-    used = {"HOOKS"} | {
+def _of_prompt(sources: Sequence[_Source], values: bool) -> tuple[list[_Source], list[str]]:
+    """Returns the bindings that come from the prompt in PROMPT_FILE, and what to say of it."""
+    known = _macros(statement for source in sources for _, statement in source.walk())
+    if not isinstance(known.get("PROMPT_FILE"), str) or "PROMPT_FILE" not in _used(sources):
+        return [], []
+    prompt = trained_prompts.find(known["PROMPT_FILE"])
+    if prompt is None:
+        return [], []
+    if not values:
+        return [], [prompt.choice]
+    given = _macros(statement for source in sources for statement in source.given())
+    taken = trained_prompts.macros(prompt, given, known)
+    lines = [f"{name} = {value!r}" for name, value in taken.items() if name in _used(sources)]
+    found = [_Source(f"the provenance of {prompt.path}", line, is_file=False) for line in lines]
+    for source in found:
+        source._scan()
+    return found, [prompt.choice, *(f"of this prompt: {line}" for line in lines)]
+
+
+def _macros(statements: Iterable[Any]) -> dict[str, Any]:
+    """Returns the last value of each macro that has one."""
+    values = {
+        name: statement.value
+        for statement in statements
+        if (name := _macro_name(statement)) is not None
+    }
+    return {name: value for name, value in values.items() if value != _Macro("gin.REQUIRED")}
+
+
+def _used(sources: Sequence[_Source]) -> set[str]:
+    """Returns the macros that a value refers to."""
+    return {
         part.name
         for source in sources
         for _, statement in source.walk()
         for part in _parts(getattr(statement, "value", None))
         if isinstance(part, _Macro)
     }
+
+
+def _refuse_unused_macros(bindings: Sequence[_Source], sources: Sequence[_Source]) -> None:
+    """Refuses a macro of the command line that nothing reads: it would do nothing, unsaid."""
+    used = {"HOOKS"} | _used(sources)
     for binding in bindings:
         for _, statement in binding.walk():
             name = _macro_name(statement)

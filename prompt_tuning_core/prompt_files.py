@@ -25,6 +25,9 @@ from prompt_tuning_core.npy import read_npy_header
 # Not ".npy": numpy and people would take a leftover for a prompt.
 _TEMPORARY = ".partial"
 
+BEST_FILE = "best_prompt.npy"
+"""The prompt of a run with the highest value of BEST_METRIC."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -246,8 +249,17 @@ def newest(directory: str | os.PathLike[str]) -> Path | None:
     return next(reversed(by_step(directory)), None)
 
 
-def newest_of(names: Iterable[str]) -> str | None:
-    """Returns the file name, of those given, of the prompt of the highest step; None if none is."""
+def best_or_newest(directory: str | os.PathLike[str]) -> Path | None:
+    """Returns a run's best prompt where it kept one, else its newest; None if there is none."""
+    best = Path(directory) / BEST_FILE
+    return best if best.is_file() else newest(directory)
+
+
+def best_or_newest_of(names: Iterable[str]) -> str | None:
+    """Returns the file name, of those given, that `best_or_newest` would take; None if none is."""
+    names = set(names)
+    if BEST_FILE in names:
+        return BEST_FILE
     steps = {step: name for name in names if (step := step_of(name)) is not None}
     return steps[max(steps)] if steps else None
 

@@ -18,8 +18,8 @@ def copied(address: str) -> str:
     """Copies a prompt, and the provenance beside it, once a process.
 
     Args:
-      address: Of a file, or of the directory of a training run: its prompt of the highest step;
-        `gs://…`, or another address that `etils.epath` opens.
+      address: Of a file, or of the directory of a training run: its best prompt where it kept one,
+        else that of the highest step; `gs://…`, or another address that `etils.epath` opens.
 
     Returns:
       The path of the copy, which is removed when the process ends.
@@ -38,11 +38,11 @@ def copied(address: str) -> str:
     try:
         source: Any = epath.Path(address)
         if source.is_dir():
-            steps = [path.name for path in source.glob("prompt_*.npy")]
-            newest = prompt_files.newest_of(steps)
-            if newest is None:
+            names = [path.name for path in source.glob("*prompt*.npy")]
+            chosen = prompt_files.best_or_newest_of(names)
+            if chosen is None:
                 raise InputError(f"{name}: a directory without prompts (prompt_STEP.npy)")
-            source = source / newest
+            source = source / chosen
         if not source.exists():
             raise InputError(f"{name}: there is no such file")
         folder = Path(tempfile.mkdtemp(prefix="prompt-"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from etils import epath
 
-from prompt_tuning_core import formats, prompt_files
+from prompt_tuning_core import formats, prompt_files, trained_prompts
 from prompt_tuning_core.errors import InputError
 
 PROMPTS = {step: np.full((2, 3), step, np.float32) for step in (2, 10)}
@@ -30,6 +31,9 @@ def bucket(tmp_path_factory):
 
     for step, prompt in PROMPTS.items():
         prompt_files.save(folder / "run" / prompt_files.name_at(step), prompt, {"step": step})
+    shutil.copytree(folder / "run", folder / "run_with_best")
+    best = folder / "run_with_best" / prompt_files.BEST_FILE
+    prompt_files.save(best, PROMPTS[2], {"step": 2})
     (folder / "empty").mkdir()
     return "bucket://"
 
@@ -40,8 +44,23 @@ def test_a_prompt_is_read_with_its_provenance(bucket):
     assert found.provenance["step"] == 2
 
 
-def test_a_runs_directory_means_its_newest_prompt(bucket):
-    np.testing.assert_array_equal(formats.read_prompt(f"{bucket}run").array, PROMPTS[10])
+@pytest.mark.parametrize(
+    ("run", "choice"),
+    [
+        ("run", "prompt: bucket://run/prompt_10.npy, step 10"),
+        ("run/", "prompt: bucket://run/prompt_10.npy, step 10"),
+        ("run/prompt_2.npy", "prompt: bucket://run/prompt_2.npy, step 2"),
+        (
+            "run_with_best",
+            "prompt: bucket://run_with_best/best_prompt.npy, step 2, the best of its run",
+        ),
+    ],
+)
+def test_a_runs_directory_means_its_best_or_newest_prompt(bucket, run, choice):
+    found = trained_prompts.find(bucket + run)
+    assert found.choice == choice
+    array = formats.read_prompt(bucket + run).array
+    np.testing.assert_array_equal(array, PROMPTS[found.step])
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,13 @@ def test_kept_prompts_and_the_best_one(project):
     assert list(values) == [0, 4, 8]
     best = json.loads((run / "best_prompt.json").read_text())
     assert best["step"] == max(values, key=lambda step: values[step])
+    # The directory means the best one, also to start from.
+    flags = training_flags("prompts/from_file.gin", PROMPT_FILE="run", MODEL_DIR="next")
+    finished = run_command(["train", *flags], project)
+    chosen = f"prompt: run/best_prompt.npy, step {best['step']}, the best of its run\n"
+    assert finished.stdout.startswith(chosen)
+    first, saved = (np.load(project / p) for p in ("next/prompt_0.npy", "run/best_prompt.npy"))
+    np.testing.assert_array_equal(first, saved)
     wrong = run_command(["train", *training_flags(MODEL_DIR="b", BEST_METRIC="f1")], project)
     assert wrong.returncode == 2
     assert "BEST_METRIC 'f1' is no metric here" in wrong.stderr

@@ -14,6 +14,7 @@ import safetensors.numpy
 from tiny import (
     ROWS,
     SIZES,
+    TASK,
     TINY,
     TRAINING,
     gin_flags,
@@ -173,6 +174,74 @@ def test_eval_of_a_prompt_file_or_of_the_runs_directory(trained, prompt_file):
     # Validation is the same file, so the run itself saw the same metrics.
     facts = json.loads((trained / "run" / "prompt_4.json").read_text())
     assert metrics["exact_match"] == facts["metrics"]["validation"]["exact_match"]
+
+
+def using(command, **changes):
+    """Returns the flags of a command that leaves to the prompt what its provenance knows."""
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", f"runs/prompt_{command}.gin"]
+    macros = {
+        **SIZES, "vocabularies.SentencePieceVocabulary.extra_ids": 38, "CHECKPOINT_PATH": "model",
+        "PROMPT_FILE": "run", f"{command.upper()}_OUTPUT_DIR": "out",
+    }  # fmt: skip
+    return [command, *(f"--gin_file={f}" for f in files), *gin_flags(**{**macros, **changes})]
+
+
+def test_eval_and_infer_take_from_the_prompt_what_is_not_given(trained):
+    finished = succeed(using("eval"), trained)
+    assert finished.stdout.startswith(
+        "prompt: run/prompt_4.npy, step 4\n"
+        "of this prompt: PROMPT_LENGTH = 5\n"
+        "of this prompt: MIXTURE_OR_TASK_NAME = 'toy'\n"
+        "of this prompt: TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 6}\n"
+        "of this prompt: VOCABULARY_FILE = 'vocabulary.model'\n"
+    )
+    found = json.loads((trained / "out" / "toy-test-metrics.json").read_text())
+    facts = json.loads((trained / "run" / "prompt_4.json").read_text())
+    assert found["exact_match"] == facts["metrics"]["validation"]["exact_match"]
+
+    # What the person gives wins, on the command line and in a file.
+    (trained / "own.gin").write_text("TASK_FEATURE_LENGTHS = {'inputs': 4, 'targets': 6}\n")
+    finished = succeed([*using("eval"), "--gin_file=own.gin"], trained)
+    assert "inputs are longer than 4 ids and were cut" in finished.stderr
+    assert "TASK_FEATURE_LENGTHS" not in finished.stdout
+
+    # With the task comes its template; None leaves it out.
+    (trained / "task.gin").write_text(TASK.replace("'{text}'", "'this {text}'"))
+    (trained / "texts.txt").write_text("a test\n")
+    for task, inputs in ((), "this a test"), (("--gin.MIXTURE_OR_TASK_NAME=None",), "a test"):
+        succeed([*using("infer", INFER_INPUT_FILE="texts.txt"), *task], trained)
+        (row,) = (trained / "out" / "texts-predictions.jsonl").read_text().splitlines()
+        assert json.loads(row)["inputs"] == inputs
+
+
+def test_a_task_of_a_module_comes_with_the_prompt(project):
+    (project / "own.py").write_text(
+        "from prompt_tuning_core import tasks\n"
+        "splits = {name: 'rows.jsonl' for name in ('train', 'validation', 'test')}\n"
+        "tasks.register(tasks.TextTask('own', splits, '{text}', '{label}'))\n"
+    )
+    task = {"MIXTURE_OR_TASK_NAME": "own", "MIXTURE_OR_TASK_MODULE": "own"}
+    succeed(["train", *training_flags(TRAIN_STEPS=1, **task)], project)
+    finished = succeed(using("eval"), project)
+    assert "of this prompt: MIXTURE_OR_TASK_MODULE = 'own'\n" in finished.stdout
+    assert (project / "out" / "own-test-metrics.json").exists()
+
+
+def test_values_that_contradict_the_prompt_are_refused(trained):
+    wrong = run_command(using("eval", PROMPT_LENGTH=4), trained)
+    assert wrong.returncode == 2
+    assert wrong.stderr == (
+        "prompt-tuning: error: PROMPT_LENGTH is 4, and the prompt run/prompt_4.npy has 5 "
+        "positions; leave PROMPT_LENGTH out, or give another PROMPT_FILE\n"
+    )
+    (trained / "vocabulary.model").rename(trained / "moved.model")
+    gone = run_command(using("eval"), trained)
+    assert gone.returncode == 2
+    assert gone.stderr == (
+        "prompt-tuning: error: the vocabulary of the prompt run/prompt_4.npy is vocabulary.model "
+        "by its provenance, and there is no such file; set VOCABULARY_FILE\n"
+    )
+    succeed(using("eval", VOCABULARY_FILE="moved.model"), trained)
 
 
 @pytest.mark.parametrize(

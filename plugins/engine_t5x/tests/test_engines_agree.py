@@ -91,7 +91,14 @@ def predictions(trained: Path) -> dict[tuple[str, str], list[str]]:
     for prompt in ("local", "t5x"):
         for engine in ("local", "t5x"):
             output = trained / f"evaluation_{prompt}_{engine}"
-            flags = runs.evaluation_flags(PROMPT_FILE=f"run_{prompt}", EVAL_OUTPUT_DIR=str(output))
+            # Each takes the rest from the provenance that either engine wrote.
+            rest = (
+                "PROMPT_LENGTH", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "VOCABULARY_FILE",
+                "VOCABULARY_EXTRA_IDS",
+            )  # fmt: skip
+            flags = runs.evaluation_flags(
+                PROMPT_FILE=f"run_{prompt}", EVAL_OUTPUT_DIR=str(output), **dict.fromkeys(rest)
+            )
             runs.run(
                 runs.command(["eval", f"--engine={engine}", "--hooks=recorder", *flags]),
                 trained,

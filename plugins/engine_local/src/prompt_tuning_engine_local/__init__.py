@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from prompt_tuning_core.errors import InputError
@@ -43,9 +44,16 @@ class LocalEngine:
         keep_what_is_compiled()
         packaged = gin_config.config_dir()
         try:
-            gin_config.parse(flags, search=[packaged / "local", packaged], engine="local")
+            parsed = gin_config.parse(
+                flags,
+                search=[packaged / "local", packaged],
+                engine="local",
+                of_prompt="choice" if function == "train" else "values",
+            )
         except InputError as e:  # Of a module that a gin file imports, maybe.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
+        for note in parsed.notes:
+            sys.stdout.write(f"{note}\n")
         target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
         try:
             configured = gin.get_configurable(target)

@@ -16,6 +16,7 @@ def describe_run(
     model: EncoderDecoderModel,
     frozen: FrozenModel,
     task: str,
+    module: str | None,
     lengths: FeatureLengths,
     seed: int,
     examples_sha256: str,
@@ -39,6 +40,7 @@ def describe_run(
         },
         "task": {
             "name": task,
+            "module": module,
             "feature_lengths": dataclasses.asdict(lengths),
             "training_examples_sha256": examples_sha256,
         },

@@ -38,7 +38,6 @@ from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
 
 CONFIG_FILE = "config.gin"
 CURVES_FILE = "curves.png"
-BEST_FILE = "best_prompt.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,13 @@ def train(
     ]
 
     facts = provenance.describe_run(
-        model, frozen, task.name, lengths, random_seed, data.checksum(train_examples)
+        model,
+        frozen,
+        task.name,
+        mixture_or_task_module,
+        lengths,
+        random_seed,
+        data.checksum(train_examples),
     )
     if earlier is not None:
         resuming.check_same_run(directory, earlier, facts)
@@ -368,7 +373,7 @@ class _Progress:
             value = _chosen(self._metrics, self._best_metric)
             if self._best is None or value > self._best:
                 self._best = value
-                self._write_prompt(self._directory / BEST_FILE)
+                self._write_prompt(self._directory / prompt_files.BEST_FILE)
         self._hook.evaluated(step=self.step, metrics=dict(self._metrics))
 
     def save(self) -> None:

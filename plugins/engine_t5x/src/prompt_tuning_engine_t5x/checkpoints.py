@@ -99,6 +99,7 @@ def prompt_files(
     prompt_factory: PromptFactory,
     initial_checkpoint_path: str | None = None,
     mixture_or_task_name: str | None = None,
+    mixture_or_task_module: str | None = None,
     task_feature_lengths: Mapping[str, int] | None = None,
     vocabulary: seqio.Vocabulary | None = None,
     random_seed: int | None = None,
@@ -115,6 +116,7 @@ def prompt_files(
       prompt_factory: Makes the prompt module (PROMPT).
       initial_checkpoint_path: For the provenance (INITIAL_CHECKPOINT_PATH).
       mixture_or_task_name: For the provenance (MIXTURE_OR_TASK_NAME).
+      mixture_or_task_module: For the provenance (MIXTURE_OR_TASK_MODULE).
       task_feature_lengths: For the provenance (TASK_FEATURE_LENGTHS).
       vocabulary: For the provenance (VOCABULARY).
       random_seed: For the provenance; None where T5X draws one (RANDOM_SEED).
@@ -134,6 +136,7 @@ def prompt_files(
             "vocabulary": _vocabulary_facts(vocabulary),
             "task": {
                 "name": mixture_or_task_name,
+                "module": mixture_or_task_module,
                 "feature_lengths": dict(task_feature_lengths or {}),
             },
             "seed": random_seed,

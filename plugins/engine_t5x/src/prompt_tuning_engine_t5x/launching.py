@@ -67,7 +67,14 @@ def run(command: str, flags: RunFlags) -> None:
     options = _parse(command, flags.extra)
     # T5X's gin files call the script by the name that a script has while it runs.
     sys.modules["__main__"] = module
-    parsed = gin_config.parse(flags, search=[gin_config.config_dir()], engine="t5x")
+    parsed = gin_config.parse(
+        flags,
+        search=[gin_config.config_dir()],
+        engine="t5x",
+        of_prompt="choice" if command == "train" else "values",
+    )
+    for note in parsed.notes:
+        sys.stdout.write(f"{note}\n")
     import gin
 
     with gin.unlock_config():

@@ -35,7 +35,7 @@ def init_file(
     Args:
       path: A prompt of any form that an installed format plugin reads (`.npy`, as the reference
         saves it without an ending, safetensors …). Or a `.npz` archive with one. Or the directory
-        of a training run: its prompt of the highest step.
+        of a training run: its best prompt (BEST_METRIC), else that of the highest step.
       key: The array's name in an archive; may be None if the archive has one array.
       vocab: The model's vocabulary. If it is in a file of this machine
         (`vocab.sentencepiece_model_file`) and the prompt's provenance has the checksum of one, they
