@@ -184,7 +184,9 @@ def _listed() -> dict[str, list[dict[str, Any]]]:
 
 def _existing(name: str | os.PathLike[str]) -> str | None:
     path = os.path.expanduser(os.fspath(name))
-    return path if "://" in path or os.path.exists(path) else None
+    # A TensorFlow checkpoint is the beginning of its files' names; a format says what it is.
+    there = os.path.exists(path) or os.path.exists(f"{path}.index")
+    return path if "://" in path or there else None
 
 
 def _missing(what: str, name: str, names: Iterable[str]) -> InputError:
