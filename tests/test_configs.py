@@ -118,6 +118,15 @@ def test_includes_are_packaged_and_of_the_same_engine(engine: str, name: str) ->
         assert gin_config.engine_of(path) in (None, engine)
 
 
+@pytest.mark.parametrize("file", ["runs/prompt_eval.gin", "runs/prompt_infer.gin"])
+def test_t5x_restores_float32_to_use_a_prompt(file: str) -> None:
+    # T5X's own infer.gin has bfloat16, which hides small changes of a prompt.
+    text = (CONFIGS / file).read_text(encoding="utf-8")
+    block = text.partition("\nutils.RestoreCheckpointConfig:\n")[2].partition("\n\n")[0]
+    assert "  dtype = 'float32'\n" in block
+    assert text.index("include 't5x/") < text.index("utils.RestoreCheckpointConfig:")
+
+
 @pytest.mark.parametrize("engine", ["local", "t5x"])
 def test_every_macro_is_set_or_said_to_be_the_users(engine: str) -> None:
     for names in packaged_gin.combinations(engine):

@@ -222,7 +222,6 @@ def test_a_prompt_file_and_the_runs_own_checkpoint_evaluate_alike(trained):
 
 
 def test_texts_of_a_file_are_answered(trained):
-    # So many that a model or prompt in bfloat16, which is T5X's default in `infer`, would show.
     texts = [row["text"] for row in runs.ROWS]
     (trained / "questions.txt").write_text("\n".join(texts) + "\n")
     flags = runs.gin_flags(
