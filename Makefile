@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard libraries/*/pyproject.toml plugins/*/pyproject.toml)))
 # What these require is not locked: it brings TensorFlow, and their tests skip without it.
 UNLOCKED := plugins/tasks_glue
 LOCKS := requirements/dev.lock requirements/demo-data.lock
@@ -73,7 +73,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 \
 lock: $(VENV)/.uv
 	printf -- '--editable %s\n' $(filter-out $(UNLOCKED),$(PROJECTS)) | $(COMPILE) - requirements/dev.in \
 		--output-file requirements/dev.lock --no-emit-package prompt-tuning-core \
-		$(patsubst plugins/%,--no-emit-package prompt-tuning-%,$(filter plugins/%,$(PROJECTS)))
+		$(patsubst %,--no-emit-package prompt-tuning-%,$(notdir $(filter-out .,$(PROJECTS))))
 	echo uv | $(COMPILE) - --constraint requirements/dev.lock \
 		--output-file requirements/installer.lock
 	$(COMPILE) --no-deps requirements/demo-data.in --output-file requirements/demo-data.lock

@@ -57,11 +57,11 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
     """Measures one setting in this process."""
     import random_t5
     import training_loop
-    from prompt_tuning_core.feature_lengths import FeatureLengths
     from prompt_tuning_demo import model as demo_model
     from prompt_tuning_demo.tasks import DEMO_REVIEWS
     from prompt_tuning_engine_local import data
     from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+    from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
     vocabulary = SentencePieceVocabulary(demo_model.vocabulary_path())
     lengths = FeatureLengths(setting.input_length, TARGET_LENGTH)

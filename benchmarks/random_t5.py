@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_core.own_formats import MODEL_FILE
 from prompt_tuning_engine_local.models import EncoderDecoderModel
 from prompt_tuning_engine_local.network import T5Config
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files.own_formats import MODEL_FILE
 from prompt_tuning_prompt_basic import PromptBasic
 from shapes import FIRST_ID, HEAD_DIM, LAST_ID, NUM_EMBEDDINGS, SIZES
 

@@ -40,8 +40,8 @@ def measure(loop: TrainingLoop, batch: dict[str, Any], saves: int, folder: Path)
       saves: How many saves to make.
       folder: The run's directory.
     """
-    from prompt_tuning_core import prompt_files
     from prompt_tuning_engine_local import checkpoints, models
+    from prompt_tuning_files import prompt_files
 
     begin = time.perf_counter()
     store = checkpoints.StateStore(folder)

@@ -270,7 +270,8 @@ def _print_table(plugins: Sequence[Plugin]) -> None:
 
 def _run_on_files(name: str, args: argparse.Namespace) -> int:
     """Runs a command that reads or writes models and prompts."""
-    from prompt_tuning_core import model_commands, prompt_commands, registry
+    from prompt_tuning_commands_inspect import model_commands, prompt_commands
+    from prompt_tuning_core import registry
 
     registry.configure(args.allow_plugin, args.block_plugin)
     _show_warnings_in_one_line()

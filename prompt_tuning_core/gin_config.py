@@ -16,15 +16,15 @@ import io
 import itertools
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import gin
 from gin import config_parser
 
-from prompt_tuning_core import git_lfs, registry, trained_prompts
+from prompt_tuning_core import git_lfs, registry
 from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
 from prompt_tuning_core.protocols import RunFlags
 
@@ -40,14 +40,45 @@ class ParsedConfig:
       files: The files of `--gin_file`, as found.
       plugins: The plugins that files and bindings name, hooks included.
       hooks: The hooks plugins to run: gin's `HOOKS`, then `--hooks`, each once.
-      notes: What to tell the person, a line each: which prompt PROMPT_FILE means, and the values
-        that come from its provenance.
+      notes: What `fill` has to tell the person, a line each.
     """
 
     files: tuple[Path, ...]
     plugins: tuple[registry.Plugin, ...]
     hooks: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+
+class Macros(NamedTuple):
+    """The macros of a run, before gin parses them.
+
+    Attributes:
+      known: The value of each macro that has one; references and other macros are no plain values.
+      given: Those of `known` that the person bound, on the command line or in files of their own.
+      used: The macros that a value refers to.
+    """
+
+    known: Mapping[str, Any]
+    given: Mapping[str, Any]
+    used: frozenset[str]
+
+
+class FilledMacros(NamedTuple):
+    """What a `FillMacros` returns.
+
+    Attributes:
+      values: Values of macros by name.
+      origin: What messages call the place that the values come from.
+      notes: What to tell the person, a line each.
+    """
+
+    values: Mapping[str, Any] = {}
+    origin: str = ""
+    notes: Sequence[str] = ()
+
+
+FillMacros = Callable[[Macros], FilledMacros]
+"""Gives values to macros that the person left out."""
 
 
 def config_dir() -> Path:
@@ -134,7 +165,7 @@ def parse(
     *,
     search: Sequence[Path | str] = (),
     engine: str | None = None,
-    of_prompt: Literal["nothing", "choice", "values"] = "nothing",
+    fill: FillMacros | None = None,
 ) -> ParsedConfig:
     """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
 
@@ -142,8 +173,8 @@ def parse(
       flags: The files, the bindings, which override the files, and the search paths.
       search: The engine's folders, searched after the user's and the current directory.
       engine: The engine's name; packaged files that are another's are refused.
-      of_prompt: What to make of a prompt in PROMPT_FILE: say which one that is, "choice", and take
-        the values as well that the person did not give, "values" (`trained_prompts.macros`).
+      fill: Called with the macros before gin parses; the values that it returns come after the
+        files' and before the command line's.
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
@@ -158,9 +189,9 @@ def parse(
     sources += bindings
 
     notes: list[str] = []
-    if of_prompt != "nothing":
-        taken, notes = _of_prompt(sources, of_prompt == "values")
-        sources += taken
+    if fill is not None:
+        filled, notes = _filled(sources, fill)
+        sources += filled
     hooks, plugins = _load_plugins(sources, flags.hooks)
     _refuse_unused_macros(bindings, sources)
     _register(plugin.name for plugin in plugins if registry.KINDS[plugin.kind].in_gin)
@@ -519,23 +550,20 @@ def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
             )
 
 
-def _of_prompt(sources: Sequence[_Source], values: bool) -> tuple[list[_Source], list[str]]:
-    """Returns the bindings that come from the prompt in PROMPT_FILE, and what to say of it."""
-    known = _macros(statement for source in sources for _, statement in source.walk())
-    if not isinstance(known.get("PROMPT_FILE"), str) or "PROMPT_FILE" not in _used(sources):
-        return [], []
-    prompt = trained_prompts.find(known["PROMPT_FILE"])
-    if prompt is None:
-        return [], []
-    if not values:
-        return [], [prompt.choice]
-    given = _macros(statement for source in sources for statement in source.given())
-    taken = trained_prompts.macros(prompt, given, known)
-    lines = [f"{name} = {value!r}" for name, value in taken.items() if name in _used(sources)]
-    found = [_Source(f"the provenance of {prompt.path}", line, is_file=False) for line in lines]
+def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source], list[str]]:
+    """Returns the bindings that `fill` makes, as sources, and what to tell the person."""
+    filled = fill(
+        Macros(
+            known=_macros(statement for source in sources for _, statement in source.walk()),
+            given=_macros(statement for source in sources for statement in source.given()),
+            used=frozenset(_used(sources)),
+        )
+    )
+    bindings = [f"{name} = {value!r}" for name, value in filled.values.items()]
+    found = [_Source(filled.origin, binding, is_file=False) for binding in bindings]
     for source in found:
         source._scan()
-    return found, [prompt.choice, *(f"of this prompt: {line}" for line in lines)]
+    return found, list(filled.notes)
 
 
 def _macros(statements: Iterable[Any]) -> dict[str, Any]:

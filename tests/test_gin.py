@@ -381,7 +381,7 @@ def test_gin_alone_resolves_the_module_and_shows_our_messages(engine, name, expe
 FIRST_PARTY = """\
 from __gin__ import dynamic_registration
 import app
-from prompt_tuning_core import embeddings
+from prompt_tuning_files import embeddings
 from prompt_tuning_core import plugins
 import letters
 
@@ -421,7 +421,7 @@ def test_class_labels_with_sampled_vocabulary_as_fallback(engine, static):
         for module in ("plugins.", "embeddings.", "letters.", "app."):
             text = text.replace(module, "")
         engine.folder.joinpath("register.py").write_text(
-            "import gin, letters\nfrom prompt_tuning_core import embeddings\n"
+            "import gin, letters\nfrom prompt_tuning_files import embeddings\n"
             "gin.external_configurable(embeddings.np_load, module='embeddings')\n"
             "gin.external_configurable(letters.Vocabulary, module='letters')\n"
         )

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from prompt_tuning_core import formats, prompt_files, released
-from prompt_tuning_core.embeddings import checkpoint_load, np_load, safetensors_load
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import TextTask
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files import formats, prompt_files, released
+from prompt_tuning_files.embeddings import checkpoint_load, np_load, safetensors_load
 from prompt_tuning_init_labels import init_labels
+from prompt_tuning_tasks import TextTask
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0a' * 32}\nsize 307867048\n"
 TABLE = np.zeros((4, 2), np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from prompt_tuning_core.embeddings import np_load
+from prompt_tuning_files.embeddings import np_load
 from prompt_tuning_init_file import init_file
 from prompt_tuning_init_labels import init_labels
 from prompt_tuning_init_random import init_uniform

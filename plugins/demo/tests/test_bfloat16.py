@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning_core import formats
 from prompt_tuning_demo import base, model
 from prompt_tuning_demo.tasks import DEMO_REVIEWS
 from prompt_tuning_engine_local import data, model_files, optimizers, training
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor
 from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_files import formats
 
 DTYPES = ("float32", "bfloat16")
 PROMPT = "encoder/prompt/prompt/prompt"

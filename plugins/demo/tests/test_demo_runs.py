@@ -11,7 +11,8 @@ import gin
 import numpy as np
 import pytest
 
-from prompt_tuning_core import gin_config, tasks
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core import gin_config
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_demo import baselines, compare_initializers, demo_table
 from prompt_tuning_engine_local import training

@@ -13,8 +13,6 @@ from test_parity import CONFIG
 
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.data import TokenizedExample
 from prompt_tuning_engine_local.devices import Placement
@@ -22,6 +20,8 @@ from prompt_tuning_engine_local.evaluation import Predictor
 from prompt_tuning_engine_local.models import EncoderDecoderModel
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 from prompt_tuning_prompt_basic import PromptBasic
+from prompt_tuning_tasks import Example, TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 LENGTHS = FeatureLengths(64, 32)
 

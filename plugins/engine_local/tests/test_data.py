@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.batching import PaddedLengths
 from prompt_tuning_engine_local.data import TokenizedExample
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks import Example
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 MODEL = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
 

@@ -14,12 +14,12 @@ import pytest
 from test_bucketing import make_model
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_engine_local import data, engine_tasks
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.engine_tasks import Reading
 from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 pytestmark = pytest.mark.seqio
 

@@ -9,8 +9,8 @@ import gin
 import pytest
 
 from prompt_tuning_core import gin_config
-from prompt_tuning_core.formats import Variable
 from prompt_tuning_core.protocols import RunFlags
+from prompt_tuning_files.formats import Variable
 
 # Numbers of parameters of the released T5 v1.1 models (with an output layer of their own).
 PUBLISHED = {

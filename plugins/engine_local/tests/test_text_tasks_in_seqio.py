@@ -13,15 +13,16 @@ import pytest
 from test_bucketing import make_model
 from tiny import TASK
 
-from prompt_tuning_core import gin_config, metrics, tasks
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core import gin_config
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.integrations import seqio_tasks as to_seqio
 from prompt_tuning_core.protocols import RunFlags
-from prompt_tuning_core.tasks import Mixture, TextTask
 from prompt_tuning_engine_local import data, engine_tasks
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_tasks import Mixture, TextTask, metrics
+from prompt_tuning_tasks import seqio_registration as to_seqio
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 pytestmark = pytest.mark.seqio
 

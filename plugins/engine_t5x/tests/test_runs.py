@@ -16,7 +16,8 @@ import pytest
 import runs
 
 from conftest import make_project
-from prompt_tuning_core import gin_config, prompt_files
+from prompt_tuning_core import gin_config
+from prompt_tuning_files import prompt_files
 
 pytestmark = pytest.mark.t5x
 
@@ -117,8 +118,8 @@ def test_a_killed_run_goes_on_from_its_last_save(project, form):
 # The one line that makes a text task seqio's, for what T5X's own configuration runs.
 TASK_MODULE = """
 import seqio
-from prompt_tuning_core import tasks
-from prompt_tuning_core.integrations import seqio_tasks
+import prompt_tuning_tasks as tasks
+from prompt_tuning_tasks import seqio_registration
 
 vocabulary = seqio.SentencePieceVocabulary("vocabulary.model", extra_ids=38)
 seqio_tasks.register(tasks.get("toy"), vocabulary)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_core import formats
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import formats
 
 EMBEDDING = "token_embedder/embedding"
 PROMPT = "encoder/prompt/prompt/prompt"

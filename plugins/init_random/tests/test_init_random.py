@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from prompt_tuning_core.testing import check_initializer
 from prompt_tuning_init_random import init_normal, init_truncated_normal, init_uniform
+from prompt_tuning_testing import check_initializer
 
 FACTORIES = [(init_uniform, "scale"), (init_normal, "stddev"), (init_truncated_normal, "stddev")]
 SHAPE = (100, 200)

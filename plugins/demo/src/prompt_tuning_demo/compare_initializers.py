@@ -19,9 +19,9 @@ from pathlib import Path
 
 import rich.console
 
-from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_demo import scripts
+from prompt_tuning_files import prompt_files
 
 FILE = Path(__file__).with_name("initializers.json")
 METRIC = "exact_match"

@@ -17,13 +17,13 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_demo import base, model
 from prompt_tuning_engine_local import data, losses, model_files
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.evaluation import Predictor
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_tasks import Example, TextTask
 
 Step = Callable[..., tuple[Params, optax.OptState]]
 

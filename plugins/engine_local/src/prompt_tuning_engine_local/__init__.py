@@ -40,6 +40,7 @@ class LocalEngine:
         import gin
 
         from prompt_tuning_core import gin_config
+        from prompt_tuning_files import trained_prompts
 
         keep_what_is_compiled()
         packaged = gin_config.config_dir()
@@ -48,7 +49,7 @@ class LocalEngine:
                 flags,
                 search=[packaged / "local", packaged],
                 engine="local",
-                of_prompt="choice" if function == "train" else "values",
+                fill=trained_prompts.announce if function == "train" else trained_prompts.fill,
             )
         except InputError as e:  # Of a module that a gin file imports, maybe.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e

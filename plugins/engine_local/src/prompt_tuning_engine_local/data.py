@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
-from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import batching
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks import Example
+from prompt_tuning_tasks.feature_lengths import FeatureLengths, LengthCheck
 
 Batch = dict[str, np.ndarray]
 

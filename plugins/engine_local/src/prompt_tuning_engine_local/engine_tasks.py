@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prompt_tuning_core import metrics, tasks
+import prompt_tuning_tasks as tasks
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Example, Mixture, Task, TextTask
 from prompt_tuning_engine_local import data, extras
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks import Example, Mixture, Task, TextTask, metrics
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 EVALUATION_SEED = 42
 """The seed with which splits are read to be evaluated, whatever the run's: it is T5X's."""

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_engine_local import data
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.engine_tasks import (
@@ -21,6 +19,8 @@ from prompt_tuning_engine_local.engine_tasks import (
     TextComponent,
 )
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_tasks import Example, TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
 @dataclasses.dataclass(frozen=True)

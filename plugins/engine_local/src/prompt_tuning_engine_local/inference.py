@@ -9,14 +9,16 @@ from pathlib import Path
 import jax
 import rich.console
 
-from prompt_tuning_core import prompt_files, registry, tasks, trained_prompts
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Mixture, TextTask
 from prompt_tuning_engine_local import engine_tasks, model_files, reporting
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_files import prompt_files, trained_prompts
+from prompt_tuning_tasks import Mixture, TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
 def evaluate(
@@ -107,7 +109,7 @@ def infer(
 ) -> Path:
     """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
 
-    What the file may be, `prompt_tuning_core.tasks.read_inputs` says; without a task, a text is
+    What the file may be, `prompt_tuning_tasks.read_inputs` says; without a task, a text is
     taken as it is, or from the column "inputs".
 
     Args:

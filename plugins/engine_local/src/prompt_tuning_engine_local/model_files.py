@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_core import formats
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.formats import Variable
-from prompt_tuning_core.npy import FLOATING
+from prompt_tuning_files import formats
+from prompt_tuning_files.formats import Variable
+from prompt_tuning_files.npy_header import FLOATING
 
 _PROMPT = "encoder/prompt/"
 

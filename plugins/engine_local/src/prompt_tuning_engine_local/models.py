@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import check_not_packed, check_supported
 from prompt_tuning_engine_local import decoding, losses
 from prompt_tuning_engine_local.dropout import Dropout
 from prompt_tuning_engine_local.network import T5, PromptFactory, T5Config
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files import prompt_files
 
 # Arrays of either kind, by name: JAX takes numpy's as well as its own.
 Params = Mapping[str, Any]

@@ -13,7 +13,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-from prompt_tuning_core.prompt_files import atomic_write
+from prompt_tuning_files.prompt_files import atomic_write
 
 LOSS = "loss_per_nonpadding_target_token"
 METRICS_FILE = "metrics.jsonl"

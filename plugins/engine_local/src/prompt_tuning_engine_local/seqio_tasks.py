@@ -20,11 +20,11 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning_core.errors import InputError, nearest, one_line
-from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
-from prompt_tuning_core.tasks import Example
 from prompt_tuning_engine_local import data, engine_tasks
 from prompt_tuning_engine_local.engine_tasks import Answers, Component, Reading, Split
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks import Example
+from prompt_tuning_tasks.feature_lengths import FeatureLengths, LengthCheck
 
 _FEATURES = ("inputs", "targets")
 

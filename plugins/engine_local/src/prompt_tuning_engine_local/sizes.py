@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from prompt_tuning_core import formats, model_sizes
-from prompt_tuning_core.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.formats import Variable
 from prompt_tuning_engine_local.network import T5Config
+from prompt_tuning_files import formats, model_sizes
+from prompt_tuning_files.embeddings import EMBEDDING_VARIABLE
+from prompt_tuning_files.formats import Variable
 
 _RELATIVE_POSITIONS = "encoder/relpos_bias/rel_embedding"
 _QUERY = "encoder/layers_0/attention/query/kernel"

@@ -15,9 +15,8 @@ import numpy as np
 import optax
 import rich.console
 
-from prompt_tuning_core import prompt_files, registry
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_engine_local import (
     checkpoints,
     data,
@@ -35,6 +34,8 @@ from prompt_tuning_engine_local.checkpoints import TrainingState
 from prompt_tuning_engine_local.devices import Placement
 from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_files import prompt_files
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 CONFIG_FILE = "config.gin"
 CURVES_FILE = "curves.png"
@@ -49,7 +50,7 @@ class TrainingRun:
       console: Where the run writes.
       model: The model.
       frozen: The frozen model's file and parameters.
-      task: The task or mixture: of `prompt_tuning_core.tasks`, or seqio's own.
+      task: The task or mixture: of `prompt_tuning_tasks`, or seqio's own.
       predictor: Answers texts with any prompt.
       initial_prompt: The prompt's parameters before training.
       prompt: The prompt's parameters at the end.

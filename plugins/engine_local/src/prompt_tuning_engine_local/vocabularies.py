@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from prompt_tuning_core.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 __all__ = ["SentencePieceVocabulary"]

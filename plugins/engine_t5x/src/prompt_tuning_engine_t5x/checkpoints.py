@@ -26,10 +26,10 @@ from etils import epath
 from flax import traverse_util
 from t5x import checkpoints, state_utils
 
-from prompt_tuning_core import prompt_files as files
 from prompt_tuning_core import provenance, registry
 from prompt_tuning_core.errors import InputError, close
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+from prompt_tuning_files import prompt_files as files
 
 if TYPE_CHECKING:
     import seqio

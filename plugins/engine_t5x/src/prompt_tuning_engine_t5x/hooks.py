@@ -10,7 +10,8 @@ import numpy as np
 import seqio
 from t5x import trainer
 
-from prompt_tuning_core import registry, trained_prompts
+from prompt_tuning_core import registry
+from prompt_tuning_files import trained_prompts
 
 if TYPE_CHECKING:
     from t5x import train_state

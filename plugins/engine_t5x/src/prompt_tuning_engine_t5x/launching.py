@@ -18,6 +18,7 @@ from prompt_tuning_core import gin_config, registry
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_engine_t5x import requirements
+from prompt_tuning_files import trained_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def run(command: str, flags: RunFlags) -> None:
         flags,
         search=[gin_config.config_dir()],
         engine="t5x",
-        of_prompt="choice" if command == "train" else "values",
+        fill=trained_prompts.announce if command == "train" else trained_prompts.fill,
     )
     for note in parsed.notes:
         sys.stdout.write(f"{note}\n")

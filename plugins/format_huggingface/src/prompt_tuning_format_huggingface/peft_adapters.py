@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core import released, safetensors_prompts
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.formats import Prompt
-from prompt_tuning_core.safetensors_header import SafetensorsHeader, safetensors_header_of
+from prompt_tuning_files import released, safetensors_prompts
+from prompt_tuning_files.formats import Prompt
+from prompt_tuning_files.safetensors_header import SafetensorsHeader, safetensors_header_of
 from prompt_tuning_format_huggingface import t5_config
 from prompt_tuning_format_huggingface.json_files import read_object
 
