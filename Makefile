@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard libraries/*/pyproject.toml plugins/*/pyproject.toml)))
+PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard configs/pyproject.toml libraries/*/pyproject.toml plugins/*/pyproject.toml)))
 # What these require is not locked: it brings TensorFlow, and their tests skip without it.
 UNLOCKED := plugins/tasks_glue
 LOCKS := requirements/dev.lock requirements/demo-data.lock

@@ -77,7 +77,7 @@ def main() -> int:
         "ratio": round(ratio, 3),
         "limit": LIMIT,
         "runs": args.runs,
-        "plugins": len(registry.discover()),
+        "plugins": len(registry.process_registry().discover()),
         "distributions": len(list(importlib_metadata.distributions())),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "load_average": [round(value, 2) for value in load],

@@ -1,9 +1,9 @@
 """Reads gin files and bindings for our commands, and finds the files.
 
-gin itself does the parsing. Around it, this module finds files in the engines' folders, registers
-the plugins that the files and bindings name (so that `@init_vocab()` and
-`--gin.plugins.init_vocab.population_size=5` work without any import), and turns gin's messages
-into one line with file and line number.
+gin itself does the parsing. Around it, this module finds files in the folders that distributions
+carry, registers the plugins that the files and bindings name (so that `@init_mine()` and
+`--gin.plugins.init_mine.scale=5` work without any import), and turns gin's messages into one line
+with file and line number.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ import gin
 from gin import config_parser
 
 from prompt_tuning_core import git_lfs, registry
-from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
+from prompt_tuning_core.errors import (
+    InputError,
+    PluginError,
+    PluginLoadError,
+    nearest,
+    one_line,
+)
+from prompt_tuning_core.kinds import KINDS, SHARED
 from prompt_tuning_core.protocols import RunFlags
 
 _NAMESPACE = "prompt_tuning_core.plugins"
-_PACKAGED = "prompt_tuning_core/configs/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +87,18 @@ FillMacros = Callable[[Macros], FilledMacros]
 """Gives values to macros that the person left out."""
 
 
-def config_dir() -> Path:
-    """Returns the folder of the packaged gin files."""
-    return Path(__file__).parent / "configs"
+class Folder(NamedTuple):
+    """A folder in which gin files are looked for.
+
+    Attributes:
+      path: The folder.
+      engine: The engine that may read its files, or `SHARED`; None for a folder of the user's.
+      distribution: The distribution that carries it; "" for a folder of the user's.
+    """
+
+    path: Path
+    engine: str | None = None
+    distribution: str = ""
 
 
 def find_module(name: str) -> Path:
@@ -116,71 +131,97 @@ def find_module(name: str) -> Path:
     return Path(spec.origin).absolute().parent
 
 
-def search_paths(flags: RunFlags, search: Sequence[Path | str] = ()) -> tuple[Path, ...]:
+def packaged_folders() -> tuple[Folder, ...]:
+    """Lists the folders of gin files that installed distributions carry (kind `configs`).
+
+    Nothing of a distribution is imported.
+
+    Raises:
+      PluginLoadError: If one names a package that is not there.
+    """
+    found = []
+    for plugin in registry.process_registry().discover():
+        if plugin.kind == "configs" and plugin.status == "ok":
+            try:
+                path = find_module(plugin.value)
+            except InputError as error:
+                raise PluginLoadError(f"{plugin} names {plugin.value!r}: {error}") from error
+            found.append(Folder(path, plugin.name, plugin.distribution))
+    return tuple(found)
+
+
+def search_paths(engine: str, users: Sequence[str] = ()) -> tuple[Folder, ...]:
     """Returns the folders in which gin files are looked for, in order.
 
     Args:
-      flags: Its `gin_search_paths` come first, then the current directory.
-      search: The engine's folders, which come last.
+      engine: The engine of the run.
+      users: The user's folders (`--gin_search_paths`).
+
+    Returns:
+      The user's folders, the current directory, the packaged files of the engine, and those that
+      any engine may read.
     """
-    folders = [*flags.gin_search_paths, ".", *search]
-    return tuple(dict.fromkeys(Path(folder) for folder in folders))
+    packaged = packaged_folders()
+    tiers = [[f for f in packaged if f.engine == name] for name in (engine, SHARED)]
+    own = [Folder(Path(folder)) for folder in dict.fromkeys([*users, "."])]
+    return (*own, *tiers[0], *tiers[1])
 
 
-def find(name: str, search: Sequence[Path | str]) -> Path:
+def find(name: str, folders: Sequence[Folder]) -> Path:
     """Finds a gin file.
 
-    A path of the packaged files, `prompt_tuning_core/configs/models/x.gin`, means the same as
-    `models/x.gin`, so that an engine's own variant of it is found first; any other file of that
-    path wins over both. At last, `package/folder/x.gin` is looked for in an installed package.
-
     Args:
-      name: A path; if relative, to each folder of `search` in turn.
-      search: The folders.
+      name: A path; if relative, to each of the folders in turn. At last, `package/folder/x.gin` is
+        looked for in an installed package.
+      folders: See `search_paths`. A file of an earlier tier hides those of the later ones.
 
     Raises:
-      InputError: If there is no such file; the message lists what was tried.
+      InputError: If there is no such file, if it is another engine's, or if several distributions
+        carry one for the same engine.
     """
     if Path(name).is_absolute():
-        candidates = [Path(name)]
+        candidates = [Folder(Path(name))]
     else:
-        candidates = [Path(folder) / name for folder in search]
-        relative = name.removeprefix(_PACKAGED)
-        if relative != name:
-            packaged = config_dir().resolve()
-            candidates = [c for c in candidates if packaged not in c.resolve().parents]
-            candidates += [Path(folder) / relative for folder in search]
+        candidates = [folder._replace(path=folder.path / name) for folder in folders]
         folder, _, file = name.rpartition("/")
         with contextlib.suppress(InputError):  # If it is no package: the message says it all.
-            candidates.append(find_module(folder.replace("/", ".")) / file)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    tried = ", ".join(str(candidate.absolute()) for candidate in candidates)
-    raise InputError(f"gin file {name!r} not found; tried {tried}")
+            candidates.append(Folder(find_module(folder.replace("/", ".")) / file))
+    found = [candidate for candidate in candidates if candidate.path.is_file()]
+    if not found:
+        raise InputError(f"gin file {name!r} not found; {_elsewhere(name, candidates)}")
+    first = found[0]
+    rivals = [other for other in found[1:] if first.engine and other.engine == first.engine]
+    if rivals:
+        raise InputError(
+            f"gin file {name!r} is in the distributions {first.distribution} and "
+            f"{rivals[0].distribution}; block one, for example with "
+            f"--block-plugin={rivals[0].distribution}:{first.engine}"
+        )
+    return first.path
 
 
-def parse(
-    flags: RunFlags,
-    *,
-    search: Sequence[Path | str] = (),
-    engine: str | None = None,
-    fill: FillMacros | None = None,
-) -> ParsedConfig:
+def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
+    """Says who has a file that this run cannot find, or else what was tried."""
+    others = [f for f in packaged_folders() if (f.path / name).is_file()]
+    if others:
+        return f"it is the engine {others[0].engine}'s ({others[0].distribution})"
+    tried = ", ".join(str(candidate.path.absolute()) for candidate in candidates)
+    return f"tried {tried}"
+
+
+def parse(flags: RunFlags, engine: str, fill: FillMacros | None = None) -> ParsedConfig:
     """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
 
     Args:
       flags: The files, the bindings, which override the files, and the search paths.
-      search: The engine's folders, searched after the user's and the current directory.
-      engine: The engine's name; packaged files that are another's are refused.
-      fill: Called with the macros before gin parses; the values that it returns come after the
-        files' and before the command line's.
+      engine: The engine's name: its packaged files are read, and other engines' are refused.
+      fill: Called with the macros before gin parses; gives values to those that the person left out.
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
       PluginError: For a plugin, named by a file or binding, that cannot be used.
     """
-    folders = search_paths(flags, search)
+    folders = search_paths(engine, flags.gin_search_paths)
     files = tuple(find(name, folders) for name in flags.gin_files)
     sources = [_Source.read(path, folders, ()) for path in files]
     _refuse_files_of_others(sources, engine)
@@ -194,7 +235,7 @@ def parse(
         sources += filled
     hooks, plugins = _load_plugins(sources, flags.hooks)
     _refuse_unused_macros(bindings, sources)
-    _register(plugin.name for plugin in plugins if registry.KINDS[plugin.kind].in_gin)
+    _register(plugin.name for plugin in plugins if KINDS[plugin.kind].in_gin)
     gin.clear_config()
     for source in sources:
         _parse_source(source)
@@ -303,7 +344,7 @@ class _Source:
         return source
 
     @classmethod
-    def read(cls, path: Path, folders: Sequence[Path], chain: tuple[Path, ...]) -> _Source:
+    def read(cls, path: Path, folders: Sequence[Folder], chain: tuple[Path, ...]) -> _Source:
         """Reads a file and what it includes; `chain` are the files that include it."""
         if path in chain:
             raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
@@ -348,19 +389,12 @@ class _Source:
 
     def given(self) -> Iterator[Any]:
         """Yields the person's own statements: not a packaged file's, nor those that it includes."""
-        if self.is_file and config_dir().resolve() in Path(self.label).resolve().parents:
+        if self.is_file and _owner(self.label) is not None:
             return
         for statement in self.statements:
             yield statement
             if isinstance(statement, config_parser.IncludeStatement):
                 yield from self.included[statement.location.line_num].given()
-
-    def files(self) -> Iterator[str]:
-        """Yields the file and those that it includes."""
-        if self.is_file:
-            yield self.label
-        for included in self.included.values():
-            yield from included.files()
 
     def plugin_in(self) -> Callable[[str], str | None]:
         """Returns the function that says which plugin a selector of this source names, if any."""
@@ -503,31 +537,23 @@ def _macro_name(statement: Any) -> str | None:
     return f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
 
 
-def engine_of(path: Path) -> str | None:
-    """Returns the engine that a packaged gin file is for; None for a file that any can read."""
-    try:
-        folder, *rest = path.resolve().relative_to(config_dir().resolve()).parts
-    except ValueError:
-        return None
-    if folder == "local":
-        return "local"
-    neutral = folder == "prompts" or (folder == "models" and rest[0] == "sizes")
-    return None if neutral else "t5x"
+def _owner(file: str) -> Folder | None:
+    """Returns the packaged folder that a gin file is in, whatever path it was named by."""
+    path = Path(file).resolve()
+    folders = (f for f in packaged_folders() if path.is_relative_to(f.path.resolve()))
+    return next(folders, None)
 
 
-def _refuse_files_of_others(sources: Sequence[_Source], engine: str | None) -> None:
-    for source in sources:
-        for file in source.files():
-            other = engine_of(Path(file))
-            if engine is not None and other not in (None, engine):
-                remedy = (
-                    "name it without its engine's folder" if other == "local" else
-                    f"the {engine} engine has no file of that name"
-                )  # fmt: skip
-                raise InputError(
-                    f"gin file {file} is the {other} engine's, and this is --engine {engine}; "
-                    f"{remedy}, or use --engine {other}"
-                )
+def _refuse_files_of_others(sources: Sequence[_Source], engine: str) -> None:
+    """Refuses a packaged file of another engine."""
+    for file in (file for source in sources for file in source.files()):
+        owner = _owner(file)
+        if owner is not None and owner.engine not in (SHARED, engine):
+            raise InputError(
+                f"gin file {file} is the engine {owner.engine}'s ({owner.distribution}), and this "
+                f"is --engine {engine}; name it by its path within that folder for the file of "
+                f"--engine {engine}, or use --engine {owner.engine}"
+            )
 
 
 def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
@@ -611,7 +637,7 @@ def _register(names: Iterator[str]) -> None:
     """Registers plugins with gin, as a file with dynamic registration would.
 
     Registered in that way, and not as external configurables, a plugin has one selector that
-    `init_vocab` and `plugins.init_vocab` both match, and an operative config can import it.
+    `init_mine` and `plugins.init_mine` both match, and an operative config can import it.
     """
     gin.clear_config()  # It may be locked.
     for name in names:
@@ -693,7 +719,7 @@ def _nearest_parameter(selector: str, parameter: str) -> str:
     try:
         configurable = gin.get_configurable(selector)
     except (ValueError, KeyError):
-        # Known by that name only within the file that imports it: `p.init_vocab`.
+        # Known by that name only within the file that imports it: `p.init_mine`.
         try:
             configurable = registry.process_registry().load_in_gin(selector.rpartition(".")[2])
         except PluginError:

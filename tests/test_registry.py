@@ -28,7 +28,7 @@ def load(site, kind, name, **variables):
     code = (
         "import sys, json\n"
         "from prompt_tuning_core import registry, errors\n"
-        f"try: registry.load({kind!r}, {name!r})\n"
+        f"try: registry.process_registry().load({kind!r}, {name!r})\n"
         "except errors.PluginError as error: print(type(error).__name__, error)\n"
         "else: print(json.dumps(sorted(sys.modules)))\n"
     )
@@ -132,15 +132,15 @@ def test_a_new_kind_is_one_entry_of_the_table(site):
         "from prompt_tuning_core import registry\n"
         "registry.KINDS['metric'] = registry.Kind(\n"
         "    'metric', 'prompt_tuning.metrics', '--metric {name}', lambda loaded: None, False)\n"
-        "print([p.gin for p in registry.discover() if p.kind == 'metric'])\n"
-        "print(registry.load('metric', 'npy2')())\n"
+        "print([p.gin for p in registry.process_registry().discover() if p.kind == 'metric'])\n"
+        "print(registry.process_registry().load('metric', 'npy2')())\n"
     )
     assert site.python("-c", code).stdout == "['--metric npy2']\n1.0\n"
 
 
 def test_unknown_kind_is_an_error():
     with pytest.raises(errors.InputError, match="did you mean 'initializer'"):
-        registry.load("initialiser", "init_vocab")
+        registry.process_registry().load("initialiser", "init_vocab")
 
 
 def test_only_hooks_asked_for_run_in_the_order_asked(site):
@@ -148,12 +148,12 @@ def test_only_hooks_asked_for_run_in_the_order_asked(site):
         site.distribution(name, {"hooks": {name: name}}, {f"{name}.py": HOOKS.format(name=name)})
     code = (
         "from prompt_tuning_core import registry\n"
-        "registry.load('hooks', 'third')\n"
-        "hooks = registry.load_hooks(['second', 'first', 'second'])\n"
+        "registry.process_registry().load('hooks', 'third')\n"
+        "hooks = registry.process_registry().load_hooks(['second', 'first', 'second'])\n"
         "hooks.step_logged(step=1, metrics={'loss': 0.5})\n"
         "hooks.prompt_saved(path='x.npy', provenance={})\n"
         "hooks.run_finished(run=None)\n"
-        "registry.load_hooks([]).step_logged(step=2, metrics={})\n"
+        "registry.process_registry().load_hooks([]).step_logged(step=2, metrics={})\n"
     )
     process = site.python("-c", code)
     assert process.stdout.splitlines() == [

@@ -14,7 +14,13 @@ import pytest
 from importlib_metadata import packages_distributions
 
 ROOT = Path(__file__).parents[1]
-PROJECTS = [ROOT, *sorted(file.parent for file in ROOT.glob("[lp]*/*/pyproject.toml"))]
+PROJECTS = [
+    ROOT,
+    *sorted(
+        file.parent
+        for file in [*ROOT.glob("[lp]*/*/pyproject.toml"), *ROOT.glob("configs/pyproject.toml")]
+    ),
+]
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 # Imported where they are installed, by parts that nothing needs without them.
 OPTIONAL = ("etils", "flaxformer", "hypothesis", "sentencepiece", "seqio", "t5x", "tensorflow")

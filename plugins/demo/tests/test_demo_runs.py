@@ -57,8 +57,7 @@ def test_each_initializer_trains_the_demo(initializer, few_sentences, tmp_path, 
             *scheme.bindings,
         ),
     )
-    packaged = gin_config.config_dir()
-    gin_config.parse(flags, search=[packaged / "local", packaged])
+    gin_config.parse(flags, engine="local")
     run = gin.get_configurable(training.train)()
     loss = run.history["train/loss"]
     assert loss[20] < loss[1]

@@ -30,8 +30,7 @@ def test_number_of_parameters(size):
         gin_files=(f"models/t5_1_1_{size}_prompt.gin",),
         gin_bindings=("VOCABULARY_FILE = 'unused'",),
     )
-    packaged = gin_config.config_dir()
-    gin_config.parse(flags, search=[packaged / "local", packaged])
+    gin_config.parse(flags, engine="local")
     config = gin.get_configurable(network.T5Config)()
     assert sum(map(math.prod, frozen_shapes(config).values())) == PUBLISHED[size]
 

@@ -67,11 +67,11 @@ def _found() -> tuple[list[BundledPrompt], list[PluginError]]:
 
     prompts: list[BundledPrompt] = []
     broken: list[PluginError] = []
-    for plugin in registry.discover():
+    for plugin in registry.process_registry().discover():
         if plugin.kind != "pretrained" or plugin.status == "blocked":
             continue
         try:
-            registry.find(plugin.kind, plugin.name)
+            registry.process_registry().find(plugin.kind, plugin.name)
             folder = find_module(plugin.value)
         except PluginError as error:
             broken.append(error)

@@ -300,10 +300,10 @@ def _installed() -> tuple[dict[str, Any], list[PluginError]]:
     Formats that are blocked are left out. A broken one matters only where no other is of use.
     """
     formats, broken = {}, []
-    for plugin in registry.discover():
+    for plugin in registry.process_registry().discover():
         if plugin.kind == "format" and plugin.status != "blocked":
             try:
-                formats[plugin.name] = registry.load("format", plugin.name)()
+                formats[plugin.name] = registry.process_registry().load("format", plugin.name)()
             except PluginError as error:
                 broken.append(error)
     return formats, broken

@@ -43,14 +43,9 @@ class LocalEngine:
         from prompt_tuning_files import trained_prompts
 
         keep_what_is_compiled()
-        packaged = gin_config.config_dir()
         try:
-            parsed = gin_config.parse(
-                flags,
-                search=[packaged / "local", packaged],
-                engine="local",
-                fill=trained_prompts.announce if function == "train" else trained_prompts.fill,
-            )
+            fill = trained_prompts.announce if function == "train" else trained_prompts.fill
+            parsed = gin_config.parse(flags, engine="local", fill=fill)
         except InputError as e:  # Of a module that a gin file imports, maybe.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
         for note in parsed.notes:

@@ -68,7 +68,7 @@ def evaluate(
     Raises:
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
-    hook = registry.load_hooks([*hooks, *extra_hooks])
+    hook = registry.process_registry().load_hooks([*hooks, *extra_hooks])
     task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
     saved = None if prompt_file is None else trained_prompts.find(prompt_file)
     predictor, prompt, step = _predictor(
@@ -134,7 +134,7 @@ def infer(
     Raises:
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
-    registry.load_hooks([*hooks, *extra_hooks])
+    registry.process_registry().load_hooks([*hooks, *extra_hooks])
     task = TextTask("infer", {})
     if mixture_or_task_name is not None:
         task = _with_a_template(engine_tasks.find(mixture_or_task_name, mixture_or_task_module))

@@ -165,7 +165,7 @@ def train(
     placement.check_batch_size(batch_size)
     directory = _usable_directory(model_dir)
     earlier = checkpoints.read_run(directory)
-    hook = registry.load_hooks([*hooks, *extra_hooks])
+    hook = registry.process_registry().load_hooks([*hooks, *extra_hooks])
     lengths = FeatureLengths.of(task_feature_lengths)
     task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
     frozen = model_files.load(

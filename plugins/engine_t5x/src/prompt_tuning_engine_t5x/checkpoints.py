@@ -127,7 +127,7 @@ def prompt_files(
       `InputError` if the prompt module has other parameters than one matrix.
     """
     parameters = PromptParameters(prompt_factory)
-    hook = registry.load_hooks(hooks)
+    hook = registry.process_registry().load_hooks(hooks)
 
     @functools.cache
     def facts() -> dict[str, Any]:

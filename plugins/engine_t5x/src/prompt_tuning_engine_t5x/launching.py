@@ -68,12 +68,8 @@ def run(command: str, flags: RunFlags) -> None:
     options = _parse(command, flags.extra)
     # T5X's gin files call the script by the name that a script has while it runs.
     sys.modules["__main__"] = module
-    parsed = gin_config.parse(
-        flags,
-        search=[gin_config.config_dir()],
-        engine="t5x",
-        fill=trained_prompts.announce if command == "train" else trained_prompts.fill,
-    )
+    fill = trained_prompts.announce if command == "train" else trained_prompts.fill
+    parsed = gin_config.parse(flags, engine="t5x", fill=fill)
     for note in parsed.notes:
         sys.stdout.write(f"{note}\n")
     import gin
@@ -96,7 +92,7 @@ def run(command: str, flags: RunFlags) -> None:
     import jax
 
     jax.effects_barrier()
-    registry.load_hooks(parsed.hooks).run_finished(run=result)
+    registry.process_registry().load_hooks(parsed.hooks).run_finished(run=result)
 
 
 def _macro(name: str) -> str:
