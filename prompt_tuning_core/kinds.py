@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, unique="gin"),
         # The name is the engine's that may read the files, or `SHARED`.
         Kind(
-            "configs", "prompt_tuning.configs", "--gin_file of --engine {name}", _no_package,
+            "configs", "prompt_tuning.configs", "--gin_file", _no_package,
             unique="no",
         ),
         Kind("tasks", "prompt_tuning.tasks", "MIXTURE_OR_TASK_MODULE = '{name}'", _no_module),

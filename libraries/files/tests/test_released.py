@@ -10,7 +10,7 @@ import pytest
 
 import prompt_tuning_core
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import released
+from prompt_tuning_files import names
 
 CONFIGS = Path(prompt_tuning_core.__file__).parent / "configs"
 
@@ -55,54 +55,54 @@ def test_released_models_have_the_sizes_of_their_gin_files():
 
 def test_a_released_model_is_where_t5x_has_it(elsewhere):
     address = "gs://t5-data/pretrained_models/t5x/t5_1_1_lm100k_xl/checkpoint_1100000"
-    assert released.resolve_model("t5_1_1_lm100k_xl") == address
-    assert released.resolve_model("gs://bucket/model") == "gs://bucket/model"
+    assert names.resolve_model("t5_1_1_lm100k_xl") == address
+    assert names.resolve_model("gs://bucket/model") == "gs://bucket/model"
     # A directory of this name comes first.
     Path("t5_1_1_lm100k_xl").mkdir()
-    assert released.resolve_model("t5_1_1_lm100k_xl") == "t5_1_1_lm100k_xl"
+    assert names.resolve_model("t5_1_1_lm100k_xl") == "t5_1_1_lm100k_xl"
 
 
 def test_a_name_at_hugging_face_is_the_snapshot_that_was_downloaded(elsewhere, monkeypatch):
     name = "google/t5-small-lm-adapt"
     with pytest.raises(InputError, match=f"run: hf download {name}, .* name t5_1_1_lm100k_small$"):
-        released.resolve_model(name)
+        names.resolve_model(name)
     folder = elsewhere / "home/.cache/huggingface/hub/models--google--t5-small-lm-adapt"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0123abcd")
     with pytest.raises(InputError, match="incomplete"):
-        released.resolve_model(name)
+        names.resolve_model(name)
     (folder / "snapshots" / "0123abcd").mkdir(parents=True)
-    assert released.resolve_model(name) == str(folder / "snapshots" / "0123abcd")
+    assert names.resolve_model(name) == str(folder / "snapshots" / "0123abcd")
     monkeypatch.setenv("HF_HOME", str(elsewhere))
     with pytest.raises(InputError, match=f"not downloaded to {elsewhere / 'hub'};"):
-        released.resolve_model(name)
+        names.resolve_model(name)
 
 
 def test_unknown_names_get_the_nearest(elsewhere):
     with pytest.raises(InputError, match=r"no such file .* did you mean 't5_1_1_lm100k_base'"):
-        released.resolve_model("t5_1_1_lm100k_bas")
+        names.resolve_model("t5_1_1_lm100k_bas")
     with pytest.raises(InputError, match="did you mean 't5_1_1_lm100k_base/sst2'"):
-        released.resolve_prompt("t5_1_1_lm100k_base/sst-2")
+        names.resolve_prompt("t5_1_1_lm100k_base/sst-2")
     with pytest.raises(InputError, match=r"known by this name$"):
-        released.resolve_prompt("run/prompt.npy")
+        names.resolve_prompt("run/prompt.npy")
 
 
 def test_a_released_prompt_is_read_where_it_was_put(elsewhere, monkeypatch):
     name = "t5_1_1_lm100k_base/rte"
     path = elsewhere / "home/.cache/prompt-tuning/prompts/t5_1_1_lm100k_base/rte.npy"
     with pytest.raises(InputError, match=f"fetch {re.escape(released.prompts()[2].file)} of https"):
-        released.resolve_prompt(name)
+        names.resolve_prompt(name)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
     with pytest.raises(InputError, match=r"is not the released file: its sha256 is "):
-        released.resolve_prompt(name)
+        names.resolve_prompt(name)
     facts = [vars(prompt) for prompt in released.prompts()]
     for fact in facts:
         fact["sha256"] = hashlib.sha256(b"something else").hexdigest()
     monkeypatch.setattr(
         released, "prompts", lambda: tuple(released.ReleasedPrompt(**fact) for fact in facts)
     )
-    assert released.resolve_prompt(name) == str(path)
+    assert names.resolve_prompt(name) == str(path)
     monkeypatch.setenv(released.PROMPTS_VARIABLE, str(elsewhere / "mine"))
     with pytest.raises(InputError, match=f"^prompt {name}: {elsewhere / 'mine' / name}.npy cannot"):
-        released.resolve_prompt(name)
+        names.resolve_prompt(name)

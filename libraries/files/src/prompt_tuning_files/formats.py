@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prompt_tuning_core import git_lfs, registry
 from prompt_tuning_core.errors import InputError, PluginError
-from prompt_tuning_files import prompt_files, released
+from prompt_tuning_files import prompt_files, names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,13 +176,13 @@ def locate_model(path: str | os.PathLike[str]) -> Located:
     """Finds a model and the format that reads it.
 
     Args:
-      path: Where it is, or the name of a released model (`released.resolve_model`).
+      path: Where it is, or the name of a released model (`names.resolve_model`).
 
     Raises:
       InputError: If there is nothing at `path`, or no installed format reads it.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
-    return _recognizing(ModelFormat, "model", released.resolve_model(path))
+    return _recognizing(ModelFormat, "model", names.resolve_model(path))
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -200,7 +200,7 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
     """Finds a prompt and the format that reads it.
 
     Args:
-      path: Where it is, or a prompt's name, `MODEL/TASK` (`released.resolve_prompt`). The directory
+      path: Where it is, or a prompt's name, `MODEL/TASK` (`names.resolve_prompt`). The directory
         of a training run means its best prompt, where BEST_METRIC kept one, else that of the
         highest step. One in a bucket is copied first.
 
@@ -208,7 +208,7 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
       InputError: If there is nothing at `path`, or no installed format reads it.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
-    found = released.resolve_prompt(path)
+    found = names.resolve_prompt(path)
     if "://" in found:
         from prompt_tuning_files import remote_prompts
 

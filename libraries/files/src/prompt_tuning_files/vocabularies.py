@@ -16,7 +16,7 @@ from typing import Any
 
 from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import released, tokenizer_json
+from prompt_tuning_files import names, tokenizer_json
 
 EXTRA_IDS = 100
 """How many extra ids the vocabularies of T5 and mT5 have."""
@@ -168,7 +168,7 @@ def locate(
     advice = f"set {setting} to the model's SentencePiece model or tokenizer.json"
     if not model_path:
         raise InputError(f"{setting} is not set; {advice}")
-    model = released.resolve_model(model_path)
+    model = names.resolve_model(model_path)
     start = f"{setting} is not set, and the model {model} "
     if "://" in model or not os.path.isdir(model):
         raise InputError(f"{start}is no folder on this machine that could hold it; {advice}")

@@ -1,7 +1,6 @@
-"""Models and prompts that are known by name, and where they are.
+"""The models and prompts that Google released, by name, and where they are: a catalog.
 
-`released.json` lists the released models and prompts. Their names, and those of the prompts that
-installed packages carry, stand wherever a path may; a file of that name comes first.
+`released.json` lists them.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ import functools
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from prompt_tuning_core import git_lfs
-from prompt_tuning_core.errors import InputError, close
-from prompt_tuning_files import bundled_prompts
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files.names import Known
 
 PROMPTS_VARIABLE = "PROMPT_TUNING_PROMPTS"
 
@@ -87,15 +84,56 @@ class ReleasedPrompt:
         return prompts_folder() / f"{self.name}.npy"
 
 
+def models() -> list[Known]:
+    """Lists the models: those at T5X, and the same ones at Hugging Face."""
+    listed = []
+    for model in released_models():
+        facts = {
+            "PARAMETERS": f"{model.parameters:,}",
+            "LAYERS": f"{model.layers} + {model.layers}",
+            "WIDTH": f"{model.width}",
+            "HUGGING FACE": model.hugging_face,
+            "GIN FILE": model.gin_file,
+            "PATH": model.path,
+        }
+        notes = (f"vocabulary: {model.vocabulary}, 100 extra ids included",)
+        listed += [
+            Known(
+                model.name,
+                functools.partial(str, model.path),
+                hugging_face=model.hugging_face,
+                address=model.path,
+                facts=facts,
+                notes=notes,
+            ),
+            Known(
+                model.hugging_face,
+                functools.partial(_downloaded, model),
+                hugging_face=model.hugging_face,
+            ),
+        ]
+    return listed
+
+
+def prompts() -> list[Known]:
+    """Lists the prompts."""
+    listed = []
+    for prompt in released_prompts():
+        state = "" if prompt.path.is_file() else " (not on this machine)"
+        facts = {"FILE": f"{prompt.path}{state}"}
+        listed.append(Known(prompt.name, functools.partial(_fetched, prompt), facts=facts))
+    return listed
+
+
 @functools.cache
-def models() -> tuple[ReleasedModel, ...]:
-    """Lists the released models."""
+def released_models() -> tuple[ReleasedModel, ...]:
+    """Returns the facts of the released models."""
     return tuple(ReleasedModel(**facts) for facts in _listed()["models"])
 
 
 @functools.cache
-def prompts() -> tuple[ReleasedPrompt, ...]:
-    """Lists the released prompts."""
+def released_prompts() -> tuple[ReleasedPrompt, ...]:
+    """Returns the facts of the released prompts."""
     return tuple(
         ReleasedPrompt(**{**facts, "shape": tuple(facts["shape"])})
         for facts in _listed()["prompts"]
@@ -108,92 +146,11 @@ def prompts_folder() -> Path:
     return Path(os.environ.get(PROMPTS_VARIABLE) or default).expanduser()
 
 
-def resolve_model(name: str | os.PathLike[str]) -> str:
-    """Returns the path of a model.
-
-    Args:
-      name: A path or an address, which is returned as it is; or the name of a released model, in
-        T5X's list or at Hugging Face. The latter means the snapshot that Hugging Face's tools have
-        downloaded.
-
-    Raises:
-      InputError: If there is nothing of that name, or it has not been downloaded.
-    """
-    path = _existing(name)
-    if path is not None:
-        return path
-    name = os.fspath(name)
-    for model in models():
-        if name == model.name:
-            return model.path
-        if name == model.hugging_face:
-            return _downloaded(model)
-    names = [known for model in models() for known in (model.name, model.hugging_face)]
-    raise _missing("model", name, names)
-
-
-def hugging_face_name(path: str) -> str | None:
-    """Returns a model's name at Hugging Face, such as `google/t5-small-lm-adapt`.
-
-    Args:
-      path: A name or a path, as `resolve_model` takes it or returns it.
-
-    Returns:
-      The name; None where neither the list of released models nor the path says.
-    """
-    for model in models():
-        if path.rstrip("/") in (model.name, model.path, model.hugging_face):
-            return model.hugging_face
-    # A snapshot in the cache of Hugging Face's tools, see `_downloaded`.
-    cached = re.search(r"(?:^|/)models--([^/]+)/snapshots/[^/]+/?$", path)
-    return cached[1].replace("--", "/") if cached else None
-
-
-def resolve_prompt(name: str | os.PathLike[str]) -> str:
-    """Returns the path of a prompt.
-
-    Args:
-      name: A path or an address, which is returned as it is; or `MODEL/TASK`: a prompt that an
-        installed package carries, or a released one that is in `prompts_folder()`.
-
-    Raises:
-      InputError: If there is nothing of that name, or it is in several packages, or the released
-        file is not on this machine or is another one.
-      PluginError: If none has it, and a package's entry point cannot be used.
-    """
-    path = _existing(name)
-    if path is not None:
-        return path
-    name = os.fspath(name)
-    bundled = bundled_prompts.find(name)
-    if bundled is not None:
-        return str(bundled)
-    for prompt in prompts():
-        if name == prompt.name:
-            return _fetched(prompt)
-    names = [prompt.name for prompt in bundled_prompts.installed()]
-    names += [prompt.name for prompt in prompts()]
-    raise _missing("prompt", name, names)
-
-
 def _listed() -> dict[str, list[dict[str, Any]]]:
     listed: dict[str, list[dict[str, Any]]] = json.loads(
         Path(__file__).with_name("released.json").read_bytes()
     )
     return listed
-
-
-def _existing(name: str | os.PathLike[str]) -> str | None:
-    path = os.path.expanduser(os.fspath(name))
-    return path if "://" in path or os.path.exists(path) else None
-
-
-def _missing(what: str, name: str, names: Iterable[str]) -> InputError:
-    return InputError(
-        f"{what} {name}: there is no such file or directory, and no {what} is known by this name"
-        # All the names there are would bury the path that was mistyped.
-        f"{close(name, names)}"
-    )
 
 
 def _downloaded(model: ReleasedModel) -> str:

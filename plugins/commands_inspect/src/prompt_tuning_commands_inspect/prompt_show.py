@@ -1,47 +1,45 @@
-"""The commands about prompts: `prompt show`, `prompt convert`, `prompt list`."""
+"""Show a prompt: shape, norms, provenance, nearest pieces."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from prompt_tuning_commands_inspect import nearest_pieces
+from prompt_tuning_core.commands.text_tables import aligned
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.text_tables import aligned
-from prompt_tuning_files import bundled_prompts, formats, released, vocabularies
+from prompt_tuning_files import formats, vocabularies
 
 _LINE = 80  # Longer lists are broken.
 
 
-def convert(args: argparse.Namespace) -> None:
-    """Writes a prompt in another form: `prompt convert IN OUT`."""
-    prompt = formats.read_prompt(args.input)
-    provenance = prompt.provenance
-    if args.hugging_face is not None:
-        model = provenance.get("model")
-        known = model if isinstance(model, Mapping) else {}
-        provenance = {**provenance, "model": {**known, "hugging_face": args.hugging_face}}
-    existed = os.path.lexists(args.out)
-    formats.write_prompt(args.out, prompt.array, provenance)
-    print(f"{'replaced' if existed else 'wrote'} {args.out}: float32 {prompt.array.shape}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this command."""
+    parser.add_argument("prompt", metavar="PROMPT", help="a prompt of any installed form")
+    parser.add_argument("--model", metavar="CHECKPOINT", help="whose embeddings to compare with")
+    parser.add_argument(
+        "--vocabulary", metavar="FILE", help="the model's vocabulary; default: in its folder"
+    )
+    parser.add_argument(
+        "--nearest", metavar="N", type=int, help="pieces to show for each position; default: 5"
+    )
 
 
-def show(args: argparse.Namespace) -> None:
-    """Prints what a prompt is: `prompt show PROMPT`."""
+def run(arguments: argparse.Namespace) -> int:
+    """Prints it."""
     for flag in ("vocabulary", "nearest"):
-        if getattr(args, flag) is not None and args.model is None:
+        if getattr(arguments, flag) is not None and arguments.model is None:
             raise InputError(f"--{flag} needs --model; see prompt-tuning prompt show -h")
-    if args.nearest is not None and args.nearest < 1:
-        raise InputError(f"--nearest is {args.nearest}, expected at least 1")
-    found = formats.locate_prompt(args.prompt)
+    if arguments.nearest is not None and arguments.nearest < 1:
+        raise InputError(f"--nearest is {arguments.nearest}, expected at least 1")
+    found = formats.locate_prompt(arguments.prompt)
     prompt = found.format.read_prompt(found.path)
     positions = _positions(prompt.array)
-    if args.model is not None:
-        pieces = _nearest(prompt, args.model, args.vocabulary, args.nearest or 5)
+    if arguments.model is not None:
+        pieces = _nearest(prompt, arguments.model, arguments.vocabulary, arguments.nearest or 5)
         positions = [(*row, near) for row, near in zip(positions, pieces, strict=True)]
     norms = np.linalg.norm(prompt.array, axis=1)
     facts = {
@@ -56,19 +54,9 @@ def show(args: argparse.Namespace) -> None:
     provenance = list(_flat(prompt.provenance))
     print("\nprovenance:", "" if provenance else "the file has none")
     print("".join(f"  {line}\n" for line in aligned(provenance)) if provenance else "")
-    heading = ("POSITION", "NORM", *(["NEAREST PIECES, BY COSINE"] if args.model else []))
+    heading = ("POSITION", "NORM", *(["NEAREST PIECES, BY COSINE"] if arguments.model else []))
     print("\n".join(aligned([heading, *positions])))
-
-
-def list_prompts(args: argparse.Namespace) -> None:
-    """Prints the prompts that are known by name: `prompt list`."""
-    del args  # There are none.
-    table = [("NAME", "FROM", "FILE")]
-    table += [(p.name, p.distribution, str(p.path)) for p in bundled_prompts.installed()]
-    for prompt in released.prompts():
-        state = "" if prompt.path.is_file() else " (not on this machine)"
-        table.append((prompt.name, prompt.repository, f"{prompt.path}{state}"))
-    print("\n".join(aligned(table)))
+    return 0
 
 
 def _positions(array: np.ndarray) -> list[tuple[str, ...]]:
