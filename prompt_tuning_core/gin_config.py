@@ -215,7 +215,7 @@ def parse(flags: RunFlags, engine: str, fill: FillMacros | None = None) -> Parse
     Args:
       flags: The files, the bindings, which override the files, and the search paths.
       engine: The engine's name: its packaged files are read, and other engines' are refused.
-      fill: Called with the macros before gin parses; gives values to those that the person left out.
+      fill: Called with the macros before gin parses; gives values to those that nobody gave.
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
@@ -395,6 +395,13 @@ class _Source:
             yield statement
             if isinstance(statement, config_parser.IncludeStatement):
                 yield from self.included[statement.location.line_num].given()
+
+    def files(self) -> Iterator[str]:
+        """Yields the file and those that it includes."""
+        if self.is_file:
+            yield self.label
+        for included in self.included.values():
+            yield from included.files()
 
     def plugin_in(self) -> Callable[[str], str | None]:
         """Returns the function that says which plugin a selector of this source names, if any."""

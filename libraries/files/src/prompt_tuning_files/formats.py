@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prompt_tuning_core import git_lfs, registry
 from prompt_tuning_core.errors import InputError, PluginError
-from prompt_tuning_files import prompt_files, names
+from prompt_tuning_files import names, prompt_files
 
 if TYPE_CHECKING:
     import numpy as np

@@ -122,7 +122,9 @@ def prompts_in(folder: Path) -> tuple[Known, ...]:
     """
 
     def known(file: Path) -> Known:
-        return Known(f"{file.parent.name}/{file.stem}", lambda: str(file), facts={"FILE": str(file)})
+        return Known(
+            f"{file.parent.name}/{file.stem}", lambda: str(file), facts={"FILE": str(file)}
+        )
 
     return tuple(known(file) for file in sorted(folder.glob("*/*.npy")))
 

@@ -1,4 +1,4 @@
-"""Prompts that were trained for the demo's model, as `MODEL/TASK.npy`, by their names: a catalog."""
+"""A catalog of the prompts that were trained for the demo's model, here as `MODEL/TASK.npy`."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import prompt_tuning_catalog_google as released
 import prompt_tuning_core
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import names
