@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "plugins" / "format_t5x" / "tests" / "golden"
 VOCABULARY = ROOT / "tests" / "golden" / "seqio_test_sentencepiece.model"
 
+T5X_FORMS = (
+    "t5x_checkpoint_2021", "t5x_checkpoint_msgpack_only", "t5x_checkpoint_prompt", "t5x_orbax"
+)  # fmt: skip
+
 TASK = """
 from __gin__ import dynamic_registration
 import prompt_tuning_tasks as tasks
@@ -82,7 +86,7 @@ def project(tmp_path_factory):
     parameters = dict(np.load(GOLDEN / "tiny_params.npz"))
     safetensors.numpy.save_file(parameters, folder / "own.safetensors")
     write_hugging_face(folder / "hugging_face", parameters)
-    for name in ("t5x_checkpoint_msgpack_only", "t5x_checkpoint_prompt", "t5x_orbax"):
+    for name in T5X_FORMS:
         with tarfile.open(GOLDEN / f"{name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     return folder
@@ -114,10 +118,8 @@ def train(project, model, step=0):
 
 def test_training_and_evaluating_from_each_form_is_the_same(project):
     prompt, metrics, sha256 = train(project, "own.safetensors")
-    for model, step in {
-        "hugging_face": 0, "t5x_checkpoint_msgpack_only": 0, "t5x_checkpoint_prompt": 0,
-        "t5x_orbax": 7,
-    }.items():  # fmt: skip
+    for model in ("hugging_face", *T5X_FORMS):
+        step = 7 if model == "t5x_orbax" else 0
         other_prompt, other_metrics, other_sha256 = train(project, model, step)
         assert other_sha256 == sha256, model
         assert (other_prompt == prompt).all(), model

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_the_form_of_a_save_does_not_change_the_prompt(trained):
         np.testing.assert_array_equal(
             prompts(trained / f"run_{form}")[4], prompts(trained / "run_orbax")[4]
         )
+
+
+@pytest.mark.parametrize("name", ["t5x_checkpoint_2021", "t5x_checkpoint_2021_bf16"])
+def test_a_checkpoint_of_2021_is_trained_like_todays(trained, name):
+    """The check before the start passes, and T5X reads it."""
+    golden = Path(__file__).parents[2] / "format_t5x" / "tests" / "golden"
+    with tarfile.open(golden / f"{name}.tar.gz") as archive:
+        archive.extractall(trained, filter="data")
+    flags = runs.training_flags(
+        MODEL_DIR=f"run_{name}", INITIAL_CHECKPOINT_PATH=f"{name}/checkpoint_0", ONLY_PROMPT=True
+    )
+    runs.run(t5x("train", flags), trained)
+    found, expected = prompts(trained / f"run_{name}")[4], prompts(trained / "run_orbax")[4]
+    if name.endswith("bf16"):
+        np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+    else:
+        np.testing.assert_array_equal(found, expected)
 
 
 def size_of(directory: Path) -> int:

@@ -126,6 +126,29 @@ def test_a_missing_file_is_an_error(unpack, place, files, message):
     expect_error(directory, str(directory), message)
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner", "expected"),
+    [
+        (None, None, "token_embedder/embedding: its spec has no dtype"),
+        (None, "float32", "token_embedder/embedding: dtype 'float32'"),
+        (None, ">f4", "token_embedder/embedding: dtype '>f4'"),
+        ("bfloat16", "<f4", "token_embedder/embedding: its spec says bfloat16 and float32"),
+        (None, "<f8", "has float32 (64, 32), and the index of the checkpoint says float64"),
+        (None, "<u2", "token_embedder/embedding is uint16, as which T5X wrote bfloat16 until"),
+    ],
+)
+def test_the_dtype_of_a_spec_of_2021(unpack, outer, inner, expected):
+    file = unpack("t5x_checkpoint_2021") / "checkpoint_0" / "checkpoint"
+    index = msgpack.unpackb(file.read_bytes())
+    spec = index["optimizer"]["target"]["token_embedder"]["embedding"]
+    for place, value in ((spec, outer), (spec["metadata"], inner)):
+        place.pop("dtype", None)
+        if value is not None:
+            place["dtype"] = value
+    file.write_bytes(msgpack.packb(index))
+    expect_error(file.parent, expected)
+
+
 def test_names_that_are_not_there_get_the_nearest(unpack):
     model = formats.open_model(unpack("t5x_orbax"))
     for read in (model.read, lambda name: model.rows(name, np.array([0]))):

@@ -7,14 +7,17 @@ import re
 import subprocess
 import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prompt_tuning_core.commands.main import main
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import formats
+from prompt_tuning_files import embeddings, formats
+from prompt_tuning_init_vocab import init_vocab
 
 EMBEDDING = "token_embedder/embedding"
 PROMPT = "encoder/prompt/prompt/prompt"
@@ -26,6 +29,8 @@ PROMPT = "encoder/prompt/prompt/prompt"
         ("t5x_checkpoint_prompt", "float32", 0, True),
         ("t5x_checkpoint_bf16", "bfloat16", 0, False),
         ("t5x_checkpoint_msgpack_only", "float32", 0, False),
+        ("t5x_checkpoint_2021", "float32", 0, False),
+        ("t5x_checkpoint_2021_bf16", "bfloat16", 0, False),
         ("t5x_orbax", "float32", 7, True),
     ],
 )
@@ -39,8 +44,48 @@ def test_a_model_reads_as_it_was_saved(unpack, parameters, prompt, name, dtype, 
     for name, array in expected.items():
         np.testing.assert_array_equal(model.read(name), array.astype(dtype), strict=True)
     ids = np.array([3, 60, 3, 0])
-    rows = expected[EMBEDDING].astype(dtype).astype(np.float32)[ids]
-    np.testing.assert_array_equal(model.rows(EMBEDDING, ids), rows, strict=True)
+    # The second one is cut into chunks of columns in the checkpoints of 2021.
+    for table, wanted in ((EMBEDDING, ids), ("decoder/logits_dense/kernel", ids % 32)):
+        rows = expected[table].astype(dtype).astype(np.float32)[wanted]
+        np.testing.assert_array_equal(model.rows(table, wanted), rows, strict=True)
+
+
+@pytest.mark.parametrize("name", ["t5x_checkpoint_2021", "t5x_checkpoint_2021_bf16"])
+def test_checkpoints_of_2021_serve_the_commands_and_initializers(
+    unpack, parameters, tmp_path, capsys, name
+):
+    path, out = unpack(name), tmp_path / "out.npy"
+    dtype = "bfloat16" if name.endswith("bf16") else "float32"
+    assert main(["model", "show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"^dtype +{dtype}$", shown, re.MULTILINE)
+    assert re.search(r"^vocabulary +64 rows$", shown, re.MULTILINE)
+    assert main(["extract-variable", str(path), "decoder/logits_dense/kernel", str(out)]) == 0
+    expected = parameters["decoder/logits_dense/kernel"].astype(dtype).astype(np.float32)
+    np.testing.assert_array_equal(np.load(out), expected, strict=True)
+    drawn = init_vocab(embeddings.checkpoint_load(path), 7)(jax.random.key(0), (7, 32))
+    table = parameters[EMBEDDING].astype(dtype).astype(np.float32)[:7]
+    assert sorted(map(tuple, np.asarray(drawn))) == sorted(map(tuple, table))
+
+
+def test_other_indexes_that_t5x_reads(unpack, parameters):
+    """An index within `state`, of version 2, with other collections, dtypes stated twice."""
+    import msgpack
+
+    path = unpack("t5x_checkpoint_2021") / "checkpoint_0"
+    index = msgpack.unpackb((path / "checkpoint").read_bytes(), strict_map_key=False)
+    index["version"] = 2
+    index["optimizer"]["flax_mutables"] = {"counters": {"calls": 3}}
+    index["optimizer"]["target"]["token_embedder"]["embedding"]["dtype"] = "float32"
+    (path / "state").mkdir()
+    for file in list(path.iterdir()):
+        if file.name != "state":
+            file.rename(path / "state" / file.name)
+    (path / "state" / "checkpoint").write_bytes(msgpack.packb(index))
+    for place in (path, path / "state", path.parent):
+        model = formats.open_model(place)
+        assert model.variables.keys() == parameters.keys()
+        np.testing.assert_array_equal(model.read(EMBEDDING), parameters[EMBEDDING], strict=True)
 
 
 @pytest.mark.parametrize("name", ["t5x_checkpoint_prompt", "t5x_orbax"])

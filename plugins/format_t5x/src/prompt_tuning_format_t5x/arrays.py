@@ -75,6 +75,17 @@ def dtype_named(name: object) -> np.dtype:
     return _DTYPES[name]
 
 
+def dtype_coded(code: object) -> np.dtype:
+    """Returns the dtype that zarr 2 spells like this, such as `<f4` or `bfloat16`.
+
+    Raises:
+      ValueError: If it is none that a parameter may have.
+    """
+    if not isinstance(code, str) or code not in _ZARR2_DTYPES:
+        raise ValueError(f"dtype {code!r}")
+    return _DTYPES[_ZARR2_DTYPES[code]]
+
+
 def is_floating(variable: Variable) -> bool:
     """Whether a variable holds floating numbers."""
     return variable.dtype in FLOATING
@@ -248,15 +259,13 @@ def _stored_variable(store: Store, file: str, text: bytes | None, driver: str) -
 
 def _zarr2(metadata: Mapping[str, Any]) -> Variable:
     shape, chunks = checked_shape(metadata.get("shape")), checked_shape(metadata.get("chunks"))
-    code = metadata.get("dtype")
-    if not isinstance(code, str) or code not in _ZARR2_DTYPES:
-        raise ValueError(f"dtype {code!r}")
+    dtype = dtype_coded(metadata.get("dtype"))
     if len(chunks) != len(shape):
         raise ValueError(f"chunks {list(chunks)} of shape {list(shape)}")
     for name, expected in (("zarr_format", 2), ("order", "C"), ("filters", None)):
         if metadata.get(name) != expected:
             raise ValueError(f"{name} {metadata.get(name)!r}, expected {expected!r}")
-    return Variable(shape, _ZARR2_DTYPES[code])
+    return Variable(shape, dtype.name)
 
 
 def _zarr3(metadata: Mapping[str, Any]) -> Variable:

@@ -89,6 +89,9 @@ def _checkpoint_in(path: str) -> Checkpoint | None:
             own = step is None and os.path.basename(path) in _ORBAX_ITEMS
             outer = os.path.basename(os.path.dirname(path))
             return Checkpoint("t5x_orbax", folder, _step_of(outer) if own else step)
+    # T5X reads its own index here, too.
+    if _starts_like_msgpack(f"{path}/state/{MSGPACK_INDEX}"):
+        return Checkpoint("t5x_legacy", f"{path}/state", step)
     return None
 
 

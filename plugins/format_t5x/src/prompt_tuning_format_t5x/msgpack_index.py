@@ -2,7 +2,7 @@
 
 The file `checkpoint` is `{version, optimizer: {target, state}}` in msgpack. A leaf of `target`, the
 model, is a tensorstore spec of a zarr array in the directory `target.NAME.NAME…` beside it, or an
-array inline, in Flax's encoding.
+array inline, in Flax's encoding. What T5X wrote in other years is listed in `docs/formats.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from prompt_tuning_format_t5x.arrays import (
     StoredArray,
     ZarrArray,
     checked_shape,
+    dtype_coded,
     dtype_named,
     size_in_bytes,
 )
@@ -57,6 +58,12 @@ def open_checkpoint(checkpoint: Checkpoint) -> CheckpointModel:
             f"model {checkpoint.path}/{MSGPACK_INDEX}: not a readable index of a T5X checkpoint "
             f"({cause}); copy it again"
         ) from error
+    for name, array in arrays.items():
+        if array.variable.dtype == "uint16":
+            raise InputError(
+                f"model {checkpoint.path}: {name} is uint16, as which T5X wrote bfloat16 until "
+                "June 2021; T5X no longer reads it either, so use a later copy of the model"
+            )
     return CheckpointModel(checkpoint.path, arrays, step_of(checkpoint, step))
 
 
@@ -135,10 +142,28 @@ def _zarr(name: str, spec: Mapping[str, Any], store: Store) -> ZarrArray:
     expected = "target." + name.replace("/", ".")
     if directory != expected:
         raise ValueError(f"its array is {directory!r}, expected {expected!r}")
-    dtype = dtype_named(spec.get("dtype"))
+    dtype = _spec_dtype(spec, metadata)
     return ZarrArray(
         store, directory, "zarr", Variable(checked_shape(metadata.get("shape")), dtype.name)
     )
+
+
+def _spec_dtype(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> np.dtype:
+    """Returns the dtype that a tensorstore spec states.
+
+    T5X writes it beside the driver. Until March 2022 it wrote it into the metadata, as zarr spells
+    it. A spec may state both.
+    """
+    dtypes = [
+        named(part["dtype"])
+        for named, part in ((dtype_named, spec), (dtype_coded, metadata))
+        if "dtype" in part
+    ]
+    if not dtypes:
+        raise ValueError("its spec has no dtype")
+    if dtypes[0] != dtypes[-1]:
+        raise ValueError(f"its spec says {dtypes[0]} and {dtypes[1]}")
+    return dtypes[0]
 
 
 def _inline(leaf: Any) -> InlineArray:
