@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prompt_tuning_core.commands.main import main
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.git_lfs import POINTER
-from prompt_tuning_files import formats
+from prompt_tuning_files import embeddings, formats
 from prompt_tuning_format_t5x import T5X, T5XOrbax
 
 EMBEDDING = "token_embedder/embedding"
@@ -149,6 +150,20 @@ def test_the_dtype_of_a_spec_of_2021(unpack, outer, inner, expected):
     expect_error(file.parent, expected)
 
 
+@pytest.mark.parametrize("given", ["", "/checkpoint", "/model.ckpt-5", "/model.ckpt-5.index"])
+def test_a_checkpoint_of_mesh_tensorflow_is_named(tmp_path, capsys, given):
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-5"\n')
+    for ending in ("index", "meta", "data-00000-of-00001"):
+        (tmp_path / f"model.ckpt-5.{ending}").write_bytes(b"\0")
+    path, expected = f"{tmp_path}{given}", "convert it with python -m t5x.scripts.convert_tf_check"
+    expect_error(path, f"model {path}: a TensorFlow checkpoint, as Mesh TensorFlow", expected)
+    for command in (["model", "show", path], ["extract-variable", path]):
+        assert main(command) == 2
+        assert expected in capsys.readouterr().err
+    with pytest.raises(InputError, match=expected):
+        embeddings.checkpoint_load(path).rows(np.array([0]))
+
+
 def test_names_that_are_not_there_get_the_nearest(unpack):
     model = formats.open_model(unpack("t5x_orbax"))
     for read in (model.read, lambda name: model.rows(name, np.array([0]))):
@@ -204,7 +219,7 @@ def test_what_t5x_does_not_write_is_refused(tmp_path, change, message):
 
 
 def test_other_places_are_left_to_other_formats(tmp_path):
-    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"')  # TensorFlow's.
+    (tmp_path / "checkpoint").write_text("my notes")
     (tmp_path / "prompt.npy").touch()
     for place in (tmp_path, tmp_path / "prompt.npy", tmp_path / "nothing", "s3://bucket/model"):
         for form in (T5X, T5XOrbax):

@@ -131,7 +131,8 @@ def prompts_in(folder: Path) -> tuple[Known, ...]:
 
 def _resolve(what: str, name: str | os.PathLike[str]) -> str:
     path = os.path.expanduser(os.fspath(name))
-    if "://" in path or os.path.exists(path):
+    # A TensorFlow checkpoint is the beginning of its files' names; a format says what it is.
+    if "://" in path or os.path.exists(path) or os.path.exists(f"{path}.index"):
         return path
     name = os.fspath(name)
     listed, broken = _found(f"{what}s")

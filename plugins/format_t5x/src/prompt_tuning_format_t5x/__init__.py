@@ -51,9 +51,28 @@ class _Format:
 
 
 class T5X(_Format):
-    """T5X's own checkpoints, as the released T5 1.1 models are."""
+    """T5X's own checkpoints, as the released T5 1.1 models are.
+
+    Recognizes Mesh TensorFlow's, too, which T5X converts to its own, to say so.
+    """
 
     _kind = "t5x_legacy"
+
+    def recognizes_model(self, path: str) -> bool:
+        """See `prompt_tuning_core.formats.ModelFormat`; the errors are those of the other form."""
+        found = find_checkpoint(path)
+        return found is not None and found.kind in (self._kind, "tensorflow")
+
+    def open_model(self, path: str) -> ModelFile:
+        """See `prompt_tuning_core.formats.ModelFormat`."""
+        found = find_checkpoint(path)
+        if found is not None and found.kind == "tensorflow":
+            raise InputError(
+                f"model {path}: a TensorFlow checkpoint, as Mesh TensorFlow wrote T5, mT5 and "
+                "ByT5; convert it with python -m t5x.scripts.convert_tf_checkpoint, or use the "
+                "model's T5X or Hugging Face copy"
+            )
+        return super().open_model(path)
 
     def _open(self, checkpoint: Checkpoint) -> ModelFile:
         from prompt_tuning_format_t5x.msgpack_index import open_checkpoint

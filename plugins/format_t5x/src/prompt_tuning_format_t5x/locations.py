@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 MSGPACK_INDEX = "checkpoint"
 ORBAX_INDEX = "_METADATA"
+_TENSORFLOW_INDEX = b"model_checkpoint_path"
 _ORBAX_ITEMS = ("", "state", "default")
 """Where an Orbax checkpoint keeps its tree: itself, T5X's item, the item Orbax names by default."""
+
+_TENSORFLOW = re.compile(r"(.*\bckpt-\d+)(?:\.index|\.meta|\.data-\d+-of-\d+)?")
+"""What the path of a TensorFlow checkpoint, which is the beginning of its files' names, ends in."""
 
 _STEP = re.compile(r"(?:checkpoint_)?(\d+)")
 _EMPTY = -1
@@ -39,8 +43,8 @@ class Checkpoint:
     """A checkpoint that was found.
 
     Attributes:
-      kind: "t5x_legacy" or "t5x_orbax".
-      path: The directory that holds the index.
+      kind: "t5x_legacy", "t5x_orbax", or "tensorflow" for those of Mesh TensorFlow.
+      path: The directory that holds the index; of one of TensorFlow, what was given.
       step: The step that the directory's name says; None if it says none.
     """
 
@@ -66,8 +70,12 @@ def find_checkpoint(path: str) -> Checkpoint | None:
         return None
     path = path if path.startswith("gs://") else os.path.abspath(os.path.expanduser(path))
     path = path.rstrip("/")
-    if os.path.basename(path) == MSGPACK_INDEX and _starts_like_msgpack(path):
-        path = os.path.dirname(path)
+    folder, name = os.path.split(path)
+    file = _TENSORFLOW.fullmatch(name)
+    if file is not None and _first_byte(f"{folder}/{file[1]}.index") is not None:
+        return Checkpoint("tensorflow", path, None)
+    if name == MSGPACK_INDEX and _first_byte(path) in (*_INDEX_STARTS, ord("m")):
+        path = folder
     found = _checkpoint_in(path)
     if found is None:
         steps = [
@@ -89,6 +97,8 @@ def _checkpoint_in(path: str) -> Checkpoint | None:
             own = step is None and os.path.basename(path) in _ORBAX_ITEMS
             outer = os.path.basename(os.path.dirname(path))
             return Checkpoint("t5x_orbax", folder, _step_of(outer) if own else step)
+    if _first_byte(f"{path}/{MSGPACK_INDEX}") == ord("m") and _names_tensorflow(path):
+        return Checkpoint("tensorflow", path, None)
     # T5X reads its own index here, too.
     if _starts_like_msgpack(f"{path}/state/{MSGPACK_INDEX}"):
         return Checkpoint("t5x_legacy", f"{path}/state", step)
@@ -98,6 +108,15 @@ def _checkpoint_in(path: str) -> Checkpoint | None:
 def _step_of(name: str) -> int | None:
     match = _STEP.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def _names_tensorflow(path: str) -> bool:
+    """Returns true if the file `checkpoint` in a directory is TensorFlow's."""
+    if path.startswith("gs://"):
+        (text,) = Store.at(path).read(MSGPACK_INDEX)
+        return (text or b"").startswith(_TENSORFLOW_INDEX)
+    with open(f"{path}/{MSGPACK_INDEX}", "rb") as file:
+        return file.read(len(_TENSORFLOW_INDEX)) == _TENSORFLOW_INDEX
 
 
 def _starts_like_msgpack(file: str) -> bool:
