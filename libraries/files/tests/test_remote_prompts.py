@@ -31,6 +31,10 @@ def bucket(tmp_path_factory):
 
     for step, prompt in PROMPTS.items():
         prompt_files.save(folder / "run" / prompt_files.name_at(step), prompt, {"step": step})
+        step_folder = folder / "reference" / "numpy_checkpoints" / f"checkpoint_{step}"
+        step_folder.mkdir(parents=True)
+        with (step_folder / "encoder.prompt.prompt.prompt").open("wb") as file:
+            np.save(file, prompt)
     shutil.copytree(folder / "run", folder / "run_with_best")
     best = folder / "run_with_best" / prompt_files.BEST_FILE
     prompt_files.save(best, PROMPTS[2], {"step": 2})
@@ -61,6 +65,12 @@ def test_a_runs_directory_means_its_best_or_newest_prompt(bucket, run, choice):
     assert found.choice == choice
     array = formats.read_prompt(bucket + run).array
     np.testing.assert_array_equal(array, PROMPTS[found.step])
+
+
+@pytest.mark.parametrize("place", ["", "/numpy_checkpoints", "/numpy_checkpoints/checkpoint_10"])
+def test_a_run_of_the_reference_means_its_newest_prompt(bucket, place):
+    found = formats.read_prompt(f"{bucket}reference{place}")
+    np.testing.assert_array_equal(found.array, PROMPTS[10])
 
 
 @pytest.mark.parametrize(

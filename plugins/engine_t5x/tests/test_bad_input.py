@@ -96,6 +96,14 @@ def test_values(project, changes, expected):
 
 
 @pytest.mark.t5x
+def test_a_checkpoint_of_mesh_tensorflow(project):
+    """T5X imports none where a function transforms the restored state, as ours does."""
+    (project / "model.ckpt-5.index").write_bytes(b"\0")
+    message = refusal(project, runs.training_flags(INITIAL_CHECKPOINT_PATH="model.ckpt-5"))
+    assert "model.ckpt-5: a TensorFlow checkpoint, as Mesh TensorFlow wrote" in message
+
+
+@pytest.mark.t5x
 def test_vocabularies(project):
     from sentencepiece import sentencepiece_model_pb2
 

@@ -90,12 +90,39 @@ def test_other_indexes_that_t5x_reads(unpack, parameters):
 
 @pytest.mark.parametrize("name", ["t5x_checkpoint_prompt", "t5x_orbax"])
 def test_a_prompted_checkpoint_reads_as_a_prompt(unpack, prompt, name):
-    path = unpack(name)
+    (path,) = unpack(name).glob("checkpoint_*")
     found = formats.read_prompt(path, (5, 32))
     np.testing.assert_array_equal(found.array, prompt, strict=True)
     assert found.provenance == {"step": formats.open_model(path).step}
     with pytest.raises(InputError, match=re.escape("has shape (5, 32), expected (5, 64)")):
         formats.read_prompt(path, (5, 64))
+
+
+def test_a_run_of_the_reference_reads_as_its_newest_prompt(unpack, prompt, monkeypatch):
+    run = unpack("t5x_checkpoint_prompt")
+    folder = run / "numpy_checkpoints"
+    first, file = folder / "checkpoint_0", "encoder.prompt.prompt.prompt"
+    newest = folder / "checkpoint_10"
+    for step in ("checkpoint_9", "checkpoint_10", "checkpoint_11.tmp"):
+        (folder / step).mkdir()
+        with (folder / step / file).open("wb") as stream:
+            np.save(stream, prompt + 1)
+    for place in (run, folder, newest, newest / file):
+        np.testing.assert_array_equal(formats.read_prompt(place, (5, 32)).array, prompt + 1)
+    np.testing.assert_array_equal(formats.read_prompt(first).array, prompt)
+    # The run's directory is also one of T5X checkpoints, each of which can be named.
+    np.testing.assert_array_equal(formats.read_prompt(run / "checkpoint_0").array, prompt)
+    assert formats.locate_prompt(run).form == "npy"
+    assert formats.locate_model(run).form == "t5x_legacy"
+    monkeypatch.chdir(newest)
+    np.testing.assert_array_equal(formats.read_prompt(".").array, prompt + 1)
+    (newest / "other").write_bytes((newest / file).read_bytes())
+    with pytest.raises(InputError, match=f"expected one file that numpy wrote, found {file}, oth"):
+        formats.read_prompt(run)
+    for left in newest.iterdir():
+        left.unlink()
+    with pytest.raises(InputError, match=r"checkpoint_10: expected one file .* found none"):
+        formats.read_prompt(folder)
 
 
 def test_a_checkpoint_without_a_prompt_is_no_prompt(unpack):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prompt_tuning_core import git_lfs, registry
@@ -202,10 +203,12 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
     Args:
       path: Where it is, or a prompt's name, `MODEL/TASK` (`names.resolve_prompt`). The directory
         of a training run means its best prompt, where BEST_METRIC kept one, else that of the
-        highest step. One in a bucket is copied first.
+        highest step; of a run of the reference, see `prompt_files.of_reference`. One in a bucket is
+        copied first.
 
     Raises:
-      InputError: If there is nothing at `path`, or no installed format reads it.
+      InputError: If there is nothing at `path`, no installed format reads it, or a run of the
+        reference has no prompt, or several.
       PluginError: If none recognizes it, and a format plugin cannot be loaded.
     """
     found = names.resolve_prompt(path)
@@ -213,9 +216,10 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
         from prompt_tuning_files import remote_prompts
 
         found = remote_prompts.copied(found)
-    return _recognizing(
-        PromptFormat, "prompt", os.fspath(prompt_files.best_or_newest(found) or found)
-    )
+    in_run = prompt_files.best_or_newest(found)
+    if in_run is None:
+        in_run = prompt_files.of_reference(Path(os.path.abspath(found)))
+    return _recognizing(PromptFormat, "prompt", os.fspath(in_run or found))
 
 
 def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Prompt:

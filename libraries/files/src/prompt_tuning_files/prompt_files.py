@@ -28,6 +28,9 @@ _TEMPORARY = ".partial"
 BEST_FILE = "best_prompt.npy"
 """The prompt of a run with the highest value of BEST_METRIC."""
 
+_REFERENCE = "numpy_checkpoints"
+_REFERENCE_STEP = re.compile(r"checkpoint_(\d+)")
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -265,9 +268,66 @@ def best_or_newest_of(names: Iterable[str]) -> str | None:
 
 
 def step_of(path: str | os.PathLike[str]) -> int | None:
-    """Returns the step in a prompt's file name, `prompt_STEP.npy`; None if it has another name."""
-    match = re.fullmatch(r"prompt_([0-9]+)\.npy", os.path.basename(path))
+    """Returns the step in a prompt's path; None if it has none.
+
+    That is N of `prompt_N.npy`, and of a prompt of the reference in `checkpoint_N/`.
+    """
+    path = Path(path)
+    match = re.fullmatch(r"prompt_([0-9]+)\.npy", path.name)
+    if match is None and path.parent.parent.name == _REFERENCE:
+        match = _REFERENCE_STEP.fullmatch(path.parent.name)
     return int(match[1]) if match else None
+
+
+def of_reference(directory: Any) -> Any:
+    """Finds the prompt in a run's directory of the reference, google-research/prompt-tuning.
+
+    Its runs write `numpy_checkpoints/checkpoint_STEP/NAME`, a `.npy` file without an ending.
+
+    Args:
+      directory: The run's, its `numpy_checkpoints`, or a `checkpoint_STEP` in that: an absolute
+        `pathlib.Path` or `etils.epath.Path`.
+
+    Returns:
+      The path of the file, of the highest step there is; None if it is no such directory.
+
+    Raises:
+      InputError: If there is no step, or not one prompt in it.
+    """
+    if directory.parent.name == _REFERENCE and _REFERENCE_STEP.fullmatch(directory.name):
+        step = directory
+    else:
+        parent = directory if directory.name == _REFERENCE else directory / _REFERENCE
+        if not parent.is_dir():
+            return None
+        steps = {
+            int(match[1]): path
+            for path in parent.iterdir()
+            if (match := _REFERENCE_STEP.fullmatch(path.name))
+        }
+        if not steps:
+            raise InputError(f"prompt {parent}: a directory without prompts (checkpoint_STEP/…)")
+        step = steps[max(steps)]
+    if not step.is_dir():
+        return None
+    files = sorted(path for path in step.iterdir() if _is_npy(path))
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
+        raise InputError(
+            f"prompt {step}: expected one file that numpy wrote, found {names}; give the path of "
+            "the prompt itself"
+        )
+    return files[0]
+
+
+def _is_npy(path: Any) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return bool(file.read(6) == b"\x93NUMPY")
+    except OSError as e:
+        raise InputError(f"prompt {path}: can't be read: {e.strerror or e}") from None
 
 
 def checksum(prompt: np.ndarray) -> str:

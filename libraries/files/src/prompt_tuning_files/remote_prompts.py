@@ -19,7 +19,8 @@ def copied(address: str) -> str:
 
     Args:
       address: Of a file, or of the directory of a training run: its best prompt where it kept one,
-        else that of the highest step; `gs://…`, or another address that `etils.epath` opens.
+        else that of the highest step, also of a run of the reference; `gs://…`, or another address
+        that `etils.epath` opens.
 
     Returns:
       The path of the copy, which is removed when the process ends.
@@ -40,9 +41,10 @@ def copied(address: str) -> str:
         if source.is_dir():
             names = [path.name for path in source.glob("*prompt*.npy")]
             chosen = prompt_files.best_or_newest_of(names)
-            if chosen is None:
+            found = prompt_files.of_reference(source) if chosen is None else source / chosen
+            if found is None:
                 raise InputError(f"{name}: a directory without prompts (prompt_STEP.npy)")
-            source = source / chosen
+            source = found
         if not source.exists():
             raise InputError(f"{name}: there is no such file")
         folder = Path(tempfile.mkdtemp(prefix="prompt-"))
