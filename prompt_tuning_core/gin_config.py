@@ -225,7 +225,7 @@ def parse(flags: RunFlags, engine: str, fill: FillMacros | None = None) -> Parse
     files = tuple(find(name, folders) for name in flags.gin_files)
     sources = [_Source.read(path, folders, ()) for path in files]
     _refuse_files_of_others(sources, engine)
-    _refuse_overwritten_prompt(sources)
+    _refuse_forgotten_prompt(sources)
     bindings = [_Source.of_binding(binding) for binding in flags.gin_bindings]
     sources += bindings
 
@@ -563,24 +563,19 @@ def _refuse_files_of_others(sources: Sequence[_Source], engine: str) -> None:
             )
 
 
-def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
-    """Refuses a prompt's file that comes before the model's, which sets a prompt of its own."""
-    places: list[str] = []  # Where files without a model set PROMPT.
+def _refuse_forgotten_prompt(sources: Sequence[_Source]) -> None:
+    """Refuses a PROMPT that a later models file, whose PROMPT is None, would forget."""
+    named = None
     for source in sources:
-        macros = {
-            name: origin.where(statement.location.line_num)
-            for origin, statement in source.walk()
-            if (name := _macro_name(statement)) in ("MODEL", "PROMPT")
-        }
-        if "PROMPT" not in macros:
-            continue
-        if "MODEL" not in macros:
-            places.append(macros["PROMPT"])
-        elif places:
-            raise InputError(
-                f"{places[0]} sets PROMPT, and {macros['PROMPT']}, which comes after it, sets it "
-                "again; name the model's file before the prompt's"
-            )
+        for origin, statement in source.walk():
+            if _macro_name(statement) == "PROMPT":
+                where = origin.where(statement.location.line_num)
+                if named is not None and statement.value is None:
+                    raise InputError(
+                        f"{named} sets PROMPT, and {where}, which comes after it, sets it to None; "
+                        "name the model's file before it"
+                    )
+                named = None if statement.value is None else where
 
 
 def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source], list[str]]:

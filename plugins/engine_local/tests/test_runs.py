@@ -361,7 +361,7 @@ def test_no_command_imports_tensorflow(trained, command):
     }[command]  # fmt: skip
     program = (
         "import sys\n"
-        "from prompt_tuning_core.cli import main\n"
+        "from prompt_tuning_core.commands.main import main\n"
         f"assert main({[command, *flags]!r}) == 0\n"
         "heavy = {'tensorflow', 'seqio', 'torch', 't5x'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"

@@ -17,6 +17,7 @@ import rich.console
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.prompts import check_is_plain
 from prompt_tuning_engine_local import (
     checkpoints,
     data,
@@ -161,6 +162,7 @@ def train(
             f"RANDOM_SEED is {random_seed!r}, expected a whole number from 0 to {2**32 - 1}, or "
             "None to draw one"
         )
+    check_is_plain(model.prompt)
     placement = Placement(num_devices)
     placement.check_batch_size(batch_size)
     directory = _usable_directory(model_dir)
