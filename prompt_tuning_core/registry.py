@@ -62,12 +62,17 @@ class Plugin(NamedTuple):
     usage: str
     requirements: tuple[str, ...]
 
+    @property
+    def is_core(self) -> bool:
+        """Whether the core's own distribution carries it."""
+        return normalized(self.distribution) == CORE_DISTRIBUTION
+
     def __str__(self) -> str:
         return f"{self.kind} plugin {self.name!r} of {self.distribution} {self.version}"
 
 
 class Filters(NamedTuple):
-    """Which plugins may be used.
+    """The plugins that may be used; the core's own always may.
 
     Each item is a plugin's name, a distribution's name, or `distribution:name`.
 
@@ -141,7 +146,7 @@ class Registry:
     def __init__(self, filters: Filters | None = None) -> None:
         self.filters = filters or Filters()
         self._plugins: tuple[Plugin, ...] | None = None
-        self._loaded: dict[tuple[str, str], Any] = {}
+        self._loaded: dict[Plugin, Any] = {}
 
     def discover(self) -> tuple[Plugin, ...]:
         """Lists the installed plugins by kind and name, those that cannot be used included."""
@@ -186,7 +191,7 @@ class Registry:
 
     def loaded(self) -> tuple[Plugin, ...]:
         """Lists the plugins loaded so far, in the order of `discover`."""
-        return tuple(p for p in self.discover() if (p.kind, p.name) in self._loaded)
+        return tuple(plugin for plugin in self.discover() if plugin in self._loaded)
 
     def load_hooks(self, names: Iterable[str]) -> Any:
         """Loads hooks plugins for a run.
@@ -237,7 +242,8 @@ class Registry:
         if not usable:
             blocked = rows_of_kind[0]
             raise PluginBlockedError(f"{blocked} may not be used: {blocked.detail}")
-        plugin = usable[0]
+        # One that is ok stands beside one in conflict where the name is a command of the core.
+        plugin = next((plugin for plugin in usable if plugin.status == "ok"), usable[0])
         if plugin.status == "conflict":
             raise PluginConflictError(f"{plugin} cannot be used: {plugin.detail}")
         if plugin.status != "ok":
@@ -245,8 +251,7 @@ class Registry:
         return plugin
 
     def _load(self, plugin: Plugin) -> Any:
-        key = (plugin.kind, plugin.name)
-        if key not in self._loaded:
+        if plugin not in self._loaded:
             complaint = _incompatibility(plugin)
             if complaint:
                 raise PluginLoadError(f"{plugin} {complaint}")
@@ -254,9 +259,10 @@ class Registry:
             complaint = KINDS[plugin.kind].complaint(loaded)
             if complaint:
                 raise PluginLoadError(f"{plugin} {complaint} ({plugin.value})")
-            _validate_hooks(plugin, loaded)
-            self._loaded[key] = loaded
-        return self._loaded[key]
+            if not plugin.is_core:  # The listing of plugins need not wait for pluggy.
+                _validate_hooks(plugin, loaded)
+            self._loaded[plugin] = loaded
+        return self._loaded[plugin]
 
 
 def _validate_hooks(plugin: Plugin, loaded: object) -> None:
@@ -291,6 +297,8 @@ def _new_manager() -> pluggy.PluginManager:
 
 def _incompatibility(plugin: Plugin) -> str | None:
     """Says which requirement on the core this core does not meet; None if it meets all."""
+    if plugin.is_core:  # The listing of plugins need not wait for packaging.
+        return None
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in plugin.requirements:
@@ -417,7 +425,9 @@ def _row(
 ) -> Plugin:
     distribution = fields["Name"][0]
     status, detail = "ok", ""
-    blocked = filters.reason_to_block(point.name, distribution)
+    # The core's own commands always work: `--allow-plugin=x list-plugins` lists.
+    is_core = normalized(distribution) == CORE_DISTRIBUTION
+    blocked = None if is_core else filters.reason_to_block(point.name, distribution)
     if blocked:
         status, detail = "blocked", blocked
     elif not kind.names.fullmatch(point.name):
@@ -452,16 +462,17 @@ def _mark_conflicts(rows: list[Plugin]) -> list[Plugin]:
     marked = []
     for row in rows:
         rivals = [claim for claim in claims.get(_namespace(row), ()) if claim is not row]
-        if row.kind == "command" and normalized(row.distribution) == CORE_DISTRIBUTION:
+        if row.kind == "command" and row.is_core:
             rivals = []
-        if row.status != "blocked" and rivals and KINDS[row.kind].unique != "no":
+        if row.status == "ok" and rivals and KINDS[row.kind].unique != "no":
             others = ", ".join(f"{r.distribution} {r.version} ({r.kind})" for r in rivals)
             elsewhere = [r.distribution for r in rivals if r.distribution != row.distribution]
-            advice = (
-                f"block one, for example with --block-plugin={elsewhere[0]}:{row.name}"
-                if elsewhere
-                else "one name stands for one plugin, so its author must rename one"
-            )
+            if any(r.is_core for r in rivals):
+                advice = "the core keeps its names, so its author must rename it"
+            elif elsewhere:
+                advice = f"block one, for example with --block-plugin={elsewhere[0]}:{row.name}"
+            else:
+                advice = "one name stands for one plugin, so its author must rename one"
             detail = f"the name is also claimed by {others}; {advice}"
             row = row._replace(status="conflict", detail=detail)
         marked.append(row)

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError, PluginLoadError
+from prompt_tuning_core.errors import InputError, PluginLoadError, one_line
 
 VARIABLE = "PROMPT_TUNING_ENGINE"
 
@@ -54,7 +54,8 @@ def _missing(name: str) -> str | None:
     """Says what an engine misses; None if nothing, or if it cannot say."""
     try:
         engine = registry.process_registry().load("engine", name)()
+        return engine.missing() if hasattr(engine, "missing") else None
     except PluginLoadError as error:
         return str(error)
-    missing = getattr(engine, "missing", None)
-    return None if missing is None else missing()
+    except Exception as error:  # A plugin may raise anything, and is no choice then.
+        return one_line(error)

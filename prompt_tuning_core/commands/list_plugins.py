@@ -38,10 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         rows = [{field: getattr(plugin, field) for field in _FIELDS} for plugin in plugins]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
-    elif plugins:
-        _print_table(plugins)
     else:
-        print("no plugins are installed")
+        _print_table(plugins)
     return int(arguments.check and any(p.status not in ("ok", "blocked") for p in plugins))
 
 

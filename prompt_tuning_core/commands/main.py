@@ -9,12 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from prompt_tuning_core import __version__, registry
 from prompt_tuning_core.commands.text_tables import aligned
-from prompt_tuning_core.errors import InputError, PromptTuningError, nearest
+from prompt_tuning_core.errors import (
+    InputError,
+    PluginLoadError,
+    PromptTuningError,
+    nearest,
+    one_line,
+)
 
 PROGRAM = "prompt-tuning"
 
@@ -82,31 +88,30 @@ def _explained_by_gin(error: Exception) -> str | None:
 def _run(argv: list[str]) -> int:
     filters = _filters_parser().parse_known_args(argv)[0]
     installed = registry.configure(filters.allow_plugin, filters.block_plugin)
-    commands = {p.name: p for p in installed.discover() if p.kind == "command" and _is_usable(p)}
+    claims = [plugin for plugin in installed.discover() if plugin.kind == "command"]
+    commands = {plugin.name: plugin for plugin in claims if plugin.status == "ok"}
     if not argv or argv[0] in ("-h", "--help"):
         _print_help(commands)
         return 0
     if argv[0] == "--version":
         print(f"{PROGRAM} {__version__}")
         return 0
-    name, rest = _named(argv, commands)
-    if name not in commands:
-        _print_group_help(name, commands)
+    name, rest = _named(argv, [plugin.name for plugin in claims])
+    if name is None:
+        _print_group_help(argv[0], commands)
         return 0
     command = installed.load("command", name)
     parser = _Parser(
         prog=f"{PROGRAM} {name.replace('.', ' ')}",
-        description=f"{_summary(command)}.",
+        description=_summary(command),
         parents=[_filters_parser()],
     )
-    command.add_arguments(parser)
+    try:
+        command.add_arguments(parser)
+    except Exception as error:  # A plugin may raise anything.
+        plugin = installed.find("command", name)
+        raise PluginLoadError(f"{plugin} fails to add its arguments: {one_line(error)}") from error
     return int(command.run(_parse(parser, rest, getattr(command, "takes_unknown_flags", False))))
-
-
-def _is_usable(plugin: registry.Plugin) -> bool:
-    """Says if a row counts as a command; one in conflict does, for the error that it is."""
-    is_core = registry.normalized(plugin.distribution) == registry.CORE_DISTRIBUTION
-    return plugin.status == "ok" or (plugin.status == "conflict" and not is_core)
 
 
 def _filters_parser() -> _Parser:
@@ -123,28 +128,25 @@ def _filters_parser() -> _Parser:
     return parser
 
 
-def _named(argv: Sequence[str], commands: Iterable[str]) -> tuple[str, list[str]]:
-    """Returns the command that the first words name, or the group of commands, and the rest.
+def _named(argv: Sequence[str], known: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Returns the command that the first words name, None for the help of a group, and the rest.
+
+    Args:
+      argv: The arguments.
+      known: The names of the commands; those that cannot be used say why when they are loaded.
 
     Raises:
       InputError: If there is no such command.
     """
-    first, *rest = argv
-    known = [name.replace(".", " ") for name in commands]
-    if (
-        first in commands
-        or first.startswith("-")
-        or not any(command.startswith(f"{first} ") for command in known)
-    ):
-        name = first
-    elif not rest or rest[0] in ("-h", "--help"):
-        return first, []
-    else:
-        second, *rest = rest
-        name = f"{first}.{second}"
-    if name not in commands:
+    name, *rest = argv
+    if name not in known and any(command.startswith(f"{name}.") for command in known):
+        if not rest or rest[0] in ("-h", "--help"):
+            return None, []
+        name, *rest = f"{name}.{rest[0]}", *rest[1:]
+    if name not in known:
         words = name.replace(".", " ")
-        raise InputError(f"unknown command {words!r}{nearest(words, known)}")
+        hint = nearest(words, [command.replace(".", " ") for command in known])
+        raise InputError(f"unknown command {words!r}{hint}")
     return name, rest
 
 
@@ -161,7 +163,7 @@ def _parse(parser: _Parser, argv: Sequence[str], takes_unknown_flags: bool) -> a
 
 
 def _summary(command: object) -> str:
-    return (command.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+    return (command.__doc__ or "").strip().partition("\n")[0]
 
 
 def _print_help(commands: Mapping[str, registry.Plugin]) -> None:
@@ -169,16 +171,12 @@ def _print_help(commands: Mapping[str, registry.Plugin]) -> None:
 
     Nothing of a plugin is imported.
     """
-    own = {
-        name: plugin
-        for name, plugin in commands.items()
-        if registry.normalized(plugin.distribution) == registry.CORE_DISTRIBUTION
-    }
+    own = {name: plugin for name, plugin in commands.items() if plugin.is_core}
     lines = aligned(
         [
             [
                 f"  {name.replace('.', ' ')}",
-                _summary(registry.process_registry().load("command", name)),
+                _summary(registry.process_registry().load("command", name)).rstrip("."),
             ]
             for name in own
         ]

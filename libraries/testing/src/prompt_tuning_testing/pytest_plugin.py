@@ -43,7 +43,7 @@ class Site:
           name: Its name.
           entry_points: Names and values by group, `prompt_tuning.` left out; or the text of the
             file.
-          modules: Source by file name.
+          modules: Text by file name; a package's files have `package/` in front.
           version: Its version.
           summary: Its description.
           requires: Its `Requires-Dist` fields.
@@ -64,7 +64,9 @@ class Site:
             )
         info.joinpath("entry_points.txt").write_text(entry_points)
         for file, source in (modules or {}).items():
-            self.folder.joinpath(file).write_text(source)
+            path = self.folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
 
     def write(self, file: str, text: str) -> Path:
         """Writes a file to the processes' current directory."""

@@ -18,7 +18,7 @@ class T5XEngine:
     """
 
     def missing(self) -> str | None:
-        """Says what this engine needs and cannot find; None if it has all. Imports none of it."""
+        """Says which of T5X and Flaxformer is not installed; None if both are."""
         from prompt_tuning_core.errors import InputError
         from prompt_tuning_engine_t5x import requirements
 
