@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from prompt_tuning_core import cli
+from prompt_tuning_core.commands import main as cli
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import formats
 
