@@ -11,18 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from prompt_tuning_core import gin_config
+from prompt_tuning_core import gin_config, kinds, registry
 
 MODULES = {
     "core": [
         f"prompt_tuning_core.{name}"
         for name in (
-            "protocols", "prompts", "combine", "formats", "embeddings", "initializers",
-            "prompt_files", "tasks", "feature_lengths", "metrics", "provenance", "registry",
-            "gin_config", "hookspecs", "errors",
-            "testing", "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
-            "nearest_pieces", "remote_prompts",
+            "protocols", "prompts", "combine", "initializers", "provenance", "kinds", "registry",
+            "gin_config", "hookspecs", "errors", "commands.main", "commands.engines",
         )
+    ],
+    "files": [
+        f"prompt_tuning_files.{name}"
+        for name in (
+            "prompt_files", "trained_prompts", "remote_prompts", "formats", "embeddings", "names",
+            "vocabularies", "model_sizes",
+        )
+    ],
+    "tasks": [
+        f"prompt_tuning_tasks.{name}"
+        for name in ("text_tasks", "feature_lengths", "metrics", "seqio_registration")
+    ],
+    "testing": ["prompt_tuning_testing.initializers", "prompt_tuning_testing.pytest_plugin"],
+    "catalogs-and-commands": [
+        "prompt_tuning_catalog_google",
+        *(
+            f"prompt_tuning_commands_inspect.{name}"
+            for name in (
+                "model_list", "model_show", "prompt_list", "prompt_show", "prompt_convert",
+                "extract_variable", "nearest_pieces",
+            )
+        ),
     ],
     "plugins": [
         f"prompt_tuning_{name}"
@@ -57,12 +76,36 @@ def pages() -> dict[str, str]:
     """Returns the text of each page by file name."""
     texts = {
         f"{name}.md": f"# Python reference: {name}\n\n"
-        + "\n".join([*map(_module, modules), *map(_named_only, NEED_T5X.get(name, []))])
+        + "\n".join(
+            [
+                *([_kinds(), _commands()] if name == "core" else []),
+                *map(_module, modules),
+                *map(_named_only, NEED_T5X.get(name, [])),
+            ]
+        )
         for name, modules in MODULES.items()
     }
     links = "".join(f"- [{name}]({name}.md)\n" for name in MODULES)
     note = "Generated from the docstrings by `docs/make_reference.py`.\n"
     return {"index.md": f"# Python reference\n\n{links}\n{note}", **texts}
+
+
+def _kinds() -> str:
+    rows = "".join(
+        f"| {kind.name} | `{kind.group}` | {kind.usage.format(name='NAME', words='NAME')} |\n"
+        for kind in kinds.KINDS.values()
+    )
+    return f"## Kinds of plugins\n\n| kind | entry-point group | usage |\n|---|---|---|\n{rows}"
+
+
+def _commands() -> str:
+    installed = registry.Registry()
+    rows = [plugin for plugin in installed.discover() if plugin.is_core]
+    lines = "".join(
+        f"- `{row.usage}`: {(installed.load(row.kind, row.name).__doc__ or '').splitlines()[0].rstrip('.')}\n"
+        for row in rows
+    )
+    return f"## Commands of the core\n\n{lines}"
 
 
 def _module(name: str) -> str:
