@@ -52,8 +52,10 @@ MODULES = {
     "engine-local": [
         f"prompt_tuning_engine_local.{name}"
         for name in (
-            "training", "inference", "evaluation", "engine_tasks", "models", "network", "sizes",
-            "losses", "optimizers", "decoding", "vocabularies", "data", "batching", "model_files",
+            "runs.training", "runs.inference", "runs.evaluation", "data.engine_task",
+            "data.find_task", "data.text_components", "data.batching", "data.batch_plan",
+            "model.prompted_model", "model.network", "model.sizes", "model.losses",
+            "model.optimizers", "model.decoding", "model.model_files",
         )
     ],
     "engine-t5x": [

@@ -15,7 +15,7 @@ import prompt_tuning_tasks as tasks
 from prompt_tuning_core import gin_config
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_demo import baselines, compare_initializers, demo_table
-from prompt_tuning_engine_local import training
+from prompt_tuning_engine_local.runs import training
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from prompt_tuning_demo import model
 from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 from prompt_tuning_files import bundled_prompts, formats
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 NAMES = {f"demo/{task.name}" for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_engine_local.batching import (
+from prompt_tuning_engine_local.data.batch_plan import (
     BatchPlan,
     ExampleStream,
     PaddedLengths,

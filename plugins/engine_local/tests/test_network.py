@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning_engine_local import network
-from prompt_tuning_engine_local.dropout import Dropout
-from prompt_tuning_engine_local.network import T5, T5Config
+from prompt_tuning_engine_local.model import network
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.network import T5, T5Config
 
 MODEL = T5(
     T5Config(

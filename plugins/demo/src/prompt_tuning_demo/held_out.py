@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from prompt_tuning_demo import base, model
-from prompt_tuning_engine_local import model_files
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.model import model_files
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor
 from prompt_tuning_files import prompt_files
 from prompt_tuning_tasks import TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths

@@ -19,15 +19,15 @@ class LocalEngine:
 
     def train(self, flags: RunFlags) -> None:
         """Trains a prompt; see `training.train`."""
-        self._run("training", "train", "runs/prompt_finetune.gin", flags)
+        self._run("runs.training", "train", "runs/prompt_finetune.gin", flags)
 
     def eval(self, flags: RunFlags) -> None:
         """Evaluates a prompt; see `inference.evaluate`."""
-        self._run("inference", "evaluate", "runs/prompt_eval.gin", flags)
+        self._run("runs.inference", "evaluate", "runs/prompt_eval.gin", flags)
 
     def infer(self, flags: RunFlags) -> None:
         """Answers the texts of a file; see `inference.infer`."""
-        self._run("inference", "infer", "runs/prompt_infer.gin", flags)
+        self._run("runs.inference", "infer", "runs/prompt_infer.gin", flags)
 
     def _run(self, module: str, function: str, runs_file: str, flags: RunFlags) -> Any:
         if flags.extra:
@@ -55,7 +55,8 @@ class LocalEngine:
             configured = gin.get_configurable(target)
         except (KeyError, ValueError):
             raise InputError(
-                f"no gin file configures {module}.{function}: add --gin_file={runs_file}"
+                f"no gin file configures {module.rpartition('.')[2]}.{function}: add "
+                f"--gin_file={runs_file}"
             ) from None
         return configured(extra_hooks=flags.hooks)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_engine_local.network import T5Config
+from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_files import formats, model_sizes
 from prompt_tuning_files.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_files.formats import Variable

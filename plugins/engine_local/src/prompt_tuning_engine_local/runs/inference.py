@@ -12,10 +12,12 @@ import rich.console
 import prompt_tuning_tasks as tasks
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_engine_local import engine_tasks, model_files, reporting
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Evaluation, Predictor, metrics_of
-from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.data import engine_task, find_task
+from prompt_tuning_engine_local.model import model_files
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs import reporting
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Evaluation, Predictor, metrics_of
 from prompt_tuning_files import prompt_files, trained_prompts
 from prompt_tuning_tasks import Mixture, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
@@ -69,7 +71,7 @@ def evaluate(
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
     hook = registry.process_registry().load_hooks([*hooks, *extra_hooks])
-    task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
+    task = find_task.find(mixture_or_task_name, mixture_or_task_module)
     saved = None if prompt_file is None else trained_prompts.find(prompt_file)
     predictor, prompt, step = _predictor(
         model,
@@ -137,7 +139,7 @@ def infer(
     registry.process_registry().load_hooks([*hooks, *extra_hooks])
     task = TextTask("infer", {})
     if mixture_or_task_name is not None:
-        task = _with_a_template(engine_tasks.find(mixture_or_task_name, mixture_or_task_module))
+        task = _with_a_template(find_task.find(mixture_or_task_name, mixture_or_task_module))
     source = Path(input_file).expanduser()
     texts = tasks.read_inputs(source, task)
     predictor, prompt, _ = _predictor(
@@ -161,7 +163,7 @@ def infer(
     return target
 
 
-def _with_a_template(task: engine_tasks.EngineTask) -> TextTask:
+def _with_a_template(task: engine_task.EngineTask) -> TextTask:
     """Returns the task, whose input template a text can fill."""
     if isinstance(task.source, TextTask | Mixture):
         return tasks.with_a_template(task.source)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from prompt_tuning_engine_local import batching
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.data import batch_plan
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_tasks import Example
 from prompt_tuning_tasks.feature_lengths import FeatureLengths, LengthCheck
 
@@ -20,9 +20,9 @@ Batch = dict[str, np.ndarray]
 
 def padded_lengths(
     lengths: FeatureLengths, bucketing: bool, target_bucketing: bool = True
-) -> batching.PaddedLengths:
-    """Returns the lengths that batches are padded to; see `batching.PaddedLengths.of`."""
-    return batching.PaddedLengths.of(lengths.inputs, lengths.targets, bucketing, target_bucketing)
+) -> batch_plan.PaddedLengths:
+    """Returns the lengths that batches are padded to; see `batch_plan.PaddedLengths.of`."""
+    return batch_plan.PaddedLengths.of(lengths.inputs, lengths.targets, bucketing, target_bucketing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def tokenize(
     return tokenized
 
 
-def make_batch(examples: Sequence[TokenizedExample], padded: batching.PaddedLengths) -> Batch:
+def make_batch(examples: Sequence[TokenizedExample], padded: batch_plan.PaddedLengths) -> Batch:
     """Pads examples to the shortest lengths that hold them all.
 
     Returns:
@@ -115,7 +115,7 @@ def training_batches(
     """Returns an iterator of batches without end, in an order that `seed` determines.
 
     Every example comes once an epoch, each epoch in a new order; the batch that spans two epochs
-    takes from both. See `batching.BatchPlan` for which examples share a batch.
+    takes from both. See `batch_plan.BatchPlan` for which examples share a batch.
 
     Args:
       sources: The examples of each task.
@@ -125,7 +125,7 @@ def training_batches(
       rates: How often each task is drawn from, in proportion; None for one task.
       shuffle: With False, examples come in their order.
       bucketing: Whether examples of similar length share a batch (if shuffled) and batches are
-        padded no further than they need (`batching.PaddedLengths`). With False they are padded
+        padded no further than they need (`batch_plan.PaddedLengths`). With False they are padded
         to `lengths`.
       target_bucketing: With False, targets are padded to `lengths` all the same.
 
@@ -136,8 +136,8 @@ def training_batches(
     examples = [example for source in sources for example in source]
     padded = padded_lengths(lengths, bucketing, target_bucketing)
     groups = padded.groups([len(e.inputs) for e in examples], [len(e.targets) for e in examples])
-    stream = batching.ExampleStream([len(source) for source in sources], rates, seed, shuffle)
-    plan = batching.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)
+    stream = batch_plan.ExampleStream([len(source) for source in sources], rates, seed, shuffle)
+    plan = batch_plan.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)
     # One thread makes the next batches while the device is busy with this one.
     return iter(
         grain.MapDataset.source(_Batches(plan, examples, padded)).to_iter_dataset(
@@ -151,9 +151,9 @@ class _Batches:
 
     def __init__(
         self,
-        plan: batching.BatchPlan,
+        plan: batch_plan.BatchPlan,
         examples: Sequence[TokenizedExample],
-        padded: batching.PaddedLengths,
+        padded: batch_plan.PaddedLengths,
     ) -> None:
         self._plan = plan
         self._examples = examples
@@ -167,7 +167,7 @@ class _Batches:
 
 
 def evaluation_batches(
-    examples: Sequence[TokenizedExample], padded: batching.PaddedLengths, batch_size: int
+    examples: Sequence[TokenizedExample], padded: batch_plan.PaddedLengths, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields every example once, those of similar length together, in batches of one size.
 

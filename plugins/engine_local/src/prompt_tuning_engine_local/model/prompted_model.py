@@ -14,11 +14,11 @@ from flax import traverse_util
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import check_not_packed, check_supported
-from prompt_tuning_engine_local import decoding, losses
-from prompt_tuning_engine_local.dropout import Dropout
-from prompt_tuning_engine_local.network import T5, PromptFactory, T5Config
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.model import decoding, losses
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.network import T5, PromptFactory, T5Config
 from prompt_tuning_files import prompt_files
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 # Arrays of either kind, by name: JAX takes numpy's as well as its own.
 Params = Mapping[str, Any]
@@ -125,7 +125,7 @@ class EncoderDecoderModel:
         Args:
           prompt: The trained parameters.
           frozen: The others.
-          batch: See `data.make_batch`.
+          batch: See `batching.make_batch`.
           dropout_rng: A key, or None for no dropout.
 
         Returns:
@@ -155,7 +155,7 @@ class EncoderDecoderModel:
         Args:
           prompt: The prompt's parameters; None for the bare model.
           frozen: The others.
-          batch: See `data.make_batch`.
+          batch: See `batching.make_batch`.
 
         Returns:
           float32 `[B]`: sums over the target tokens that are no padding, EOS included.

@@ -20,9 +20,9 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning_core.errors import InputError, nearest, one_line
-from prompt_tuning_engine_local import data, engine_tasks
-from prompt_tuning_engine_local.engine_tasks import Answers, Component, Reading, Split
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.data import batching, engine_task
+from prompt_tuning_engine_local.data.engine_task import Answers, Component, Reading, Split
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_tasks import Example
 from prompt_tuning_tasks.feature_lengths import FeatureLengths, LengthCheck
 
@@ -219,7 +219,7 @@ class SeqioComponent:
                     for key, value in result.items()
                     if not isinstance(value, seqio.metrics.Text)
                 }
-            numbers = engine_tasks.as_numbers(result, name)
+            numbers = engine_task.as_numbers(result, name)
             twice = values.keys() & numbers.keys()
             if twice:
                 raise InputError(f"the metric {name} returns {min(twice)!r}, which another does")
@@ -256,9 +256,9 @@ class _SeqioSplit:
         return self.component.name
 
     @functools.cached_property
-    def tokenized(self) -> Sequence[data.TokenizedExample]:
+    def tokenized(self) -> Sequence[batching.TokenizedExample]:
         return [
-            data.TokenizedExample(*(np.asarray(example[name], np.int32) for name in _FEATURES))
+            batching.TokenizedExample(*(np.asarray(example[name], np.int32) for name in _FEATURES))
             for example in self.made
         ]
 

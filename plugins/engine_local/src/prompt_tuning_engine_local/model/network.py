@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
-from prompt_tuning_engine_local.dropout import NO_DROPOUT, DrawnDropout, Dropout
+from prompt_tuning_engine_local.model.dropout import NO_DROPOUT, DrawnDropout, Dropout
 
 PromptFactory = Callable[[], PromptModule]
 Cache = list[dict[str, jax.Array]]

@@ -18,23 +18,20 @@ import rich.console
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.prompts import check_is_plain
-from prompt_tuning_engine_local import (
-    checkpoints,
-    data,
+from prompt_tuning_engine_local.data import batching, engine_task, find_task
+from prompt_tuning_engine_local.model import model_files, optimizers, prompted_model
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs import (
     devices,
-    engine_tasks,
     interruptions,
-    model_files,
-    models,
-    optimizers,
-    provenance,
     reporting,
     resuming,
+    run_facts,
+    state_store,
 )
-from prompt_tuning_engine_local.checkpoints import TrainingState
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
-from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor, metrics_of
+from prompt_tuning_engine_local.runs.state_store import TrainingState
 from prompt_tuning_files import prompt_files
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
@@ -166,10 +163,10 @@ def train(
     placement = Placement(num_devices)
     placement.check_batch_size(batch_size)
     directory = _usable_directory(model_dir)
-    earlier = checkpoints.read_run(directory)
+    earlier = state_store.read_run(directory)
     hook = registry.process_registry().load_hooks([*hooks, *extra_hooks])
     lengths = FeatureLengths.of(task_feature_lengths)
-    task = engine_tasks.find(mixture_or_task_name, mixture_or_task_module)
+    task = find_task.find(mixture_or_task_name, mixture_or_task_module)
     frozen = model_files.load(
         initial_checkpoint_path, model.frozen_parameters, placement.everywhere
     )
@@ -187,13 +184,13 @@ def train(
     prompt: Params = model.init_prompt(init_rng)
     # Copied, since the training step reuses the parameters' memory.
     initial_prompt = {name: np.array(leaf) for name, leaf in prompt.items()}
-    if not np.isfinite(models.prompt_matrix(initial_prompt)).all():
+    if not np.isfinite(prompted_model.prompt_matrix(initial_prompt)).all():
         raise InputError(
             "the initial prompt has values that are not finite; set another initializer, with a "
             "file of prompts/ for example"
         )
-    reading = engine_tasks.Reading(model.vocabulary, lengths, strict_lengths, random_seed)
-    components = engine_tasks.drawn_from(task, train_split)
+    reading = engine_task.Reading(model.vocabulary, lengths, strict_lengths, random_seed)
+    components = find_task.drawn_from(task, train_split)
     train_examples = [component.read(train_split, reading).tokenized for component, _ in components]
     predictor = Predictor(
         model, frozen.params, lengths, batch_size, placement, bucketing, strict_lengths
@@ -202,29 +199,29 @@ def train(
         predictor.prepare(component, eval_split) for component in task.components(eval_split)
     ]
 
-    facts = provenance.describe_run(
+    facts = run_facts.describe_run(
         model,
         frozen,
         task.name,
         mixture_or_task_module,
         lengths,
         random_seed,
-        data.checksum(train_examples),
+        batching.checksum(train_examples),
     )
     if earlier is not None:
         resuming.check_same_run(directory, earlier, facts)
     console = rich.console.Console()
     state = TrainingState(first, prompt, optimizers.start_at(optimizer.init(prompt), first), {})
-    batches = data.training_batches(
+    batches = batching.training_batches(
         train_examples, lengths, batch_size, random_seed, [rate for _, rate in components],
         shuffle, bucketing, target_bucketing=not model.counts_padding,
     )  # fmt: skip
 
     with (
-        checkpoints.lock(directory),
-        contextlib.closing(checkpoints.StateStore(directory, keep_checkpoints or 2)) as store,
+        state_store.lock(directory),
+        contextlib.closing(state_store.StateStore(directory, keep_checkpoints or 2)) as store,
     ):
-        if checkpoints.read_run(directory) != earlier:
+        if state_store.read_run(directory) != earlier:
             raise InputError(
                 f"MODEL_DIR {directory}: another run has begun there in the meantime; give another "
                 "directory"
@@ -233,8 +230,10 @@ def train(
         resumed = store.newest(like=state)
         if resumed is None:
             # The seed must be known before anything depends on it.
-            prompt_files.write_json(directory / checkpoints.RUN_FILE, facts)
-            hook.prompt_initialized(prompt=models.prompt_matrix(initial_prompt), provenance=facts)
+            prompt_files.write_json(directory / state_store.RUN_FILE, facts)
+            hook.prompt_initialized(
+                prompt=prompted_model.prompt_matrix(initial_prompt), provenance=facts
+            )
         elif last < resumed.step:
             raise InputError(
                 f"TRAIN_STEPS is {last}, and the run in {directory} has reached step "
@@ -329,7 +328,7 @@ class _Progress:
         state: TrainingState,
         directory: Path,
         facts: Mapping[str, Any],
-        store: checkpoints.StateStore,
+        store: state_store.StateStore,
         report: reporting.TrainingReport,
         hook: Any,
         batches: Any,
@@ -401,7 +400,7 @@ class _Progress:
             "step": self.step,
             "metrics": {self._eval_split: dict(self._metrics)},
         }
-        prompt_files.save(path, models.prompt_matrix(self.prompt), provenance)
+        prompt_files.save(path, prompted_model.prompt_matrix(self.prompt), provenance)
         return provenance
 
 
@@ -415,7 +414,7 @@ def make_step(
         prompt: Params,
         state: Any,
         frozen: Params,
-        batch: data.Batch,
+        batch: batching.Batch,
         dropout_rng: jax.Array,
         step: int,
     ) -> tuple[Params, Any, dict[str, jax.Array]]:
@@ -432,12 +431,12 @@ def make_step(
 
 def _usable_directory(model_dir: str) -> Path:
     directory = Path(model_dir).expanduser()
-    if not checkpoints.is_writable(directory):
+    if not state_store.is_writable(directory):
         raise InputError(f"MODEL_DIR {directory} is not a directory that can be written to")
     prompt = prompt_files.newest(directory)
-    if prompt is not None and not (directory / checkpoints.RUN_FILE).exists():
+    if prompt is not None and not (directory / state_store.RUN_FILE).exists():
         raise InputError(
-            f"MODEL_DIR {directory} holds {prompt.name} and no {checkpoints.RUN_FILE} that says "
+            f"MODEL_DIR {directory} holds {prompt.name} and no {state_store.RUN_FILE} that says "
             "which run made it; give another directory"
         )
     return directory

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from prompt_tuning_core import provenance
-from prompt_tuning_engine_local.model_files import FrozenModel
-from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.model.model_files import FrozenModel
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 

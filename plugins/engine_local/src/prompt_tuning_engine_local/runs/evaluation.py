@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import numpy as np
 
-from prompt_tuning_engine_local import data
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.engine_tasks import (
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.data.engine_task import (
     Answers,
     Component,
     EngineTask,
     Reading,
     Split,
-    TextComponent,
 )
-from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.data.text_components import TextComponent
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_tasks import Example, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
@@ -73,7 +73,7 @@ class Predictor:
         self.frozen = frozen
         self._batch_size = batch_size
         self._placement = placement
-        self._padded = data.padded_lengths(lengths, bucketing)
+        self._padded = batching.padded_lengths(lengths, bucketing)
         self._generate = jax.jit(model.generate, static_argnums=3)
         self._score = jax.jit(model.score)
 
@@ -100,7 +100,7 @@ class Predictor:
             for text in texts
         ]
         reading = self._reading
-        tokenized = data.tokenize(
+        tokenized = batching.tokenize(
             examples, reading.vocabulary, reading.lengths, what, reading.strict
         )
         return self._decoded(self._answer(tokenized, prompt, progress))
@@ -139,7 +139,7 @@ class Predictor:
 
     def _answer(
         self,
-        examples: Sequence[data.TokenizedExample],
+        examples: Sequence[batching.TokenizedExample],
         prompt: Params | None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
@@ -147,7 +147,7 @@ class Predictor:
         length = self._reading.lengths.targets
         answers = np.zeros((len(examples), length), np.int32)
         done = 0
-        for batch, rows in data.evaluation_batches(examples, self._padded, self._batch_size):
+        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
             tokens = self._placement.split(batch["encoder_input_tokens"])
             ids = self._generate(prompt, self.frozen, tokens, length)
             # The rows behind these only fill the batch up.
@@ -157,11 +157,11 @@ class Predictor:
         return answers
 
     def _log_likelihoods(
-        self, examples: Sequence[data.TokenizedExample], prompt: Params | None
+        self, examples: Sequence[batching.TokenizedExample], prompt: Params | None
     ) -> np.ndarray:
         """Returns the log-likelihood of each example's targets, float32 `[N]`."""
         scores = np.zeros(len(examples), np.float32)
-        for batch, rows in data.evaluation_batches(examples, self._padded, self._batch_size):
+        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
             values = self._score(prompt, self.frozen, self._placement.split(batch))
             scores[rows] = np.asarray(values)[: len(rows)]
         return scores

@@ -24,7 +24,7 @@ def check_same_run(directory: Path, old: Mapping[str, Any], new: Mapping[str, An
 
     Args:
       directory: The run's directory.
-      old: The facts of the run there (`provenance.describe_run`).
+      old: The facts of the run there (`run_facts.describe_run`).
       new: The facts of the run asked for.
 
     Raises:
