@@ -104,7 +104,7 @@ def _commands() -> str:
     installed = registry.Registry()
     rows = [plugin for plugin in installed.discover() if plugin.is_core]
     lines = "".join(
-        f"- `{row.usage}`: {(installed.load(row.kind, row.name).__doc__ or '').splitlines()[0].rstrip('.')}\n"
+        f"- `{row.usage}`: {_text(installed.load(row.kind, row.name)).splitlines()[0]}\n"
         for row in rows
     )
     return f"## Commands of the core\n\n{lines}"
