@@ -102,11 +102,11 @@ def _kinds() -> str:
 
 def _commands() -> str:
     installed = registry.Registry()
-    rows = [plugin for plugin in installed.discover() if plugin.is_core]
-    lines = "".join(
-        f"- `{row.usage}`: {_text(installed.load(row.kind, row.name)).splitlines()[0]}\n"
-        for row in rows
-    )
+    lines = ""
+    for row in installed.discover():
+        if row.is_core:
+            summary = (installed.load(row.kind, row.name).__doc__ or "").splitlines()[0]
+            lines += f"- `{row.usage}`: {summary.rstrip('.')}\n"
     return f"## Commands of the core\n\n{lines}"
 
 

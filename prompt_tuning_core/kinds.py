@@ -13,7 +13,7 @@ GIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
 """A name that gin can use: a Python identifier in ASCII."""
 
 COMMAND_NAME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)?")
-"""A command such as `list-plugins`, or `model.show` for a command and a subcommand."""
+"""A command such as `list-plugins`, or `pets.feed` for `prompt-tuning pets feed`."""
 
 
 class Kind(NamedTuple):

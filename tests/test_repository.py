@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,55 @@ def test_plugins_of_this_repository_are_in_no_conflict_and_all_installed() -> No
     found = {(p.kind, p.name, p.distribution): p.status for p in registry.Registry().discover()}
 
     assert {plugin: found.get(plugin) for plugin in expected} == dict.fromkeys(expected, "ok")
+
+
+# A plugin's name as text gives it: quoted, or as gin and the command line have it.
+QUOTED = r"""[`'"@/]%s[`'"(]|plugins\.%s\b|--engine[ =]%s\b|--block-plugin[ =]%s\b"""
+
+
+def plugins_of_others() -> set[str]:
+    """Returns the names of this repository's plugins that the core does not declare itself."""
+    names = {
+        name
+        for project in PROJECTS[1:]
+        for group in declared(project).get("entry-points", {}).values()
+        for name in group
+    }
+    # Any distribution may carry gin files of this name: it is a word of the core's.
+    return names - {kinds.SHARED}
+
+
+def words(file: Path) -> tuple[set[str], list[str]]:
+    """Returns the identifiers of a module, and its texts: strings, docstrings and comments."""
+    text = file.read_text()
+    identifiers, texts = set(file.relative_to(ROOT).with_suffix("").parts), []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            identifiers.add(token.string)
+        elif token.type == tokenize.COMMENT:
+            texts.append(token.string)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return identifiers, texts
+
+
+def test_the_core_names_no_plugin() -> None:
+    names = plugins_of_others()
+    assert {"local", "t5x", "prompt_basic", "init_vocab", "prompt.show", "npy"} <= names
+    found = []
+    for file in sorted((ROOT / "prompt_tuning_core").rglob("*.py")):
+        identifiers, texts = words(file)
+        for name in names:
+            pattern = re.compile(QUOTED.replace("%s", re.escape(name)))
+            if name in identifiers or any(t == name or pattern.search(t) for t in texts):
+                found.append(f"{file.relative_to(ROOT)}: {name}")
+
+    assert found == []
+
+
+def test_the_core_ships_no_gin_file() -> None:
+    assert list((ROOT / "prompt_tuning_core").rglob("*.gin")) == []
 
 
 def find_python(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -53,7 +53,7 @@ def cases(prompt_file: str) -> dict[str, dict[str, Any]]:
         return entry_points()["init_vocab"].load()(table, population_size=20)
 
     return {
-        "init_uniform": {},
+        "init_random": {},
         "init_normal": {"arguments": {"stddev": 0.1}},
         "init_truncated_normal": {},
         "init_vocab": {
@@ -94,7 +94,7 @@ def test_every_first_party_factory_has_a_case(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "init_uniform",
+        "init_random",
         "init_normal",
         "init_truncated_normal",
         "init_vocab",

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from prompt_tuning_demo import model
 from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
-from prompt_tuning_files import bundled_prompts, formats
+from prompt_tuning_files import formats, names
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 NAMES = {f"demo/{task.name}" for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
 
 
 def carried():
-    found = {prompt.name: prompt.path for prompt in bundled_prompts.installed()}
+    found = {
+        one.entry.name: one.entry.locate() for one in names.prompts() if "demo" in one.entry.name
+    }
     return {name: path for name, path in found.items() if name.startswith("demo/")}
 
 

@@ -54,7 +54,7 @@ class Scheme:
 
 
 SCHEMES = {
-    "init_uniform": Scheme("prompts/from_random_uniform.gin"),
+    "init_random": Scheme("prompts/from_random_uniform.gin"),
     "init_vocab": Scheme("prompts/from_sampled_vocab.gin", (_POPULATION,)),
     "init_labels": Scheme("prompts/from_class_labels.gin", (_POPULATION,)),
     "init_string": Scheme("prompts/from_string.gin", (_POPULATION,)),
