@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import prompt_tuning_core
-from prompt_tuning_core import gin_config, registry
-from prompt_tuning_core.commands import main as commands
+from prompt_tuning_core import gin_config
 
 ENGINE = """\
 import dataclasses, json, sys
@@ -33,21 +32,6 @@ def engine(site):
         "fake", {"engines": {"fake": "fake_engine:Engine"}}, {"fake_engine.py": ENGINE}
     )
     return site
-
-
-@pytest.fixture
-def main(site, monkeypatch, capsys):
-    """Returns a function that runs a command in this process: the code and what it wrote."""
-    monkeypatch.syspath_prepend(site.folder)
-    monkeypatch.chdir(site.cwd)
-
-    def run(*arguments):
-        code = commands.main(arguments)
-        return (code, *capsys.readouterr())
-
-    yield run
-    monkeypatch.undo()
-    registry.configure()
 
 
 def test_flags_are_those_of_t5x(engine):

@@ -161,16 +161,6 @@ def test_only_hooks_asked_for_run_in_the_order_asked(site):
     ], process.stderr  # fmt: skip
 
 
-@pytest.fixture
-def in_process(site, monkeypatch):
-    """The fake distributions, in this process."""
-    monkeypatch.syspath_prepend(site.folder)
-    registry.configure()
-    yield site
-    monkeypatch.undo()
-    registry.configure()
-
-
 def test_namespace_imports_an_attribute_when_it_is_named(in_process):
     in_process.distribution(
         "lazy",

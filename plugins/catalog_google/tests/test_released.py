@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 import prompt_tuning_catalog_google as released
-import prompt_tuning_core
+from prompt_tuning_core import gin_config
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import names
-
-CONFIGS = Path(prompt_tuning_core.__file__).parent / "configs"
 
 
 @pytest.fixture
@@ -28,11 +26,13 @@ def elsewhere(monkeypatch, tmp_path):
 
 
 def test_released_models_have_the_sizes_of_their_gin_files():
-    assert len(released.models()) == 5
-    for model in released.models():
+    folders = gin_config.search_paths("local")
+    models = released.released_models()
+    assert len(models) == 5
+    for model in models:
         size = model.name.removeprefix("t5_1_1_lm100k_")
-        assert (CONFIGS / "local" / model.gin_file).is_file()
-        text = (CONFIGS / "models" / "sizes" / f"{size}.gin").read_text()
+        assert gin_config.find(model.gin_file, folders).is_file()
+        text = gin_config.find(f"models/sizes/{size}.gin", folders).read_text()
         macros = {name: int(value) for name, value in re.findall(r"(?m)^(\w+) = (\d+)$", text)}
         assert macros == {
             "NUM_HEADS": model.heads,
@@ -91,18 +91,19 @@ def test_unknown_names_get_the_nearest(elsewhere):
 def test_a_released_prompt_is_read_where_it_was_put(elsewhere, monkeypatch):
     name = "t5_1_1_lm100k_base/rte"
     path = elsewhere / "home/.cache/prompt-tuning/prompts/t5_1_1_lm100k_base/rte.npy"
-    with pytest.raises(InputError, match=f"fetch {re.escape(released.prompts()[2].file)} of https"):
+    with pytest.raises(
+        InputError, match=f"fetch {re.escape(released.released_prompts()[2].file)} of https"
+    ):
         names.resolve_prompt(name)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
     with pytest.raises(InputError, match=r"is not the released file: its sha256 is "):
         names.resolve_prompt(name)
-    facts = [vars(prompt) for prompt in released.prompts()]
+    facts = [vars(prompt) for prompt in released.released_prompts()]
     for fact in facts:
         fact["sha256"] = hashlib.sha256(b"something else").hexdigest()
-    monkeypatch.setattr(
-        released, "prompts", lambda: tuple(released.ReleasedPrompt(**fact) for fact in facts)
-    )
+    changed = tuple(released.ReleasedPrompt(**fact) for fact in facts)
+    monkeypatch.setattr(released, "released_prompts", lambda: changed)
     assert names.resolve_prompt(name) == str(path)
     monkeypatch.setenv(released.PROMPTS_VARIABLE, str(elsewhere / "mine"))
     with pytest.raises(InputError, match=f"^prompt {name}: {elsewhere / 'mine' / name}.npy cannot"):

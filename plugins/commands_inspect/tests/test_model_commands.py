@@ -75,8 +75,8 @@ def test_sizes_come_from_the_shapes(site, model):
     }
 
 
-def test_a_variable_is_extracted_in_float32(site, model):
-    listing = site.command("extract-variable", "model.npz").stdout
+def test_a_variable_is_extracted_in_float32(site, model, main):
+    listing = main("extract-variable", "model.npz")[1]
     assert "encoder/layers_1/attention/query/kernel" in listing
     assert "(4, 6)" in listing
     # As in the reference's script, "target/" may stand in front.
@@ -86,18 +86,17 @@ def test_a_variable_is_extracted_in_float32(site, model):
     extracted = np.load(site.cwd / "out.npy")
     assert extracted.dtype == np.float32
     np.testing.assert_array_equal(extracted, model[name])
-    process = site.command(
+    _, output, _ = main(
         "extract-variable", "model.npz", "encoder/relpos_bias/rel_embedding", "out.npy",
         "--dtype=float64",
     )  # fmt: skip
-    assert process.stdout.startswith("replaced out.npy: "), process.stderr
+    assert output.startswith("replaced out.npy: ")
     assert np.load(site.cwd / "out.npy").dtype == np.float64
     assert [path.name for path in site.cwd.glob("*out*")] == ["out.npy"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_what_cannot_be_extracted_is_told(site, model, main):
+    for arguments, expected in [
         (["token_embeder/embedding"], "did you mean 'token_embedder/embedding'?"),
         (["nothing_like_it"], "without a variable, the command lists all 8"),
         (["token_embedder/embedding", "out.npz"], "expected the name of a file that ends in .npy"),
@@ -106,8 +105,17 @@ def test_a_variable_is_extracted_in_float32(site, model):
             ["token_embedder/embedding", "out.npy", "--dtype=float16"],
             "has values beyond the range of float16",
         ),
-    ],
-)
-def test_what_cannot_be_extracted_is_told(site, model, arguments, expected):
-    assert expected in site.error("extract-variable", "model.npz", *arguments)
-    assert [path.name for path in site.cwd.iterdir()] == ["model.npz"]
+    ]:
+        code, output, error = main("extract-variable", "model.npz", *arguments)
+        assert (code, output, error.count("\n")) == (2, "", 1), arguments
+        assert expected in error
+        assert [path.name for path in site.cwd.iterdir()] == ["model.npz"]
+
+
+def test_models_that_have_a_name_are_listed(site):
+    process = site.command("model", "list")
+    assert process.returncode == 0, process.stderr
+    heading, row, *_ = process.stdout.splitlines()
+    assert heading.split()[:3] == ["NAME", "FROM", "PARAMETERS"]
+    assert row.split()[:3] == ["t5_1_1_lm100k_small", "prompt-tuning-catalog-google", "76,961,152"]
+    assert process.stdout.count("vocabulary: gs://t5-data/vocabs/") == 1

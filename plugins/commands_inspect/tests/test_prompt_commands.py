@@ -20,7 +20,7 @@ from prompt_tuning_files.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_files.formats import Variable
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
-VOCABULARY = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
+VOCABULARY = Path(__file__).parents[3] / "tests" / "golden" / "seqio_test_sentencepiece.model"
 PROVENANCE = {
     "task": {"name": "reviews"},
     "seed": 0,
@@ -41,12 +41,12 @@ def write_model(path, table):
     safetensors.numpy.save_file({EMBEDDING_VARIABLE: table}, path)
 
 
-def test_a_prompt_crosses_forms_unchanged(site, prompt):
+def test_a_prompt_crosses_forms_unchanged(site, prompt, main):
     there = site.command("prompt", "convert", "prompt.npy", "other.safetensors")
     assert there.stdout == "wrote other.safetensors: float32 (3, 4)\n", there.stderr
     Path(site.cwd, "back.npy").touch()
-    back = site.command("prompt", "convert", "other.safetensors", "back.npy")
-    assert back.stdout == "replaced back.npy: float32 (3, 4)\n", back.stderr
+    back = main("prompt", "convert", "other.safetensors", "back.npy")
+    assert back == (0, "replaced back.npy: float32 (3, 4)\n", "")
     for file in ("prompt.npy", "prompt.json"):
         converted = site.cwd / file.replace("prompt", "back")
         if file.endswith(".npy"):
@@ -55,12 +55,12 @@ def test_a_prompt_crosses_forms_unchanged(site, prompt):
             assert json.loads(converted.read_text()) == json.loads((site.cwd / file).read_text())
 
 
-def test_the_directory_of_a_run_means_its_newest_prompt(site, prompt):
+def test_the_directory_of_a_run_means_its_newest_prompt(site, prompt, main):
     for step in (9, 10):
         prompt_files.save(site.cwd / "run" / f"prompt_{step}.npy", step * prompt, {"step": step})
-    shown = site.command("prompt", "show", "run")
-    assert ["step", "10"] in [line.split() for line in shown.stdout.splitlines()], shown.stderr
-    assert str(Path("run", "prompt_10.npy")) in shown.stdout
+    _, shown, error = main("prompt", "show", "run")
+    assert ["step", "10"] in [line.split() for line in shown.splitlines()], error
+    assert str(Path("run", "prompt_10.npy")) in shown
 
 
 def test_what_is_shown_of_a_prompt(site, prompt):
@@ -93,20 +93,28 @@ def test_what_is_shown_of_a_prompt(site, prompt):
     assert positions[2][3] != "1.00"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--model=model.safetensors"], "--vocabulary is not set, and the model model.safetensors"),
+def test_what_cannot_be_shown_is_told(site, prompt, main):
+    write_model(site.cwd / "model.safetensors", np.ones((6, 5), np.float32))
+    model = "--model=model.safetensors"
+    for arguments, expected in [
+        ([model], "--vocabulary is not set, and the model model.safetensors"),
         (["--vocabulary=no.model"], "--vocabulary needs --model"),
         (["--nearest=3"], "--nearest needs --model"),
-        (["--vocabulary=no.model", "--model=model.safetensors"], "no.model: cannot be read: No"),
-        (["--vocabulary=prompt.npy", "--model=model.safetensors"], "not a SentencePiece model"),
-        ([f"--vocabulary={VOCABULARY}", "--model=model.safetensors"], "width 4, and the model 5"),
-    ],
-)
-def test_what_cannot_be_shown_is_told(site, prompt, arguments, expected):
-    write_model(site.cwd / "model.safetensors", np.ones((6, 5), np.float32))
-    assert expected in site.error("prompt", "show", "prompt.npy", *arguments)
+        (["--vocabulary=no.model", model], "no.model: cannot be read: No"),
+        (["--vocabulary=prompt.npy", model], "not a SentencePiece model"),
+        ([f"--vocabulary={VOCABULARY}", model], "width 4, and the model 5"),
+    ]:
+        code, _, error = main("prompt", "show", "prompt.npy", *arguments)
+        assert (code, error.count("\n")) == (2, 1), arguments
+        assert expected in error
+
+
+def test_prompts_that_have_a_name_are_listed(site):
+    lines = [line.split() for line in site.command("prompt", "list").stdout.splitlines()]
+    assert lines[0] == ["NAME", "FROM", "FILE"]
+    assert ["t5_1_1_lm100k_base/sst2", "prompt-tuning-catalog-google"] in [
+        line[:2] for line in lines
+    ]
 
 
 def test_without_sentencepiece_the_way_to_get_it_is_told(site, prompt):
@@ -127,7 +135,7 @@ def test_the_vocabulary_is_that_of_the_provenance():
         ]
 
 
-def test_the_vocabulary_and_the_table_of_the_released_models(site, prompt):
+def test_the_vocabulary_and_the_table_of_the_released_models(site, prompt, main):
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(VOCABULARY.read_bytes())
     for number in range(26, 32000):
@@ -139,14 +147,14 @@ def test_the_vocabulary_and_the_table_of_the_released_models(site, prompt):
     table = np.random.default_rng(1).standard_normal((32128, 4)).astype(np.float32)
     table[[5, 32099, 32127]] = prompt  # The last one is padding: no piece.
     write_model(site.cwd / "model" / "model.safetensors", table)
-    shown = site.command("prompt", "show", "prompt.npy", "--model=model", "--nearest=1")
-    assert shown.returncode == 0, shown.stderr
-    positions = [line.split()[2:] for line in shown.stdout.splitlines()[-3:]]
+    code, shown, error = main("prompt", "show", "prompt.npy", "--model=model", "--nearest=1")
+    assert code == 0, error
+    positions = [line.split()[2:] for line in shown.splitlines()[-3:]]
     assert positions[:2] == [[model.pieces[5].piece, "1.00"], ["▁<extra_id_0>", "1.00"]]
     assert positions[2][0] in {piece.piece for piece in model.pieces}
     # A piece more than the table has rows.
     write_model(site.cwd / "model" / "model.safetensors", table[:32099])
-    line = site.error("prompt", "show", "prompt.npy", "--model=model")
+    line = main("prompt", "show", "prompt.npy", "--model=model")[2]
     assert "the vocabulary has 32100 ids, and the model's embedding table 32099 rows" in line
 
 

@@ -17,10 +17,8 @@ NAMES = {f"demo/{task.name}" for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
 
 
 def carried():
-    found = {
-        one.entry.name: one.entry.locate() for one in names.prompts() if "demo" in one.entry.name
-    }
-    return {name: path for name, path in found.items() if name.startswith("demo/")}
+    carriers = [one for one in names.prompts() if one.distribution == "prompt-tuning-demo"]
+    return {one.entry.name: one.entry.locate() for one in carriers}
 
 
 def scores():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError, PluginError, close
+from prompt_tuning_core.errors import InputError, PluginError, PluginLoadError, close, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +171,22 @@ def _found(method: str) -> tuple[list[Listed], list[PluginError]]:
         if plugin.kind != "catalog" or plugin.status == "blocked":
             continue
         try:
-            catalog: Any = installed.load("catalog", plugin.name)
+            entries = _entries(plugin, installed.load("catalog", plugin.name), method)
         except PluginError as error:
             broken.append(error)
             continue
-        listed += [Listed(entry, plugin.distribution) for entry in getattr(catalog, method)()]
+        listed += [Listed(entry, plugin.distribution) for entry in entries]
     return listed, broken
+
+
+def _entries(plugin: registry.Plugin, catalog: Any, method: str) -> list[Known]:
+    try:
+        entries = list(getattr(catalog, method)())
+    except Exception as error:  # A plugin may raise anything.
+        raise PluginLoadError(f"{plugin} fails in {method}() with {one_line(error)}") from error
+    for entry in entries:
+        if not isinstance(entry, Known):
+            raise PluginLoadError(
+                f"{plugin} lists {entry!r}, which is no prompt_tuning_files.names.Known"
+            )
+    return entries

@@ -1,4 +1,4 @@
-"""Fake distributions, and processes that see them."""
+"""Fake distributions, and commands that see them, in this process or in new ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.commands.main import main as run_command
 
 
 class Site:
@@ -120,3 +123,36 @@ class Site:
 def site(tmp_path: Path) -> Site:
     """An empty folder for fake distributions."""
     return Site(tmp_path)
+
+
+@pytest.fixture
+def in_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The `site`, seen by this process, whose current directory is the site's."""
+    monkeypatch.syspath_prepend(site.folder)
+    monkeypatch.chdir(site.cwd)
+    modules = set(sys.modules)
+    registry.configure()
+    yield site
+    monkeypatch.undo()
+    registry.configure()
+    # Another test may fake a module of the same name.
+    for name in set(sys.modules) - modules:
+        if str(site.folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def main(
+    in_process: Site, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """A function that runs `prompt-tuning` with its arguments in this process.
+
+    It returns the exit code, and what was written to standard output and to standard error.
+    """
+    del in_process  # What it arranges is all that is needed.
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = run_command(arguments)
+        return (code, *capsys.readouterr())
+
+    return run
