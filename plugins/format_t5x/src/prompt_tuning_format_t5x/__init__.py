@@ -59,12 +59,12 @@ class T5X(_Format):
     _kind = "t5x_legacy"
 
     def recognizes_model(self, path: str) -> bool:
-        """See `prompt_tuning_core.formats.ModelFormat`; the errors are those of the other form."""
+        """See `prompt_tuning_files.formats.ModelFormat`; the errors are those of the other form."""
         found = find_checkpoint(path)
         return found is not None and found.kind in (self._kind, "tensorflow")
 
     def open_model(self, path: str) -> ModelFile:
-        """See `prompt_tuning_core.formats.ModelFormat`."""
+        """See `prompt_tuning_files.formats.ModelFormat`."""
         found = find_checkpoint(path)
         if found is not None and found.kind == "tensorflow":
             raise InputError(
