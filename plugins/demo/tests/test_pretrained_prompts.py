@@ -51,7 +51,7 @@ def test_the_score_in_the_table_is_what_the_prompt_reaches(tmp_path):
             "--gin_file=runs/prompt_eval.gin",
             "--gin.PROMPT_FILE='demo/demo_reviews'",
             "--gin.MIXTURE_OR_TASK_NAME='demo_reviews'",
-            "--gin.MIXTURE_OR_TASK_MODULE='prompt_tuning_demo.tasks'",
+            "--gin.MIXTURE_OR_TASK_MODULE='demo_tasks'",
             "--gin.EVAL_OUTPUT_DIR='scores'",
         ],
         cwd=tmp_path,

@@ -38,7 +38,7 @@ def complaint(arguments, folder, **environment):
         ({"MIXTURE_OR_TASK_NAME": "toi"}, "unknown task 'toi'; did you mean 'toy'?"),
         (
             {"MIXTURE_OR_TASK_MODULE": "no_such_module"},
-            "MIXTURE_OR_TASK_MODULE 'no_such_module' fails to import: ModuleNotFoundError",
+            "'no_such_module' is neither a plugin of kind tasks nor a module that Python finds",
         ),
         ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
         ({"toy/tasks.TextTask.metrics": [3]}, "a metric is 3, expected a name or a function"),

@@ -81,6 +81,10 @@ def test_t5x_of_another_time(project):
         ({"TRAIN_STEPS": None}, "neither TRAIN_STEPS nor TRAIN_STEPS_RELATIVE is set"),
         ({"EVAL_PERIOD": 3}, "EVAL_PERIOD is 3 and SAVE_PERIOD 2; T5X needs one to be a multiple"),
         ({"MIXTURE_OR_TASK_NAME": "tay"}, "unknown task 'tay'; did you mean 'toy'?"),
+        (
+            {"MIXTURE_OR_TASK_MODULE": "no_such"},
+            "'no_such' is neither a plugin of kind tasks nor a",
+        ),
         ({"MLP_DIM": 32}, "has the shape (32, 64), and the model described in gin has (32, 32)"),
         ({"INITIAL_CHECKPOINT_PATH": "none"}, "none"),
         ({"ONLY_PROMPT": True, "USE_ORBAX": False}, "ONLY_PROMPT is True and USE_ORBAX False"),

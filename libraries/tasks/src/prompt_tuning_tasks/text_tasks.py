@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
+import importlib.util
 import json
 import math
 import os
@@ -36,7 +36,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from prompt_tuning_core import git_lfs
+from prompt_tuning_core import git_lfs, registry
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
 from prompt_tuning_tasks import metrics
 
@@ -403,18 +403,56 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
 
 
 def import_module(name: str) -> None:
-    """Imports the module that registers tasks (MIXTURE_OR_TASK_MODULE).
+    """Imports what registers tasks: a plugin of kind tasks or a module (MIXTURE_OR_TASK_MODULE).
+
+    Args:
+      name: The plugin's name, such as `my_tasks`, or the module's, such as `my_package.my_tasks`.
 
     Raises:
-      InputError: If it fails to import.
-      PromptTuningError: If it raises one itself.
+      InputError: If nothing has that name, a plugin and a module have it both, or the module fails
+        to import.
+      PluginError: If the plugin cannot be used.
+      PromptTuningError: If the module raises one itself.
     """
+    plugins = registry.process_registry()
+    rows = [p for p in plugins.discover() if p.kind == "tasks"]
+    named = [p for p in rows if p.name == name]
+    file = _module_file(name)
+    usable = [p for p in named if p.status != "blocked"]
+    if usable and file and usable[0].value.partition(":")[0].strip() != name:
+        raise InputError(
+            f"MIXTURE_OR_TASK_MODULE {name!r} names both {usable[0]} and the module {file}; block "
+            f"the plugin with --block-plugin={usable[0].distribution}:{name}, or rename the module"
+        )
+    # A blocked plugin leaves its name to a module, and is refused where there is none.
+    if usable or (named and not file):
+        plugins.load("tasks", name)
+        return
     try:
         importlib.import_module(name)
     except PromptTuningError:
         raise
     except Exception as e:  # A module may raise anything while it is imported.
+        # A missing module may also be one that this one imports. Python finds no relative ones.
+        missing = e.name if isinstance(e, ModuleNotFoundError) else None
+        if name.startswith(".") or (missing and f"{name}.".startswith(f"{missing}.")):
+            raise InputError(
+                f"MIXTURE_OR_TASK_MODULE {name!r} is neither a plugin of kind tasks nor a module "
+                f"that Python finds{nearest(name, [p.name for p in rows])}"
+            ) from e
         raise InputError(f"MIXTURE_OR_TASK_MODULE {name!r} fails to import: {one_line(e)}") from e
+
+
+def _module_file(name: str) -> str | None:
+    """Returns the file of a module that stands in no package, without importing it."""
+    if not name.isidentifier():
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    # A folder without `__init__.py` is no module that registers tasks, such as one of data files.
+    return spec.origin if spec else None
 
 
 def with_a_template(task: Task) -> TextTask:

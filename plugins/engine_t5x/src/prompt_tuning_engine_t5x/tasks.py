@@ -35,7 +35,7 @@ def for_seqio(
     Args:
       name: MIXTURE_OR_TASK_NAME.
       vocabulary: Of inputs and targets, for a text task.
-      module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
       bucketing: Must be False: T5X pads each batch to TASK_FEATURE_LENGTHS (BUCKETING).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
       task_feature_lengths: The most ids of a text task's "inputs" and "targets", which seqio cuts

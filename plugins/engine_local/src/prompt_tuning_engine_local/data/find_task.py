@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import prompt_tuning_tasks as tasks
-from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.errors import InputError, PluginLoadError, nearest
 from prompt_tuning_engine_local import extras
 from prompt_tuning_engine_local.data.engine_task import Component, EngineTask
 from prompt_tuning_engine_local.data.text_components import TextEngineTask
@@ -51,5 +51,5 @@ def drawn_from(task: EngineTask, split: str) -> list[tuple[Component, float]]:
 def _import(module: str) -> None:
     try:
         tasks.import_module(module)
-    except InputError as e:
+    except (InputError, PluginLoadError) as e:
         raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e

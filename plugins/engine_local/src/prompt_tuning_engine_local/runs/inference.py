@@ -50,7 +50,7 @@ def evaluate(
       output_dir: Where to write (EVAL_OUTPUT_DIR).
       mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
       task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
-      mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      mixture_or_task_module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
       prompt_file: Where the prompt is from, to tell hooks its step; None has them told the frozen
         model's (PROMPT_FILE).
       split: The split (EVAL_SPLIT).
@@ -121,7 +121,7 @@ def infer(
       input_file: What to read (INFER_INPUT_FILE).
       task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
       mixture_or_task_name: The task whose template to use, or None (MIXTURE_OR_TASK_NAME).
-      mixture_or_task_module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      mixture_or_task_module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
       batch_size: Texts decoded at once (BATCH_SIZE).
       num_devices: How many local devices share a batch; None for all of JAX's default backend
         (NUM_DEVICES).

@@ -122,7 +122,7 @@ def train(
         (KEEP_CHECKPOINTS).
       best_metric: The metric whose highest value decides which prompt is kept besides, as
         `best_prompt.npy`; None for none (BEST_METRIC).
-      mixture_or_task_module: A Python module to import first; it registers tasks
+      mixture_or_task_module: A tasks plugin or a module, imported first; it registers tasks
         (MIXTURE_OR_TASK_MODULE).
       random_seed: Determines initial values, order and dropout; None draws one (RANDOM_SEED).
       num_devices: How many local devices share a batch; None for all of JAX's default backend
