@@ -89,6 +89,6 @@ def margin(network, frozen, prompt, example):
     """Returns how much likelier "positive" is than "negative"."""
     both = [dataclasses.replace(example, targets=label) for label in ("positive", "negative")]
     tokenized = batching.tokenize(both, network.vocabulary, base.LENGTHS, "both labels")
-    batch = batching.make_batch(tokenized, batching.padded_lengths(base.LENGTHS, False))
+    batch = batching.make_batch(tokenized, batching.padded_lengths(base.LENGTHS, bucketing=False))
     positive, negative = network.score(prompt, frozen, batch).tolist()
     return positive - negative

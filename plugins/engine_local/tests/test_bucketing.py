@@ -118,7 +118,7 @@ def test_answers_come_in_the_order_of_the_texts_and_are_those_without_bucketing(
     prompt, frozen = params
     answers, counts = {}, []
     for bucketing in (True, False):
-        predictor = Predictor(make_model(), frozen, LENGTHS, 3, Placement(), bucketing)
+        predictor = Predictor(make_model(), frozen, LENGTHS, 3, Placement(), bucketing=bucketing)
         answers[bucketing] = predictor.predict(
             TEXTS, prompt if with_prompt else None, progress=counts.append
         )

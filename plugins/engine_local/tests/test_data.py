@@ -169,7 +169,7 @@ def test_targets_can_be_padded_to_their_feature_length_all_the_same():
 )
 def test_evaluation_sees_every_example_once(lengths, batch_size, bucketing):
     seen = []
-    padded = batching.padded_lengths(LENGTHS, bucketing)
+    padded = batching.padded_lengths(LENGTHS, bucketing=bucketing)
     for batch, numbers in batching.evaluation_batches(of_lengths(lengths), padded, batch_size):
         tokens = batch["encoder_input_tokens"]
         assert len(tokens) == batch_size

@@ -83,7 +83,7 @@ def in_both_engines(golden, seqio, task, split):
     model = make_model()
     ids = []
     for batch, _ in batching.evaluation_batches(
-        text.tokenized, batching.padded_lengths(LENGTHS, False), 1
+        text.tokenized, batching.padded_lengths(LENGTHS, bucketing=False), 1
     ):
         tokens = jnp.asarray(batch["encoder_input_tokens"])
         ids.append(np.asarray(model.generate(prompt, predictor.frozen, tokens, 6))[0])

@@ -47,7 +47,7 @@ class PaddedLengths:
 
     @classmethod
     def of(
-        cls, inputs: int, targets: int, bucketing: bool = True, target_bucketing: bool = True
+        cls, inputs: int, targets: int, *, bucketing: bool = True, target_bucketing: bool = True
     ) -> PaddedLengths:
         """Derives the lengths from the most ids of inputs and targets.
 
@@ -102,7 +102,12 @@ class ExampleStream:
     """
 
     def __init__(
-        self, sizes: Sequence[int], rates: Sequence[float] | None, seed: int, shuffle: bool = True
+        self,
+        sizes: Sequence[int],
+        rates: Sequence[float] | None,
+        seed: int,
+        *,
+        shuffle: bool = True,
     ) -> None:
         self.sizes = tuple(sizes)
         self._seed = seed

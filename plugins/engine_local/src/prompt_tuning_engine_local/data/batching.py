@@ -19,10 +19,12 @@ Batch = dict[str, np.ndarray]
 
 
 def padded_lengths(
-    lengths: FeatureLengths, bucketing: bool, target_bucketing: bool = True
+    lengths: FeatureLengths, *, bucketing: bool, target_bucketing: bool = True
 ) -> batch_plan.PaddedLengths:
     """Returns the lengths that batches are padded to; see `batch_plan.PaddedLengths.of`."""
-    return batch_plan.PaddedLengths.of(lengths.inputs, lengths.targets, bucketing, target_bucketing)
+    return batch_plan.PaddedLengths.of(
+        lengths.inputs, lengths.targets, bucketing=bucketing, target_bucketing=target_bucketing
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ def tokenize(
     vocabulary: SentencePieceVocabulary,
     lengths: FeatureLengths,
     what: str,
+    *,
     strict: bool = False,
 ) -> list[TokenizedExample]:
     """Turns texts into ids, appends EOS, and cuts what is too long, as T5X does.
@@ -108,6 +111,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     rates: Sequence[float] | None = None,
+    *,
     shuffle: bool = True,
     bucketing: bool = True,
     target_bucketing: bool = True,
@@ -134,9 +138,11 @@ def training_batches(
       it, in an iterator made from the same arguments.
     """
     examples = [example for source in sources for example in source]
-    padded = padded_lengths(lengths, bucketing, target_bucketing)
+    padded = padded_lengths(lengths, bucketing=bucketing, target_bucketing=target_bucketing)
     groups = padded.groups([len(e.inputs) for e in examples], [len(e.targets) for e in examples])
-    stream = batch_plan.ExampleStream([len(source) for source in sources], rates, seed, shuffle)
+    stream = batch_plan.ExampleStream(
+        [len(source) for source in sources], rates, seed, shuffle=shuffle
+    )
     plan = batch_plan.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)
     # One thread makes the next batches while the device is busy with this one.
     return iter(

@@ -73,7 +73,7 @@ class TextComponent:
         """Tokenizes given examples of a split."""
         what = f"task {self.name!r}, split {split!r}"
         tokenized = batching.tokenize(
-            examples, reading.vocabulary, reading.lengths, what, reading.strict
+            examples, reading.vocabulary, reading.lengths, what, strict=reading.strict
         )
         return _TextSplit(self.task, examples, tokenized)
 

@@ -266,7 +266,10 @@ class RelativePositionBias(nn.Module):
         )
         # [num_keys, num_keys] buckets are a constant of the program; a query row is picked from it.
         buckets = relative_position_buckets(
-            num_keys, self.bidirectional, config.relpos_buckets, config.relpos_max_distance
+            num_keys,
+            config.relpos_buckets,
+            config.relpos_max_distance,
+            bidirectional=self.bidirectional,
         )
         return jnp.take(embedding, jnp.asarray(buckets)[query_positions], axis=1)[None]
 
@@ -281,7 +284,7 @@ def masked(bias: jax.Array | float, mask: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=64)
 def relative_position_buckets(
-    length: int, bidirectional: bool, num_buckets: int, max_distance: int
+    length: int, num_buckets: int, max_distance: int, *, bidirectional: bool
 ) -> np.ndarray:
     """Buckets of all pairs of positions (Raffel et al. 2020, section 2.1).
 

@@ -13,6 +13,7 @@ def adafactor(
     learning_rate: optax.ScalarOrSchedule = 0.3,
     decay_rate: float = 0.8,
     step_offset: int = 0,
+    *,
     multiply_by_parameter_scale: bool = False,
     clipping_threshold: float | None = 1.0,
     weight_decay_rate: float | None = 1e-5,

@@ -34,7 +34,7 @@ class Placement:
     def __init__(self, num_devices: int | None = None) -> None:
         local = jax.local_devices()
         count = len(local) if num_devices is None else num_devices
-        if not isinstance(count, int) or not 1 <= count <= len(local):
+        if not 1 <= count <= len(local):
             raise InputError(
                 f"NUM_DEVICES is {num_devices!r}, and there are {len(local)} local devices of kind "
                 f"{local[0].platform}"
@@ -45,13 +45,11 @@ class Placement:
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Checks that there is something in a batch, and that it can be split evenly.
+        """Checks that a batch can be split evenly.
 
         Raises:
           InputError: If not.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"BATCH_SIZE is {batch_size!r}, expected a whole number of at least 1")
         if batch_size % self.num_devices:
             raise InputError(
                 f"BATCH_SIZE is {batch_size}, which {self.num_devices} devices cannot share "

@@ -66,6 +66,7 @@ class Predictor:
         lengths: FeatureLengths,
         batch_size: int,
         placement: Placement,
+        *,
         bucketing: bool = True,
         strict_lengths: bool = False,
     ) -> None:
@@ -73,7 +74,7 @@ class Predictor:
         self.frozen = frozen
         self._batch_size = batch_size
         self._placement = placement
-        self._padded = batching.padded_lengths(lengths, bucketing)
+        self._padded = batching.padded_lengths(lengths, bucketing=bucketing)
         self._generate = jax.jit(model.generate, static_argnums=3)
         self._score = jax.jit(model.score)
 
@@ -101,7 +102,7 @@ class Predictor:
         ]
         reading = self._reading
         tokenized = batching.tokenize(
-            examples, reading.vocabulary, reading.lengths, what, reading.strict
+            examples, reading.vocabulary, reading.lengths, what, strict=reading.strict
         )
         return self._decoded(self._answer(tokenized, prompt, progress))
 

@@ -3,66 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
 import rich.console
 
 import prompt_tuning_tasks as tasks
-from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_engine_local.data import engine_task, find_task
-from prompt_tuning_engine_local.model import model_files
-from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
-from prompt_tuning_engine_local.runs import reporting
-from prompt_tuning_engine_local.runs.devices import Placement
-from prompt_tuning_engine_local.runs.evaluation import Evaluation, Predictor, metrics_of
+from prompt_tuning_engine_local.data import find_task
+from prompt_tuning_engine_local.data.engine_task import EngineTask
+from prompt_tuning_engine_local.model.prompted_model import Params
+from prompt_tuning_engine_local.runs import preparing, reporting
+from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
+from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
 from prompt_tuning_files import prompt_files, trained_prompts
 from prompt_tuning_tasks import Mixture, TextTask
-from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
-def evaluate(
-    model: EncoderDecoderModel,
-    checkpoint_path: str,
-    output_dir: str,
-    mixture_or_task_name: str,
-    task_feature_lengths: Mapping[str, int],
-    mixture_or_task_module: str | None = None,
-    prompt_file: str | None = None,
-    split: str = "test",
-    batch_size: int = 32,
-    num_devices: int | None = None,
-    bucketing: bool = True,
-    strict_lengths: bool = False,
-    hooks: Sequence[str] = (),
-    extra_hooks: Sequence[str] = (),
-) -> dict[str, float]:
+def evaluate(options: EvaluationOptions) -> dict[str, float]:
     """Scores a prompt on a split, and writes the metrics and the predictions.
 
     The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`, for each task of a
     mixture. The prompt is what PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
-
-    Args:
-      model: The model, with its prompt module (MODEL).
-      checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH).
-      output_dir: Where to write (EVAL_OUTPUT_DIR).
-      mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
-      task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
-      mixture_or_task_module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
-      prompt_file: Where the prompt is from, to tell hooks its step; None has them told the frozen
-        model's (PROMPT_FILE).
-      split: The split (EVAL_SPLIT).
-      batch_size: Examples decoded at once (BATCH_SIZE).
-      num_devices: How many local devices share a batch; None for all of JAX's default backend
-        (NUM_DEVICES).
-      bucketing: Whether texts of similar length are decoded together, padded no further than they
-        need; otherwise all are padded to `task_feature_lengths` (BUCKETING).
-      strict_lengths: Whether a text that is longer than `task_feature_lengths` is an error;
-        otherwise it is cut, and that is said (STRICT_LENGTHS).
-      hooks: Names of hooks plugins (HOOKS).
-      extra_hooks: More of them, from the command line.
 
     Returns:
       The metrics by name; those of a mixture are named `TASK/METRIC`.
@@ -70,65 +33,26 @@ def evaluate(
     Raises:
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
-    hook = registry.process_registry().load_hooks([*hooks, *extra_hooks])
-    task = find_task.find(mixture_or_task_name, mixture_or_task_module)
-    saved = None if prompt_file is None else trained_prompts.find(prompt_file)
-    predictor, prompt, step = _predictor(
-        model,
-        checkpoint_path,
-        task_feature_lengths,
-        batch_size,
-        num_devices,
-        bucketing,
-        strict_lengths,
-    )
-    prepared = [predictor.prepare(component, split) for component in task.components(split)]
-    results = [predictor.evaluate_prepared(one, prompt) for one in prepared]
+    hook = preparing.load_hooks(options)
+    task = find_task.find(options.task_name, options.mixture_or_task_module)
+    saved = None if options.prompt_file is None else trained_prompts.find(options.prompt_file)
+    loaded, prompt = _load(options)
+    components = task.components(options.split)
+    prepared = [loaded.predictor.prepare(component, options.split) for component in components]
+    results = [loaded.predictor.evaluate_prepared(one, prompt) for one in prepared]
     metrics = metrics_of(task, results)
-    if saved is not None and saved.step is not None:
-        step = saved.step
-    hook.evaluated(step=step, metrics=metrics)
-
+    step = None if saved is None else saved.step
+    hook.evaluated(step=loaded.frozen.step if step is None else step, metrics=metrics)
     for result in results:
-        _write_evaluation(Path(output_dir).expanduser(), split, result)
+        _write_evaluation(Path(options.output_dir).expanduser(), options.split, result)
     return metrics
 
 
-def infer(
-    model: EncoderDecoderModel,
-    checkpoint_path: str,
-    output_dir: str,
-    input_file: str,
-    task_feature_lengths: Mapping[str, int],
-    mixture_or_task_name: str | None = None,
-    mixture_or_task_module: str | None = None,
-    batch_size: int = 32,
-    num_devices: int | None = None,
-    bucketing: bool = True,
-    strict_lengths: bool = False,
-    hooks: Sequence[str] = (),
-    extra_hooks: Sequence[str] = (),
-) -> Path:
+def infer(options: InferenceOptions) -> Path:
     """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
 
-    What the file may be, `prompt_tuning_tasks.read_inputs` says; without a task, a text is
+    `prompt_tuning_tasks.read_inputs` says which files it reads; without a task, a text is
     taken as it is, or from the column "inputs".
-
-    Args:
-      model: The model, with its prompt module (MODEL).
-      checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH).
-      output_dir: Where to write (INFER_OUTPUT_DIR).
-      input_file: What to read (INFER_INPUT_FILE).
-      task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
-      mixture_or_task_name: The task whose template to use, or None (MIXTURE_OR_TASK_NAME).
-      mixture_or_task_module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
-      batch_size: Texts decoded at once (BATCH_SIZE).
-      num_devices: How many local devices share a batch; None for all of JAX's default backend
-        (NUM_DEVICES).
-      bucketing: As in `evaluate` (BUCKETING).
-      strict_lengths: As in `evaluate` (STRICT_LENGTHS).
-      hooks: Names of hooks plugins (HOOKS).
-      extra_hooks: More of them, from the command line.
 
     Returns:
       The file written.
@@ -136,23 +60,15 @@ def infer(
     Raises:
       PromptTuningError: If something given cannot be used; nothing is written then.
     """
-    registry.process_registry().load_hooks([*hooks, *extra_hooks])
+    preparing.load_hooks(options)
     task = TextTask("infer", {})
-    if mixture_or_task_name is not None:
-        task = _with_a_template(find_task.find(mixture_or_task_name, mixture_or_task_module))
-    source = Path(input_file).expanduser()
+    if options.mixture_or_task_name is not None:
+        task = _with_a_template(find_task.find(options.task_name, options.mixture_or_task_module))
+    source = Path(options.input_file).expanduser()
     texts = tasks.read_inputs(source, task)
-    predictor, prompt, _ = _predictor(
-        model,
-        checkpoint_path,
-        task_feature_lengths,
-        batch_size,
-        num_devices,
-        bucketing,
-        strict_lengths,
-    )
-    answers = predictor.predict(texts, prompt, str(source))
-    target = Path(output_dir).expanduser() / f"{tasks.stem(source)}-predictions.jsonl"
+    loaded, prompt = _load(options)
+    answers = loaded.predictor.predict(texts, prompt, str(source))
+    target = Path(options.output_dir).expanduser() / f"{tasks.stem(source)}-predictions.jsonl"
     _write_jsonl(
         target,
         ({"inputs": t.inputs, "prediction": a} for t, a in zip(texts, answers, strict=True)),
@@ -163,7 +79,7 @@ def infer(
     return target
 
 
-def _with_a_template(task: engine_task.EngineTask) -> TextTask:
+def _with_a_template(task: EngineTask) -> TextTask:
     """Returns the task, whose input template a text can fill."""
     if isinstance(task.source, TextTask | Mixture):
         return tasks.with_a_template(task.source)
@@ -174,25 +90,12 @@ def _with_a_template(task: engine_task.EngineTask) -> TextTask:
     )
 
 
-def _predictor(
-    model: EncoderDecoderModel,
-    checkpoint_path: str,
-    task_feature_lengths: Mapping[str, int],
-    batch_size: int,
-    num_devices: int | None,
-    bucketing: bool,
-    strict_lengths: bool,
-) -> tuple[Predictor, Params, int]:
-    placement = Placement(num_devices)
-    placement.check_batch_size(batch_size)
-    lengths = FeatureLengths.of(task_feature_lengths)
-    frozen = model_files.load(checkpoint_path, model.frozen_parameters, placement.everywhere)
+def _load(options: Options) -> tuple[preparing.Loaded, Params]:
+    """Reads the frozen model and makes the prompt."""
+    loaded = preparing.load(options, preparing.place(options))
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
-    prompt = model.init_prompt(jax.random.key(0))
-    predictor = Predictor(
-        model, frozen.params, lengths, batch_size, placement, bucketing, strict_lengths
-    )
-    return predictor, placement.everywhere(prompt), frozen.step
+    prompt = options.model.init_prompt(jax.random.key(0))
+    return loaded, loaded.placement.everywhere(prompt)
 
 
 def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""What a training run shows: a progress bar, TensorBoard files, a picture of the curves."""
+"""The progress bar, the TensorBoard files and the picture of the curves of a training run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from prompt_tuning_engine_local import extras
 from prompt_tuning_files.prompt_files import atomic_write
 
 LOSS = "loss_per_nonpadding_target_token"
@@ -91,10 +92,21 @@ class TrainingReport:
         self._tensorboard.close()
 
     def draw(self, path: Path) -> None:
-        """Writes the curves of training loss and evaluation metrics as a PNG."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        """Writes the curves of training loss and evaluation metrics as a PNG.
 
+        Without Matplotlib, which the extra `curves` brings, prints a line that says so instead.
+        """
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError as error:
+            self._console.print(
+                f"no {path.name}: {error}{extras.how_to_install(error)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            return
         figure = Figure(figsize=(9, 3.5), layout="constrained")
         FigureCanvasAgg(figure)  # Needs no display.
         losses, metrics = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Whether a directory holds the run that is asked for, so that it may go on."""
+"""Checks that MODEL_DIR holds the same run before resuming it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from prompt_tuning_core.errors import InputError
 # report and keep, and where things are (the model is compared by its checksum).
 _CHANGEABLE = {
     "total_steps", "relative_steps", "eval_period", "save_period", "keep_checkpoints",
-    "best_metric", "hooks", "model_dir", "initial_checkpoint_path", "vocabulary_file",
-    "num_devices",
+    "best_metric", "hooks", "model_dir", "checkpoint_path", "initial_checkpoint_path",
+    "vocabulary_file", "num_devices",
 }  # fmt: skip
 _CHANGEABLE |= {name.upper() for name in _CHANGEABLE} | {"TRAIN_STEPS", "TRAIN_STEPS_RELATIVE"}
 
 
 def check_same_run(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuses to go on with another run.
+    """Refuses to resume another run.
 
     Args:
       directory: The run's directory.

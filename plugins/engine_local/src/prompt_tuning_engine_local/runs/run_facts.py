@@ -1,4 +1,4 @@
-"""What is written beside a prompt: where it came from and how to make it again."""
+"""The provenance beside a prompt: where it came from and how to make it again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
-    When to call it, `prompt_tuning_core.provenance.facts` says.
+    `prompt_tuning_core.provenance.facts` says when to call it.
     """
     seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
     return {

@@ -61,8 +61,7 @@ class StateStore:
     def __init__(self, directory: Path, keep: int = 2) -> None:
         import orbax.checkpoint as ocp
 
-        # Orbax logs the tracebacks of its threads; what they raise reaches us as well.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         self._manager: orbax.checkpoint.CheckpointManager = ocp.CheckpointManager(
             directory.absolute() / _STATE_FOLDER,
             options=ocp.CheckpointManagerOptions(
@@ -109,6 +108,7 @@ class StateStore:
         """Ends the background thread."""
         with contextlib.suppress(Exception):  # `wait`, or the save after it, has told of a failure.
             self._manager.close()
+        logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def newest(self, like: TrainingState) -> TrainingState | None:
         """Returns the newest state that can be read, or None if there is none.
@@ -173,6 +173,14 @@ class StateStore:
                 )
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Keeps Orbax's records out of the log while a store is open.
+
+    It logs the tracebacks of its threads, and what they raise reaches us as well.
+    """
+    return "orbax" not in Path(record.pathname).parts
+
+
 def _arrays(state: TrainingState) -> dict[str, Any]:
     import jax
 
@@ -235,7 +243,7 @@ def read_run(directory: Path) -> dict[str, Any] | None:
 
 
 def is_writable(directory: Path) -> bool:
-    """Whether `directory`, or what it would be created in, can be written to."""
+    """Checks that `directory`, or the folder that it would be created in, can be written to."""
     existing = directory
     while not existing.exists():
         existing = existing.absolute().parent
