@@ -53,9 +53,9 @@ MODULES = {
         f"prompt_tuning_engine_local.{name}"
         for name in (
             "runs.options", "runs.preparing", "runs.training", "runs.inference", "runs.evaluation",
-            "data.engine_task", "data.find_task", "data.text_components", "data.batching", "data.batch_plan",
-            "model.prompted_model", "model.network", "model.sizes", "model.losses",
-            "model.optimizers", "model.decoding", "model.model_files",
+            "data.engine_task", "data.find_task", "data.text_components", "data.batching",
+            "data.batch_plan", "model.prompted_model", "model.network", "model.sizes",
+            "model.losses", "model.optimizers", "model.decoding", "model.model_files",
         )
     ],
     "engine-t5x": [

@@ -86,6 +86,9 @@ class FilledMacros(NamedTuple):
 FillMacros = Callable[[Macros], FilledMacros]
 """Gives values to macros that the person left out."""
 
+CheckMacro = Callable[[str, Any], None]
+"""Takes a macro and its value; raises `InputError` if the macro may not have it."""
+
 
 class Folder(NamedTuple):
     """A folder in which gin files are looked for.
@@ -209,13 +212,19 @@ def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
     return f"tried {tried}"
 
 
-def parse(flags: RunFlags, engine: str, fill: FillMacros | None = None) -> ParsedConfig:
+def parse(
+    flags: RunFlags,
+    engine: str,
+    fill: FillMacros | None = None,
+    check: CheckMacro | None = None,
+) -> ParsedConfig:
     """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
 
     Args:
       flags: The files, the bindings, which override the files, and the search paths.
       engine: The engine's name: its packaged files are read, and other engines' are refused.
       fill: Called with the macros before gin parses; gives values to those that nobody gave.
+      check: Called with each macro that has a plain value, the one that counts.
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
@@ -235,6 +244,8 @@ def parse(flags: RunFlags, engine: str, fill: FillMacros | None = None) -> Parse
         sources += filled
     hooks, plugins = _load_plugins(sources, flags.hooks)
     _refuse_unused_macros(bindings, sources)
+    if check is not None:
+        _check_macros(sources, check)
     _register(plugin.name for plugin in plugins if KINDS[plugin.kind].in_gin)
     gin.clear_config()
     for source in sources:
@@ -592,6 +603,23 @@ def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source]
     for source in found:
         source._scan()
     return found, list(filled.notes)
+
+
+def _check_macros(sources: Sequence[_Source], check: CheckMacro) -> None:
+    """Checks the last value of each macro, and puts its place before what `check` raises."""
+    last = {
+        name: (origin.where(statement.location.line_num), statement.value)
+        for source in sources
+        for origin, statement in source.walk()
+        if (name := _macro_name(statement)) is not None
+    }
+    for name, (where, value) in last.items():
+        # gin knows the value of a reference or of another macro only when it is used.
+        if not any(isinstance(part, (_Macro, _Reference)) for part in _parts(value)):
+            try:
+                check(name, value)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
 
 
 def _macros(statements: Iterable[Any]) -> dict[str, Any]:

@@ -43,25 +43,24 @@ class LocalEngine:
         from prompt_tuning_files import trained_prompts
 
         keep_what_is_compiled()
+        options = importlib.import_module(f"{__name__}.runs.options")
         try:
             fill = (
                 trained_prompts.announce if function == "training.train" else trained_prompts.fill
             )
-            parsed = gin_config.parse(flags, engine="local", fill=fill)
+            parsed = gin_config.parse(flags, engine="local", fill=fill, check=options.check)
         except InputError as e:  # Of a module that a gin file imports, maybe.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
         for note in parsed.notes:
             sys.stdout.write(f"{note}\n")
-        runs = f"{__name__}.runs"
-        options = getattr(importlib.import_module(f"{runs}.options"), options_class)
         try:
-            configured = gin.get_configurable(options)
+            configured = gin.get_configurable(getattr(options, options_class))
         except (KeyError, ValueError):
             raise InputError(
                 f"no gin file configures options.{options_class}: add --gin_file={runs_file}"
             ) from None
         module, _, name = function.partition(".")
-        run = getattr(importlib.import_module(f"{runs}.{module}"), name)
+        run = getattr(importlib.import_module(f"{__name__}.runs.{module}"), name)
         run(configured(extra_hooks=flags.hooks))
 
 
