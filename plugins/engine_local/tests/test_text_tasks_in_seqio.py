@@ -115,7 +115,7 @@ def test_a_task_described_in_gin_with_names_of_targets(
     golden, seqio, vocabulary, project, monkeypatch
 ):
     monkeypatch.chdir(project)
-    gin_config.parse(RunFlags(gin_files=("task.gin",)))
+    gin_config.parse(RunFlags(gin_files=("task.gin",)), engine="local")
     assert "toy" in TASK
     task = tasks.get("toy")
     found = to_seqio.register(task, vocabulary)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import runs
 
+from prompt_tuning_core import gin_config
+
 
 def refusal(project: Path, flags: list[str], **environment: str) -> str:
     message = runs.refusal(["train", "--engine=t5x", *flags], project, **environment)
@@ -171,10 +173,9 @@ def test_checkpoint_of_another_form(project):
 
 @pytest.mark.t5x
 def test_file_of_the_other_engine(project):
-    flags = ["--gin_file=prompt_tuning_core/configs/local/runs/prompt_finetune.gin"]
-    message = refusal(project, flags)
-    assert message.endswith("is the local engine's, and this is --engine t5x; name it without its "
-                            "engine's folder, or use --engine local")  # fmt: skip
+    local = gin_config.find_module("prompt_tuning_engine_local.configs")
+    message = refusal(project, [f"--gin_file={local}/runs/prompt_finetune.gin"])
+    assert "is the engine local's (prompt-tuning-engine-local), and this is --engine t5x" in message
 
 
 @pytest.mark.t5x
