@@ -54,7 +54,8 @@ MODULES = {
         for name in (
             "runs.options", "runs.preparing", "runs.training", "runs.inference", "runs.evaluation",
             "data.engine_task", "data.find_task", "data.text_components", "data.batching",
-            "data.batch_plan", "model.prompted_model", "model.network", "model.sizes",
+            "data.batch_plan", "model.prompted_model", "model.network",
+            "model.network_config", "model.attention", "model.blocks", "model.sizes",
             "model.losses", "model.optimizers", "model.decoding", "model.model_files",
         )
     ],

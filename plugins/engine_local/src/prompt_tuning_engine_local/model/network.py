@@ -9,8 +9,6 @@ H width, V vocabulary size.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -18,297 +16,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_engine_local.model.attention import Attention, RelativePositionBias, masked
+from prompt_tuning_engine_local.model.blocks import MLP, Dense, RMSNorm
 from prompt_tuning_engine_local.model.dropout import NO_DROPOUT, DrawnDropout, Dropout
+from prompt_tuning_engine_local.model.network_config import T5Config
+
+__all__ = [
+    "T5",
+    "Cache",
+    "Decoder",
+    "DecoderLayer",
+    "Encoder",
+    "EncoderLayer",
+    "PromptFactory",
+    "T5Config",
+]
 
 PromptFactory = Callable[[], PromptModule]
 Cache = list[dict[str, jax.Array]]
-
-# Far below any attention logit, yet finite.
-_MASKED = -1e10
-
-_ACTIVATIONS = ("gated-gelu", "relu")
-
-
-@dataclasses.dataclass(frozen=True)
-class T5Config:
-    """Sizes and numerics of a T5 model; the names of T5X's macros are given in brackets.
-
-    The defaults are those of T5 1.1. T5 1.0 has `activation` "relu" and `logits_via_embedding`.
-
-    Attributes:
-      num_embeddings: Rows of the embedding table, V (NUM_EMBEDDINGS).
-      emb_dim: Width of the model, H (EMBED_DIM).
-      num_heads: Attention heads (NUM_HEADS).
-      head_dim: Width of a head (HEAD_DIM).
-      mlp_dim: Hidden width of the feed-forward blocks (MLP_DIM).
-      num_encoder_layers: Layers of the encoder (NUM_ENCODER_LAYERS).
-      num_decoder_layers: Layers of the decoder (NUM_DECODER_LAYERS).
-      dropout_rate: Dropout while training (DROPOUT_RATE).
-      dtype: Dtype of activations, "float32" or "bfloat16" (ACTIVATION_DTYPE).
-      relpos_buckets: Buckets of the relative position biases.
-      relpos_max_distance: Distance from which on all positions share the last bucket.
-      embedding_std: Standard deviation of a newly initialised embedding table.
-      activation: Of the feed-forward blocks, "gated-gelu" or "relu".
-      logits_via_embedding: Whether the embedding table, times `emb_dim ** -0.5`, is the output
-        layer, too; otherwise that has a matrix of its own.
-
-    Raises:
-      InputError: If `activation` is neither.
-    """
-
-    num_embeddings: int
-    emb_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_encoder_layers: int
-    num_decoder_layers: int
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
-    relpos_buckets: int = 32
-    relpos_max_distance: int = 128
-    embedding_std: float = 1.0
-    activation: str = "gated-gelu"
-    logits_via_embedding: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks what is not a number."""
-        if self.activation not in _ACTIVATIONS:
-            raise InputError(
-                f"T5Config.activation is {self.activation!r}, expected one of "
-                f"{', '.join(map(repr, _ACTIVATIONS))}"
-            )
-
-
-class RMSNorm(nn.Module):
-    """Root mean square normalisation without bias (Zhang and Sennrich 2019), epsilon 1e-6."""
-
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises the last axis in float32; returns `dtype`."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        return x.astype(self.dtype) * scale
-
-
-class Dense(nn.Module):
-    """A matrix without bias: the parameter `kernel` `[in, features]`."""
-
-    features: int
-    dtype: str
-    stddev_scale: float = 1.0
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x @ kernel` in `dtype`."""
-        init = nn.initializers.variance_scaling(self.stddev_scale**2, "fan_in", "truncated_normal")
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return product(rows, kernel).astype(self.dtype).reshape(*x.shape[:-1], self.features)
-
-
-@jax.custom_vjp
-def product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Multiplies matrices of one dtype; the result is float32.
-
-    XLA multiplies bfloat16 on CPUs about three times as fast where the result is float32, and it
-    has no products of a bfloat16 and a float32 matrix, which JAX would make for the gradient. So
-    the gradient's products are written out here, too.
-
-    Args:
-      left: `[..., m, k]`.
-      right: `[..., k, n]`, with the same leading axes.
-
-    Returns:
-      float32 `[..., m, n]`.
-    """
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
-
-
-def _product_forward(
-    left: jax.Array, right: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return product(left, right), (left, right)
-
-
-def _product_backward(
-    operands: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    left, right = operands
-    gradient = gradient.astype(left.dtype)
-    return (
-        product(gradient, right.mT).astype(left.dtype),
-        product(left.mT, gradient).astype(right.dtype),
-    )
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-class Attention(nn.Module):
-    """Multi-head attention without scaling at run time, as T5 has it."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        """Makes the submodules."""
-        config = self.config
-        joined = config.num_heads * config.head_dim
-        # T5 folds the 1 / sqrt(head width) of the logits into the query's initial values.
-        self.query = Dense(joined, config.dtype, config.head_dim**-0.5)
-        self.key = Dense(joined, config.dtype)
-        self.value = Dense(joined, config.dtype)
-        self.out = Dense(config.emb_dim, config.dtype)
-
-    def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns keys and values of `x` `[B, K, H]`: each `[B, heads, K, head width]`.
-
-        Heads come before positions, as the products of attention take them: a cache of these needs
-        no transposing at each step of decoding.
-        """
-        return self._split(self.key(x)), self._split(self.value(x))
-
-    def attend(
-        self,
-        x: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
-        bias: jax.Array,
-        dropout: Dropout,
-    ) -> jax.Array:
-        """Attends from `x` to given keys and values.
-
-        Args:
-          x: `[B, Q, H]` queries.
-          keys: `[B, heads, K, head width]`.
-          values: `[B, heads, K, head width]`.
-          bias: Added to the logits, broadcastable to `[B, heads, Q, K]`; see `masked`.
-          dropout: Called at each place where T5X has dropout.
-
-        Returns:
-          `[B, Q, H]`.
-        """
-        queries = self._split(self.query(x))
-        batch, heads, _, _ = queries.shape
-        keep = dropout.mask(batch, heads, 1, keys.shape[2])
-
-        # Computed again for the gradient: what is quadratic in the length is not kept for it.
-        @jax.checkpoint
-        def mix(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-            logits = product(queries, keys.mT)
-            weights = jax.nn.softmax(logits + bias, axis=-1).astype(values.dtype)
-            return product(dropout.apply(weights, keep), values).astype(values.dtype)
-
-        mixed = mix(queries, keys, values).swapaxes(1, 2)
-        return self.out(mixed.reshape(*mixed.shape[:2], -1))
-
-    def __call__(
-        self,
-        x: jax.Array,
-        source: jax.Array,
-        bias: jax.Array,
-        dropout: Dropout,
-    ) -> jax.Array:
-        """Attends from `x` `[B, Q, H]` to `source` `[B, K, H]`; see `attend`."""
-        keys, values = self.keys_values(source)
-        return self.attend(x, keys, values, bias, dropout)
-
-    def _split(self, x: jax.Array) -> jax.Array:
-        x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
-        return x.swapaxes(1, 2)
-
-
-class MLP(nn.Module):
-    """The feed-forward block: `(gelu(x wi_0) * (x wi_1)) wo` in T5 1.1, `relu(x wi) wo` in 1.0."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        """Makes the submodules."""
-        config = self.config
-        if config.activation == "relu":
-            self.wi = Dense(config.mlp_dim, config.dtype)
-        else:
-            self.wi_0 = Dense(config.mlp_dim, config.dtype)
-            self.wi_1 = Dense(config.mlp_dim, config.dtype)
-        self.wo = Dense(config.emb_dim, config.dtype)
-
-    def __call__(self, x: jax.Array, dropout: Dropout) -> jax.Array:
-        """Maps `[B, S, H]` to the same shape."""
-        if self.config.activation == "relu":
-            return self.wo(dropout(nn.relu(self.wi(x))))
-        # Computed again for the gradient, which takes less time than keeping what is within.
-        gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
-        x = gate(self.wi_0(x), self.wi_1(x))
-        return self.wo(dropout(x))
-
-
-class RelativePositionBias(nn.Module):
-    """Biases of attention logits by bucketed distance, one set for all layers of a stack."""
-
-    config: T5Config
-    bidirectional: bool
-
-    @nn.compact
-    def __call__(self, query_positions: np.ndarray | jax.Array, num_keys: int) -> jax.Array:
-        """Returns float32 `[1, heads, Q, K]` for query positions `[Q]` and keys 0 … K - 1."""
-        config = self.config
-        embedding = self.param(
-            "rel_embedding",
-            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-            (config.num_heads, config.relpos_buckets),
-            jnp.float32,
-        )
-        # [num_keys, num_keys] buckets are a constant of the program; a query row is picked from it.
-        buckets = relative_position_buckets(
-            num_keys,
-            config.relpos_buckets,
-            config.relpos_max_distance,
-            bidirectional=self.bidirectional,
-        )
-        return jnp.take(embedding, jnp.asarray(buckets)[query_positions], axis=1)[None]
-
-
-def masked(bias: jax.Array | float, mask: jax.Array) -> jax.Array:
-    """Returns float32 `bias` of logits, so low where `mask` is False that nothing attends there.
-
-    A query whose keys are all masked attends to them evenly.
-    """
-    return jnp.where(mask, bias, _MASKED)
-
-
-@functools.lru_cache(maxsize=64)
-def relative_position_buckets(
-    length: int, num_buckets: int, max_distance: int, *, bidirectional: bool
-) -> np.ndarray:
-    """Buckets of all pairs of positions (Raffel et al. 2020, section 2.1).
-
-    Half of the buckets hold one distance each, the others grow logarithmically up to
-    `max_distance`; with `bidirectional`, keys behind and before the query have buckets of their
-    own, otherwise keys behind the query share bucket 0.
-
-    Returns:
-      int32 `[length, length]`, indexed by query and key position.
-    """
-    distance = np.arange(length)[:, None] - np.arange(length)[None, :]  # query - key
-    buckets = np.zeros_like(distance)
-    if bidirectional:
-        num_buckets //= 2
-        buckets += np.where(distance < 0, num_buckets, 0)
-        distance = np.abs(distance)
-    else:
-        distance = np.maximum(distance, 0)
-    exact = num_buckets // 2
-    # In float32 with its epsilon, as in T5X: a distance at an edge must land in the same bucket.
-    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
-    growth = np.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)
-    large = np.minimum(exact + growth.astype(np.int32), num_buckets - 1)
-    return (buckets + np.where(distance < exact, distance, large)).astype(np.int32)
 
 
 class EncoderLayer(nn.Module):
