@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from prompt_tuning_core import gin_config, kinds, registry
 
@@ -131,23 +134,53 @@ def _named_only(name: str) -> str:
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
     names = getattr(module, "__all__", None)
+    constants = _constants(module)
     for name, value in vars(module).items():
         if names is None:
-            listed = not name.startswith("_") and getattr(value, "__module__", 0) == module.__name__
+            own = getattr(value, "__module__", 0) == module.__name__ or name in constants
+            listed = own and not name.startswith("_")
         else:
             listed = name in names
-        if listed and (inspect.isclass(value) or inspect.isfunction(value)):
+        if listed and name in constants:
+            yield name, _Constant(constants[name])
+        elif listed and (inspect.isclass(value) or inspect.isfunction(value)):
             yield name, value
 
 
+class _Constant(NamedTuple):
+    text: str
+
+
+def _constants(module: ModuleType) -> dict[str, str]:
+    """Maps the documented constants of a module to their texts, which Python does not keep."""
+    body = ast.parse(inspect.getsource(module)).body
+    found = {}
+    for node, following in itertools.pairwise([*body, ast.Pass()]):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        text = getattr(following, "value", None) if isinstance(following, ast.Expr) else None
+        for target in targets:
+            named = isinstance(target, ast.Name) and target.id.isupper()
+            if named and isinstance(text, ast.Constant):
+                found[target.id] = inspect.cleandoc(str(text.value))
+    return found
+
+
 def _member(name: str, value: object) -> str:
+    if isinstance(value, _Constant):
+        return f"### `{name}`\n\n{value.text}\n\n"
     if not inspect.isclass(value):
         return f"### `{name}{_signature(value)}`\n\n{_text(value)}\n"
-    methods = "".join(
-        f"#### `{method}{_signature(function)}`\n\n{_text(function)}\n"
-        for method, function in vars(value).items()
-        if inspect.isfunction(function) and not method.startswith("_") and function.__doc__
-    )
+    methods = ""
+    for method, function in vars(value).items():
+        private = method.startswith("_") and method != "__call__"
+        if private or not function.__doc__:
+            continue
+        if isinstance(function, (classmethod, staticmethod)):
+            function = function.__func__
+        if isinstance(function, (property, functools.cached_property)):
+            methods += f"#### property `{method}`\n\n{_text(function)}\n"
+        elif inspect.isfunction(function):
+            methods += f"#### `{method}{_signature(function)}`\n\n{_text(function)}\n"
     return f"### class `{name}`\n\n{_text(value)}\n{methods}"
 
 
