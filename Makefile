@@ -14,12 +14,14 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test lint format lock clean
+.PHONY: help env demo test quick wheels lint format lock clean
 
 help:
 	@echo 'make env      build $(VENV): the core and every plugin (editable), the tools, the demo data'
 	@echo 'make demo     train prompts for a small frozen T5 on sentences about films (SEEDS="$(SEEDS)")'
 	@echo 'make test     lint, check types and run every test'
+	@echo 'make quick    run the tests that are not slow, in about a minute'
+	@echo 'make wheels   build every distribution into dist/'
 	@echo 'make lint     lint and check types only'
 	@echo 'make format   rewrite the code in the project style'
 	@echo 'make lock     resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
@@ -55,6 +57,17 @@ demo: env
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+quick: env
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+
+# `pip install dist/*.whl` installs all that needs no TensorFlow; the rest is one folder deeper.
+wheels: env
+	rm -rf dist
+	$(UV) build --quiet --offline --no-build-isolation --python $(BIN)/python \
+		--all-packages --wheel --out-dir dist
+	mkdir dist/with_tensorflow
+	for name in $(notdir $(UNLOCKED)); do mv dist/prompt_tuning_$$name-*.whl dist/with_tensorflow/ || exit; done
 
 lint: env
 	$(BIN)/ruff check

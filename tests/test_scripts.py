@@ -218,7 +218,11 @@ def test_installation_on_a_tpu_vm():
     assert made[1] == [sys.executable, "-m", "uv", "venv", "--quiet", "--python", "3.12", "/env"]
     assert ["git", "-C", "/env/src/t5x", "checkout", "--quiet", "abc123"] in made
     (installed,) = (words for words in made if "install" in words and "jax[tpu]>=0.12" in words)
-    plugins = {str(file.parent) for file in ROOT.glob("plugins/*/pyproject.toml")}
+    plugins = {
+        str(file.parent)
+        for pattern in ("configs", "libraries/*", "plugins/*")
+        for file in ROOT.glob(f"{pattern}/pyproject.toml")
+    }
     assert {str(ROOT), *plugins} <= set(installed)
     assert made[-1][-4:] == [f"/env/src/{n}" for n in ("t5x", "flaxformer", "airio", "jestimator")]
 
