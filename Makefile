@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard configs/pyproject.toml libraries/*/pyproject.toml plugins/*/pyproject.toml)))
 # What these require is not locked: it brings TensorFlow, and their tests skip without it.
 UNLOCKED := plugins/tasks_glue
 LOCKS := requirements/dev.lock requirements/demo-data.lock
@@ -14,12 +14,14 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test lint format lock clean
+.PHONY: help env demo test quick wheels lint format lock clean
 
 help:
 	@echo 'make env      build $(VENV): the core and every plugin (editable), the tools, the demo data'
 	@echo 'make demo     train prompts for a small frozen T5 on sentences about films (SEEDS="$(SEEDS)")'
 	@echo 'make test     lint, check types and run every test'
+	@echo 'make quick    run the tests that are not slow, in about a minute'
+	@echo 'make wheels   build every distribution into dist/'
 	@echo 'make lint     lint and check types only'
 	@echo 'make format   rewrite the code in the project style'
 	@echo 'make lock     resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
@@ -56,6 +58,17 @@ demo: env
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+quick: env
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+
+# `pip install dist/*.whl` installs all that needs no TensorFlow; the rest is one folder deeper.
+wheels: env
+	rm -rf dist
+	$(UV) build --quiet --offline --no-build-isolation --python $(BIN)/python \
+		--all-packages --wheel --out-dir dist
+	mkdir dist/with_tensorflow
+	for name in $(notdir $(UNLOCKED)); do mv dist/prompt_tuning_$$name-*.whl dist/with_tensorflow/ || exit; done
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -73,7 +86,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 \
 lock: $(VENV)/.uv
 	printf -- '--editable %s\n' $(filter-out $(UNLOCKED),$(PROJECTS)) | $(COMPILE) - requirements/dev.in \
 		--output-file requirements/dev.lock --no-emit-package prompt-tuning-core \
-		$(patsubst plugins/%,--no-emit-package prompt-tuning-%,$(filter plugins/%,$(PROJECTS)))
+		$(patsubst %,--no-emit-package prompt-tuning-%,$(notdir $(filter-out .,$(PROJECTS))))
 	echo uv | $(COMPILE) - --constraint requirements/dev.lock \
 		--output-file requirements/installer.lock
 	$(COMPILE) --no-deps requirements/demo-data.in --output-file requirements/demo-data.lock

@@ -9,6 +9,8 @@ import tempfile
 
 import hypothesis
 
+pytest_plugins = ["prompt_tuning_testing.pytest_plugin"]
+
 # The processes of a test session share what they compile, and leave nothing in anybody's home.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.mkdtemp(prefix="compiled-")

@@ -1,11 +1,11 @@
 """Examples a second on the demo's sentences, with batches bucketed by length and without.
 
 Both train a prompt for a T5 1.1 (random weights, small by default) on the training split of
-`demo_reviews` with the demo's vocabulary, through `data.training_batches`, so that batches are
+`demo_reviews` with the demo's vocabulary, through `batching.training_batches`, so that batches are
 composed as in a real run. Two settings: a feature length of 128 with a prompt of 20, and of 512
 with a prompt of 100. Every shape has been compiled before anything is measured. Blocks of bucketed
 and of plain batches take turns in one process; the bucketed batches are those of whole windows of
-the plan (`batching.BatchPlan`), since only a window has the mixture of lengths of the data.
+the plan (`batch_plan.BatchPlan`), since only a window has the mixture of lengths of the data.
 
     python benchmarks/bucketing.py
 
@@ -33,7 +33,7 @@ import results
 import shapes
 
 if TYPE_CHECKING:
-    from prompt_tuning_engine_local import data
+    from prompt_tuning_engine_local.data import batching
     from training_loop import TrainingLoop
 
 TARGET_LENGTH = 8
@@ -57,22 +57,22 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
     """Measures one setting in this process."""
     import random_t5
     import training_loop
-    from prompt_tuning_core.feature_lengths import FeatureLengths
     from prompt_tuning_demo import model as demo_model
     from prompt_tuning_demo.tasks import DEMO_REVIEWS
-    from prompt_tuning_engine_local import data
-    from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+    from prompt_tuning_engine_local.data import batching
+    from prompt_tuning_files.vocabularies import SentencePieceVocabulary
+    from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
     vocabulary = SentencePieceVocabulary(demo_model.vocabulary_path())
     lengths = FeatureLengths(setting.input_length, TARGET_LENGTH)
     sentences = DEMO_REVIEWS.examples("train")[: arguments.examples]
-    examples = data.tokenize(sentences, vocabulary, lengths, "demo_reviews")
+    examples = batching.tokenize(sentences, vocabulary, lengths, "demo_reviews")
     described = argparse.Namespace(**vars(arguments), prompt_length=setting.prompt_length)
     model = random_t5.make(described, vocabulary)
     loop = training_loop.TrainingLoop(model, random_t5.write(described, folder))
 
-    def batches(bucketing: bool) -> Iterator[data.Batch]:
-        return data.training_batches(
+    def batches(bucketing: bool) -> Iterator[batching.Batch]:
+        return batching.training_batches(
             [examples], lengths, arguments.batch, seed=0, bucketing=bucketing,
             target_bucketing=not model.counts_padding,
         )  # fmt: skip
@@ -102,7 +102,9 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
     }
 
 
-def _warm(loop: TrainingLoop, batches: Iterator[data.Batch], setting: Setting) -> dict[str, Any]:
+def _warm(
+    loop: TrainingLoop, batches: Iterator[batching.Batch], setting: Setting
+) -> dict[str, Any]:
     """Takes a step of each shape; returns what the batches consist of."""
     found: collections.Counter[tuple[int, int]] = collections.Counter()
     real = positions = rows = 0
@@ -124,7 +126,7 @@ def _warm(loop: TrainingLoop, batches: Iterator[data.Batch], setting: Setting) -
     }
 
 
-def _timed_step(loop: TrainingLoop, batches: Iterator[data.Batch]) -> float:
+def _timed_step(loop: TrainingLoop, batches: Iterator[batching.Batch]) -> float:
     begin = time.perf_counter()
     loop.step(next(batches))
     return time.perf_counter() - begin

@@ -68,7 +68,7 @@ def write_checkpoint(path: Path, chunks: tuple[int, int]) -> None:
 
 def take(way: str, path: str) -> np.ndarray:
     """Reads 100 rows of the table in one of the ways."""
-    from prompt_tuning_core import formats
+    from prompt_tuning_files import formats
 
     population = POPULATION if way == "population" else VOCABULARY
     ids = np.random.default_rng(1).choice(population, ROWS, replace=False)

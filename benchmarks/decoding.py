@@ -47,8 +47,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     import random_t5
     import training_loop
-    from prompt_tuning_engine_local import model_files
-    from prompt_tuning_engine_local.devices import Placement
+    from prompt_tuning_engine_local.model import model_files
+    from prompt_tuning_engine_local.runs.devices import Placement
 
     model = random_t5.make(arguments, random_t5.NoVocabulary(eos_id=-1))
     placement = Placement(1)

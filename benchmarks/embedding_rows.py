@@ -116,8 +116,8 @@ def mapped_vocab(path: str) -> Any:
 
 def prepare(way: str, path: str) -> Callable[[], Any]:
     """Compiles what a way compiles apart from the table, and returns the call to measure."""
-    from prompt_tuning_core.embeddings import np_load
-    from prompt_tuning_core.testing import SampleTable
+    from prompt_tuning_files.embeddings import np_load
+    from prompt_tuning_testing import SampleTable
 
     small = SampleTable(VOCABULARY, WIDTH)
     if way == "init_labels":

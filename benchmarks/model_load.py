@@ -94,9 +94,9 @@ def measure(path: Path) -> dict[str, float]:
     """Loads the model as the engine does."""
     import jax
 
-    from prompt_tuning_engine_local import model_files, sizes
-    from prompt_tuning_engine_local.devices import Placement
-    from prompt_tuning_engine_local.models import EncoderDecoderModel
+    from prompt_tuning_engine_local.model import model_files, sizes
+    from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+    from prompt_tuning_engine_local.runs.devices import Placement
     from prompt_tuning_prompt_basic import PromptBasic
     from random_t5 import NoVocabulary
 

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from prompt_tuning_core.own_formats import MODEL_FILE
-from prompt_tuning_engine_local.models import EncoderDecoderModel
-from prompt_tuning_engine_local.network import T5Config
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.model.network import T5Config
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_files.own_formats import MODEL_FILE
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_prompt_basic import PromptBasic
 from shapes import FIRST_ID, HEAD_DIM, LAST_ID, NUM_EMBEDDINGS, SIZES
 
@@ -82,7 +82,7 @@ def write(arguments: argparse.Namespace, folder: str | os.PathLike[str]) -> Path
 
 
 def batch(rng: np.random.Generator, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns a training batch of random ids without padding; see `data.make_batch`."""
+    """Returns a training batch of random ids without padding; see `batching.make_batch`."""
     inputs = rng.integers(
         FIRST_ID, LAST_ID, (arguments.batch, arguments.input_length), dtype=np.int32
     )

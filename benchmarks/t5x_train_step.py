@@ -46,18 +46,18 @@ import processes
 import results
 import shapes
 
-# The package whose gin files a side has, and what it binds besides.
+# Where a side's gin files are, below gin's search paths, and what it binds besides.
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
-    "reference": ("prompt_tuning", {}),
-    "one_hot": ("prompt_tuning_core", {"ONE_HOT_EMBEDDING": True}),
-    "gather": ("prompt_tuning_core", {}),
+    "reference": ("prompt_tuning/configs/", {}),
+    "one_hot": ("", {"ONE_HOT_EMBEDDING": True}),
+    "gather": ("", {}),
 }
 
 
 def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> str:
     """Returns the gin configuration of a run of a side, without data and without a checkpoint."""
     size = shapes.SIZES[arguments.size]
-    package, bindings = SIDES[side]
+    configs, bindings = SIDES[side]
     macros = {
         "NUM_HEADS": size.num_heads,
         "NUM_ENCODER_LAYERS": size.num_layers,
@@ -85,8 +85,8 @@ def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> s
             "from __gin__ import dynamic_registration",
             "import __main__ as train_script",
             "import seqio",
-            f"include '{package}/configs/models/t5_1_1_small_prompt.gin'",
-            f"include '{package}/configs/runs/prompt_finetune.gin'",
+            f"include '{configs}models/t5_1_1_small_prompt.gin'",
+            f"include '{configs}runs/prompt_finetune.gin'",
             *(f"{name} = {value!r}" for name, value in macros.items()),
             "VOCABULARY = @seqio.PassThroughVocabulary()",
             f"seqio.PassThroughVocabulary.size = {shapes.NUM_EMBEDDINGS}",
@@ -260,6 +260,10 @@ def serve(arguments: argparse.Namespace) -> None:
     import gin
     import t5x.train  # noqa: F401  All that a run of T5X imports.
 
+    from prompt_tuning_core import gin_config
+
+    for searched in gin_config.search_paths("t5x"):
+        gin.add_config_file_search_path(str(searched.path))
     configured = gin.configurable(train)
     with tempfile.TemporaryDirectory() as folder:
         gin.parse_config(configuration(arguments.side, arguments, f"{folder}/run"))

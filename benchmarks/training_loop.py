@@ -15,10 +15,12 @@ import jax
 import numpy as np
 
 import random_t5
-from prompt_tuning_engine_local import data, model_files, optimizers, training
-from prompt_tuning_engine_local.checkpoints import TrainingState
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.model import model_files, optimizers
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs import training
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.state_store import TrainingState
 
 
 class TrainingLoop:
@@ -43,7 +45,7 @@ class TrainingLoop:
         self._taken = 0
         self.loss = float("nan")
 
-    def step(self, batch: data.Batch) -> float:
+    def step(self, batch: batching.Batch) -> float:
         """Takes a step and returns how many seconds it took."""
         begin = time.perf_counter()
         self._taken += 1
@@ -59,7 +61,7 @@ class TrainingLoop:
         self.loss = values["loss"]
         return time.perf_counter() - begin
 
-    def operations(self, batch: data.Batch) -> set[str]:
+    def operations(self, batch: batching.Batch) -> set[str]:
         """Returns the names of the operations of the compiled step."""
         lowered = self._step_fn.lower(
             self.prompt, self._optimizer, self._frozen, batch, self._dropout_rng, self._taken
@@ -75,7 +77,7 @@ class TrainingLoop:
 
 def of_random_weights(
     arguments: argparse.Namespace, folder: str | os.PathLike[str]
-) -> tuple[TrainingLoop, data.Batch]:
+) -> tuple[TrainingLoop, batching.Batch]:
     """Returns a loop over a model with random weights, written to `folder`, and a batch for it."""
     weights = random_t5.write(arguments, folder)
     loop = TrainingLoop(random_t5.make(arguments), weights)

@@ -4,25 +4,47 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
-from prompt_tuning_core import gin_config
+from prompt_tuning_core import gin_config, kinds, registry
 
 MODULES = {
     "core": [
         f"prompt_tuning_core.{name}"
         for name in (
-            "protocols", "prompts", "combine", "formats", "embeddings", "initializers",
-            "prompt_files", "tasks", "feature_lengths", "metrics", "provenance", "registry",
-            "gin_config", "hookspecs", "errors",
-            "testing", "integrations.seqio_tasks", "released", "bundled_prompts", "model_sizes",
-            "nearest_pieces", "remote_prompts",
+            "protocols", "prompts", "combine", "initializers", "provenance", "kinds", "registry",
+            "gin_config", "hookspecs", "errors", "commands.main", "commands.engines",
         )
+    ],
+    "files": [
+        f"prompt_tuning_files.{name}"
+        for name in (
+            "prompt_files", "trained_prompts", "remote_prompts", "formats", "embeddings", "names",
+            "vocabularies", "model_sizes",
+        )
+    ],
+    "tasks": [
+        f"prompt_tuning_tasks.{name}"
+        for name in ("text_tasks", "feature_lengths", "metrics", "seqio_registration")
+    ],
+    "testing": ["prompt_tuning_testing.initializers", "prompt_tuning_testing.pytest_plugin"],
+    "catalogs-and-commands": [
+        "prompt_tuning_catalog_google",
+        *(
+            f"prompt_tuning_commands_inspect.{name}"
+            for name in (
+                "model_list", "model_show", "prompt_list", "prompt_show", "prompt_convert",
+                "extract_variable", "nearest_pieces",
+            )
+        ),
     ],
     "plugins": [
         f"prompt_tuning_{name}"
@@ -33,8 +55,11 @@ MODULES = {
     "engine-local": [
         f"prompt_tuning_engine_local.{name}"
         for name in (
-            "training", "inference", "evaluation", "engine_tasks", "models", "network", "sizes",
-            "losses", "optimizers", "decoding", "vocabularies", "data", "batching", "model_files",
+            "runs.options", "runs.preparing", "runs.training", "runs.inference", "runs.evaluation",
+            "data.engine_task", "data.find_task", "data.text_components", "data.batching",
+            "data.batch_plan", "model.prompted_model", "model.network",
+            "model.network_config", "model.attention", "model.blocks", "model.sizes",
+            "model.losses", "model.optimizers", "model.decoding", "model.model_files",
         )
     ],
     "engine-t5x": [
@@ -57,12 +82,36 @@ def pages() -> dict[str, str]:
     """Returns the text of each page by file name."""
     texts = {
         f"{name}.md": f"# Python reference: {name}\n\n"
-        + "\n".join([*map(_module, modules), *map(_named_only, NEED_T5X.get(name, []))])
+        + "\n".join(
+            [
+                *([_kinds(), _commands()] if name == "core" else []),
+                *map(_module, modules),
+                *map(_named_only, NEED_T5X.get(name, [])),
+            ]
+        )
         for name, modules in MODULES.items()
     }
     links = "".join(f"- [{name}]({name}.md)\n" for name in MODULES)
     note = "Generated from the docstrings by `docs/make_reference.py`.\n"
     return {"index.md": f"# Python reference\n\n{links}\n{note}", **texts}
+
+
+def _kinds() -> str:
+    rows = "".join(
+        f"| {kind.name} | `{kind.group}` | {kind.usage.format(name='NAME', words='NAME')} |\n"
+        for kind in kinds.KINDS.values()
+    )
+    return f"## Kinds of plugins\n\n| kind | entry-point group | usage |\n|---|---|---|\n{rows}"
+
+
+def _commands() -> str:
+    installed = registry.Registry()
+    lines = ""
+    for row in installed.discover():
+        if row.is_core:
+            summary = (installed.load(row.kind, row.name).__doc__ or "").splitlines()[0]
+            lines += f"- `{row.usage}`: {summary.rstrip('.')}\n"
+    return f"## Commands of the core\n\n{lines}"
 
 
 def _module(name: str) -> str:
@@ -85,23 +134,53 @@ def _named_only(name: str) -> str:
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
     names = getattr(module, "__all__", None)
+    constants = _constants(module)
     for name, value in vars(module).items():
         if names is None:
-            listed = not name.startswith("_") and getattr(value, "__module__", 0) == module.__name__
+            own = getattr(value, "__module__", 0) == module.__name__ or name in constants
+            listed = own and not name.startswith("_")
         else:
             listed = name in names
-        if listed and (inspect.isclass(value) or inspect.isfunction(value)):
+        if listed and name in constants:
+            yield name, _Constant(constants[name])
+        elif listed and (inspect.isclass(value) or inspect.isfunction(value)):
             yield name, value
 
 
+class _Constant(NamedTuple):
+    text: str
+
+
+def _constants(module: ModuleType) -> dict[str, str]:
+    """Maps the documented constants of a module to their texts, which Python does not keep."""
+    body = ast.parse(inspect.getsource(module)).body
+    found = {}
+    for node, following in itertools.pairwise([*body, ast.Pass()]):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        text = getattr(following, "value", None) if isinstance(following, ast.Expr) else None
+        for target in targets:
+            named = isinstance(target, ast.Name) and target.id.isupper()
+            if named and isinstance(text, ast.Constant):
+                found[target.id] = inspect.cleandoc(str(text.value))
+    return found
+
+
 def _member(name: str, value: object) -> str:
+    if isinstance(value, _Constant):
+        return f"### `{name}`\n\n{value.text}\n\n"
     if not inspect.isclass(value):
         return f"### `{name}{_signature(value)}`\n\n{_text(value)}\n"
-    methods = "".join(
-        f"#### `{method}{_signature(function)}`\n\n{_text(function)}\n"
-        for method, function in vars(value).items()
-        if inspect.isfunction(function) and not method.startswith("_") and function.__doc__
-    )
+    methods = ""
+    for method, function in vars(value).items():
+        private = method.startswith("_") and method != "__call__"
+        if private or not function.__doc__:
+            continue
+        if isinstance(function, (classmethod, staticmethod)):
+            function = function.__func__
+        if isinstance(function, (property, functools.cached_property)):
+            methods += f"#### property `{method}`\n\n{_text(function)}\n"
+        elif inspect.isfunction(function):
+            methods += f"#### `{method}{_signature(function)}`\n\n{_text(function)}\n"
     return f"### class `{name}`\n\n{_text(value)}\n{methods}"
 
 

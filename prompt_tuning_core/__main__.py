@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from prompt_tuning_core.cli import main
+from prompt_tuning_core.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

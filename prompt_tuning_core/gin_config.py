@@ -1,9 +1,9 @@
 """Reads gin files and bindings for our commands, and finds the files.
 
-gin itself does the parsing. Around it, this module finds files in the engines' folders, registers
-the plugins that the files and bindings name (so that `@init_vocab()` and
-`--gin.plugins.init_vocab.population_size=5` work without any import), and turns gin's messages
-into one line with file and line number.
+gin itself does the parsing. Around it, this module finds files in the folders that distributions
+carry, registers the plugins that the files and bindings name (so that `@init_mine()` and
+`--gin.plugins.init_mine.scale=5` work without any import), and turns gin's messages into one line
+with file and line number.
 """
 
 from __future__ import annotations
@@ -16,20 +16,26 @@ import io
 import itertools
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import gin
 from gin import config_parser
 
-from prompt_tuning_core import git_lfs, registry, trained_prompts
-from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
+from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core.errors import (
+    InputError,
+    PluginError,
+    PluginLoadError,
+    nearest,
+    one_line,
+)
+from prompt_tuning_core.kinds import KINDS, SHARED
 from prompt_tuning_core.protocols import RunFlags
 
 _NAMESPACE = "prompt_tuning_core.plugins"
-_PACKAGED = "prompt_tuning_core/configs/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +46,7 @@ class ParsedConfig:
       files: The files of `--gin_file`, as found.
       plugins: The plugins that files and bindings name, hooks included.
       hooks: The hooks plugins to run: gin's `HOOKS`, then `--hooks`, each once.
-      notes: What to tell the person, a line each: which prompt PROMPT_FILE means, and the values
-        that come from its provenance.
+      notes: What `fill` has to tell the person, a line each.
     """
 
     files: tuple[Path, ...]
@@ -50,9 +55,53 @@ class ParsedConfig:
     notes: tuple[str, ...] = ()
 
 
-def config_dir() -> Path:
-    """Returns the folder of the packaged gin files."""
-    return Path(__file__).parent / "configs"
+class Macros(NamedTuple):
+    """The macros of a run, before gin parses them.
+
+    Attributes:
+      known: The value of each macro that has one; references and other macros are no plain values.
+      given: Those of `known` that the person bound, on the command line or in files of their own.
+      used: The macros that a value refers to.
+    """
+
+    known: Mapping[str, Any]
+    given: Mapping[str, Any]
+    used: frozenset[str]
+
+
+class FilledMacros(NamedTuple):
+    """What a `FillMacros` returns.
+
+    Attributes:
+      values: Values of macros by name.
+      origin: What messages call the place that the values come from.
+      notes: What to tell the person, a line each.
+    """
+
+    values: Mapping[str, Any] = {}
+    origin: str = ""
+    notes: Sequence[str] = ()
+
+
+FillMacros = Callable[[Macros], FilledMacros]
+"""Gives values to macros that the person left out."""
+
+CheckMacro = Callable[[str, Any], None]
+"""Takes a macro and its value; raises `InputError` if the macro may not have it."""
+
+
+class Folder(NamedTuple):
+    """A folder in which gin files are looked for.
+
+    Attributes:
+      path: The folder.
+      engine: The engine that may read its files, or `SHARED`; None for a folder of the user's.
+      distribution: The distribution that carries it; "" for a folder of the user's.
+    """
+
+    path: Path
+    engine: str | None = None
+    distribution: str = ""
 
 
 def find_module(name: str) -> Path:
@@ -85,85 +134,119 @@ def find_module(name: str) -> Path:
     return Path(spec.origin).absolute().parent
 
 
-def search_paths(flags: RunFlags, search: Sequence[Path | str] = ()) -> tuple[Path, ...]:
+def packaged_folders() -> tuple[Folder, ...]:
+    """Lists the folders of gin files that installed distributions carry (kind `configs`).
+
+    Nothing of a distribution is imported.
+
+    Raises:
+      PluginLoadError: If one names a package that is not there.
+    """
+    found = []
+    for plugin in registry.process_registry().discover():
+        if plugin.kind == "configs" and plugin.status == "ok":
+            try:
+                path = find_module(plugin.value)
+            except InputError as error:
+                raise PluginLoadError(f"{plugin} names {plugin.value!r}: {error}") from error
+            found.append(Folder(path, plugin.name, plugin.distribution))
+    return tuple(found)
+
+
+def search_paths(engine: str, users: Sequence[str] = ()) -> tuple[Folder, ...]:
     """Returns the folders in which gin files are looked for, in order.
 
     Args:
-      flags: Its `gin_search_paths` come first, then the current directory.
-      search: The engine's folders, which come last.
+      engine: The engine of the run.
+      users: The user's folders (`--gin_search_paths`).
+
+    Returns:
+      The user's folders, the current directory, the packaged files of the engine, and those that
+      any engine may read.
     """
-    folders = [*flags.gin_search_paths, ".", *search]
-    return tuple(dict.fromkeys(Path(folder) for folder in folders))
+    packaged = packaged_folders()
+    tiers = [[f for f in packaged if f.engine == name] for name in (engine, SHARED)]
+    own = [Folder(Path(folder)) for folder in dict.fromkeys([*users, "."])]
+    return (*own, *tiers[0], *tiers[1])
 
 
-def find(name: str, search: Sequence[Path | str]) -> Path:
+def find(name: str, folders: Sequence[Folder]) -> Path:
     """Finds a gin file.
 
-    A path of the packaged files, `prompt_tuning_core/configs/models/x.gin`, means the same as
-    `models/x.gin`, so that an engine's own variant of it is found first; any other file of that
-    path wins over both. At last, `package/folder/x.gin` is looked for in an installed package.
-
     Args:
-      name: A path; if relative, to each folder of `search` in turn.
-      search: The folders.
+      name: A path; if relative, to each of the folders in turn. At last, `package/folder/x.gin` is
+        looked for in an installed package.
+      folders: See `search_paths`. A file of an earlier tier hides those of the later ones.
 
     Raises:
-      InputError: If there is no such file; the message lists what was tried.
+      InputError: If there is no such file, if it is another engine's, or if several distributions
+        carry one for the same engine.
     """
     if Path(name).is_absolute():
-        candidates = [Path(name)]
+        candidates = [Folder(Path(name))]
     else:
-        candidates = [Path(folder) / name for folder in search]
-        relative = name.removeprefix(_PACKAGED)
-        if relative != name:
-            packaged = config_dir().resolve()
-            candidates = [c for c in candidates if packaged not in c.resolve().parents]
-            candidates += [Path(folder) / relative for folder in search]
+        candidates = [folder._replace(path=folder.path / name) for folder in folders]
         folder, _, file = name.rpartition("/")
         with contextlib.suppress(InputError):  # If it is no package: the message says it all.
-            candidates.append(find_module(folder.replace("/", ".")) / file)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    tried = ", ".join(str(candidate.absolute()) for candidate in candidates)
-    raise InputError(f"gin file {name!r} not found; tried {tried}")
+            candidates.append(Folder(find_module(folder.replace("/", ".")) / file))
+    found = [candidate for candidate in candidates if candidate.path.is_file()]
+    if not found:
+        raise InputError(f"gin file {name!r} not found; {_elsewhere(name, candidates)}")
+    first = found[0]
+    rivals = [other for other in found[1:] if first.engine and other.engine == first.engine]
+    if rivals:
+        raise InputError(
+            f"gin file {name!r} is in the distributions {first.distribution} and "
+            f"{rivals[0].distribution}; block one, for example with "
+            f"--block-plugin={rivals[0].distribution}:{first.engine}"
+        )
+    return first.path
+
+
+def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
+    """Says who has a file that this run cannot find, or else what was tried."""
+    others = [f for f in packaged_folders() if (f.path / name).is_file()]
+    if others:
+        return f"it is the engine {others[0].engine}'s ({others[0].distribution})"
+    tried = ", ".join(str(candidate.path.absolute()) for candidate in candidates)
+    return f"tried {tried}"
 
 
 def parse(
     flags: RunFlags,
-    *,
-    search: Sequence[Path | str] = (),
-    engine: str | None = None,
-    of_prompt: Literal["nothing", "choice", "values"] = "nothing",
+    engine: str,
+    fill: FillMacros | None = None,
+    check: CheckMacro | None = None,
 ) -> ParsedConfig:
     """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
 
     Args:
       flags: The files, the bindings, which override the files, and the search paths.
-      search: The engine's folders, searched after the user's and the current directory.
-      engine: The engine's name; packaged files that are another's are refused.
-      of_prompt: What to make of a prompt in PROMPT_FILE: say which one that is, "choice", and take
-        the values as well that the person did not give, "values" (`trained_prompts.macros`).
+      engine: The engine's name: its packaged files are read, and other engines' are refused.
+      fill: Called with the macros before gin parses; gives values to those that nobody gave.
+      check: Called with each macro that has a plain value, the one that counts.
 
     Raises:
       InputError: For a file that is not found, and for what gin refuses in one.
       PluginError: For a plugin, named by a file or binding, that cannot be used.
     """
-    folders = search_paths(flags, search)
+    folders = search_paths(engine, flags.gin_search_paths)
     files = tuple(find(name, folders) for name in flags.gin_files)
     sources = [_Source.read(path, folders, ()) for path in files]
     _refuse_files_of_others(sources, engine)
-    _refuse_overwritten_prompt(sources)
+    _refuse_forgotten_prompt(sources)
     bindings = [_Source.of_binding(binding) for binding in flags.gin_bindings]
     sources += bindings
 
     notes: list[str] = []
-    if of_prompt != "nothing":
-        taken, notes = _of_prompt(sources, of_prompt == "values")
-        sources += taken
+    if fill is not None:
+        filled, notes = _filled(sources, fill)
+        sources += filled
     hooks, plugins = _load_plugins(sources, flags.hooks)
     _refuse_unused_macros(bindings, sources)
-    _register(plugin.name for plugin in plugins if registry.KINDS[plugin.kind].in_gin)
+    if check is not None:
+        _check_macros(sources, check)
+    _register(plugin.name for plugin in plugins if KINDS[plugin.kind].in_gin)
     gin.clear_config()
     for source in sources:
         _parse_source(source)
@@ -272,7 +355,7 @@ class _Source:
         return source
 
     @classmethod
-    def read(cls, path: Path, folders: Sequence[Path], chain: tuple[Path, ...]) -> _Source:
+    def read(cls, path: Path, folders: Sequence[Folder], chain: tuple[Path, ...]) -> _Source:
         """Reads a file and what it includes; `chain` are the files that include it."""
         if path in chain:
             raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
@@ -317,7 +400,7 @@ class _Source:
 
     def given(self) -> Iterator[Any]:
         """Yields the person's own statements: not a packaged file's, nor those that it includes."""
-        if self.is_file and config_dir().resolve() in Path(self.label).resolve().parents:
+        if self.is_file and _owner(self.label) is not None:
             return
         for statement in self.statements:
             yield statement
@@ -472,70 +555,71 @@ def _macro_name(statement: Any) -> str | None:
     return f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
 
 
-def engine_of(path: Path) -> str | None:
-    """Returns the engine that a packaged gin file is for; None for a file that any can read."""
-    try:
-        folder, *rest = path.resolve().relative_to(config_dir().resolve()).parts
-    except ValueError:
-        return None
-    if folder == "local":
-        return "local"
-    neutral = folder == "prompts" or (folder == "models" and rest[0] == "sizes")
-    return None if neutral else "t5x"
+def _owner(file: str) -> Folder | None:
+    """Returns the packaged folder that a gin file is in, whatever path it was named by."""
+    path = Path(file).resolve()
+    folders = (f for f in packaged_folders() if path.is_relative_to(f.path.resolve()))
+    return next(folders, None)
 
 
-def _refuse_files_of_others(sources: Sequence[_Source], engine: str | None) -> None:
-    for source in sources:
-        for file in source.files():
-            other = engine_of(Path(file))
-            if engine is not None and other not in (None, engine):
-                remedy = (
-                    "name it without its engine's folder" if other == "local" else
-                    f"the {engine} engine has no file of that name"
-                )  # fmt: skip
-                raise InputError(
-                    f"gin file {file} is the {other} engine's, and this is --engine {engine}; "
-                    f"{remedy}, or use --engine {other}"
-                )
-
-
-def _refuse_overwritten_prompt(sources: Sequence[_Source]) -> None:
-    """Refuses a prompt's file that comes before the model's, which sets a prompt of its own."""
-    places: list[str] = []  # Where files without a model set PROMPT.
-    for source in sources:
-        macros = {
-            name: origin.where(statement.location.line_num)
-            for origin, statement in source.walk()
-            if (name := _macro_name(statement)) in ("MODEL", "PROMPT")
-        }
-        if "PROMPT" not in macros:
-            continue
-        if "MODEL" not in macros:
-            places.append(macros["PROMPT"])
-        elif places:
+def _refuse_files_of_others(sources: Sequence[_Source], engine: str) -> None:
+    """Refuses a packaged file of another engine."""
+    for file in (file for source in sources for file in source.files()):
+        owner = _owner(file)
+        if owner is not None and owner.engine not in (SHARED, engine):
             raise InputError(
-                f"{places[0]} sets PROMPT, and {macros['PROMPT']}, which comes after it, sets it "
-                "again; name the model's file before the prompt's"
+                f"gin file {file} is the engine {owner.engine}'s ({owner.distribution}), and this "
+                f"is --engine {engine}; name it by its path within that folder for the file of "
+                f"--engine {engine}, or use --engine {owner.engine}"
             )
 
 
-def _of_prompt(sources: Sequence[_Source], values: bool) -> tuple[list[_Source], list[str]]:
-    """Returns the bindings that come from the prompt in PROMPT_FILE, and what to say of it."""
-    known = _macros(statement for source in sources for _, statement in source.walk())
-    if not isinstance(known.get("PROMPT_FILE"), str) or "PROMPT_FILE" not in _used(sources):
-        return [], []
-    prompt = trained_prompts.find(known["PROMPT_FILE"])
-    if prompt is None:
-        return [], []
-    if not values:
-        return [], [prompt.choice]
-    given = _macros(statement for source in sources for statement in source.given())
-    taken = trained_prompts.macros(prompt, given, known)
-    lines = [f"{name} = {value!r}" for name, value in taken.items() if name in _used(sources)]
-    found = [_Source(f"the provenance of {prompt.path}", line, is_file=False) for line in lines]
+def _refuse_forgotten_prompt(sources: Sequence[_Source]) -> None:
+    """Refuses a PROMPT that a later models file, whose PROMPT is None, would forget."""
+    named = None
+    for source in sources:
+        for origin, statement in source.walk():
+            if _macro_name(statement) == "PROMPT":
+                where = origin.where(statement.location.line_num)
+                if named is not None and statement.value is None:
+                    raise InputError(
+                        f"{named} sets PROMPT, and {where}, which comes after it, sets it to None; "
+                        "name the model's file before it"
+                    )
+                named = None if statement.value is None else where
+
+
+def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source], list[str]]:
+    """Returns the bindings that `fill` makes, as sources, and what to tell the person."""
+    filled = fill(
+        Macros(
+            known=_macros(statement for source in sources for _, statement in source.walk()),
+            given=_macros(statement for source in sources for statement in source.given()),
+            used=frozenset(_used(sources)),
+        )
+    )
+    bindings = [f"{name} = {value!r}" for name, value in filled.values.items()]
+    found = [_Source(filled.origin, binding, is_file=False) for binding in bindings]
     for source in found:
         source._scan()
-    return found, [prompt.choice, *(f"of this prompt: {line}" for line in lines)]
+    return found, list(filled.notes)
+
+
+def _check_macros(sources: Sequence[_Source], check: CheckMacro) -> None:
+    """Checks the last value of each macro, and puts its place before what `check` raises."""
+    last = {
+        name: (origin.where(statement.location.line_num), statement.value)
+        for source in sources
+        for origin, statement in source.walk()
+        if (name := _macro_name(statement)) is not None
+    }
+    for name, (where, value) in last.items():
+        # gin knows the value of a reference or of another macro only when it is used.
+        if not any(isinstance(part, (_Macro, _Reference)) for part in _parts(value)):
+            try:
+                check(name, value)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from error
 
 
 def _macros(statements: Iterable[Any]) -> dict[str, Any]:
@@ -583,7 +667,7 @@ def _register(names: Iterator[str]) -> None:
     """Registers plugins with gin, as a file with dynamic registration would.
 
     Registered in that way, and not as external configurables, a plugin has one selector that
-    `init_vocab` and `plugins.init_vocab` both match, and an operative config can import it.
+    `init_mine` and `plugins.init_mine` both match, and an operative config can import it.
     """
     gin.clear_config()  # It may be locked.
     for name in names:
@@ -665,7 +749,7 @@ def _nearest_parameter(selector: str, parameter: str) -> str:
     try:
         configurable = gin.get_configurable(selector)
     except (ValueError, KeyError):
-        # Known by that name only within the file that imports it: `p.init_vocab`.
+        # Known by that name only within the file that imports it: `p.init_mine`.
         try:
             configurable = registry.process_registry().load_in_gin(selector.rpartition(".")[2])
         except PluginError:

@@ -3,7 +3,7 @@
     from __gin__ import dynamic_registration
     from prompt_tuning_core import plugins
 
-    PROMPT_INIT = @plugins.init_vocab()
+    PROMPT_INIT = @plugins.init_mine()
 
 An attribute is imported when it is named (PEP 562), and only that one. `dir(plugins)` lists this
 module's own names, because whoever walks a module's attributes (reference generators,

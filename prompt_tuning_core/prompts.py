@@ -6,7 +6,8 @@ is; a variant overrides those it needs. Engines call the points and know nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from flax import linen as nn
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import Initializer
+
+PromptFactory = Callable[[], "PromptModule"]
 
 INTERVENTION_POINTS = ("input", "layer", "keys_values", "activations")
 
@@ -27,10 +30,12 @@ class PromptModule(nn.Module):
     Attributes:
       length: How many positions the module adds to the sequence, P; where examples get prompts of
         different lengths, the largest (`input_mask` tells which positions are real).
+      prompt_init: Makes the prompt's first value.
       side: The stack that the module intervenes in: "encoder" or "decoder".
     """
 
     length: int = 0
+    prompt_init: Initializer | None = None
     side: str = "encoder"
 
     def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
@@ -86,6 +91,15 @@ class PromptModule(nn.Module):
         del layer, site
         return x
 
+    def matrix(self) -> jax.Array | None:
+        """Returns the prompt, if it is a plain one.
+
+        Returns:
+          `[P, H]` float32 if the module does what the plain prompt with it does; None here.
+          A prompt file holds a plain prompt, so a module without a matrix cannot be saved.
+        """
+        return None
+
     def is_trained(self, path: str) -> bool:
         """Whether a parameter of this module is trained.
 
@@ -97,6 +111,68 @@ class PromptModule(nn.Module):
         """
         del path
         return True
+
+
+def make(
+    factory: PromptFactory | None = None,
+    length: int = 0,
+    default: PromptFactory | None = None,
+    default_init: Callable[[], Initializer] | None = None,
+    prompt_init: Initializer | None = None,
+    saved: Initializer | None = None,
+) -> PromptModule:
+    """Makes the prompt module of a run; in gin, engines take `prompt_factory = @prompts.make`.
+
+    A models file binds `factory`, `length`, `default` and `default_init`, a file of `prompts/` the
+    initializer alone, and `eval` and `infer` bind `saved`. So any initializer goes with any module,
+    whatever the order of the files. Fields that the module's own bindings set stay as they are.
+
+    Args:
+      factory: Makes the prompt module (PROMPT); None for the default.
+      length: P, for a module whose length nobody has set (PROMPT_LENGTH).
+      default: Makes the engine's plain prompt module.
+      default_init: Makes the initializer where no other is named; not called otherwise.
+      prompt_init: The initializer.
+      saved: Reads the prompt in PROMPT_FILE. It decides the module: the plain one.
+
+    Raises:
+      InputError: If `factory` is a module instead of a function that makes one, if there is neither
+        a factory nor a default, or if `saved` is given and `factory` makes another module than the
+        default.
+    """
+    chosen = default if factory is None else factory
+    if isinstance(chosen, nn.Module) or not callable(chosen):
+        raise InputError(
+            f"PROMPT is {type(chosen).__name__!r}, expected a prompt module that is not called: "
+            "PROMPT = @plugins.NAME, without ()"
+        )
+    module = chosen()
+    if not isinstance(module, PromptModule):
+        return module  # For `check_supported` to refuse.
+    if saved is not None and default is not None and type(module) is not type(default()):
+        raise InputError(
+            f"PROMPT makes a {type(module).__name__}, and PROMPT_FILE holds a plain prompt; leave "
+            "PROMPT out, or give a prompt of this module"
+        )
+    fill: dict[str, Any] = {}
+    if not module.length:
+        fill["length"] = length
+    if saved is not None or module.prompt_init is None:
+        fill["prompt_init"] = saved or prompt_init or (default_init and default_init())
+    return module.clone(**fill) if fill else module
+
+
+def check_is_plain(prompt: PromptModule) -> None:
+    """Refuses to train a prompt module that no prompt file can hold.
+
+    Raises:
+      InputError: If the module's class does not say its `matrix`.
+    """
+    if type(prompt).matrix is PromptModule.matrix:
+        raise InputError(
+            f"{type(prompt).__name__} does not define matrix(), and a prompt file holds a plain "
+            "prompt: what this one learns could not be saved"
+        )
 
 
 def float32_initializer(initializer: Initializer) -> Initializer:

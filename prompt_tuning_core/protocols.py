@@ -91,7 +91,11 @@ class RunFlags:
 
 
 class Engine(Protocol):
-    """Runs training, evaluation and inference. A plugin of kind engine is such a class."""
+    """Runs training, evaluation and inference. A plugin of kind engine is such a class.
+
+    It may also have `missing() -> str | None`, which says in a moment what the engine needs and
+    does not find; None if nothing. Such an engine is not chosen where none is named.
+    """
 
     def train(self, flags: RunFlags) -> None:
         """Trains a prompt and writes it, with provenance, to the run's directory."""

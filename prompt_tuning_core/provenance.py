@@ -12,6 +12,9 @@ from prompt_tuning_core import gin_config, registry
 
 _VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
 
+# All that are installed are asked what a file or a name is; a command only starts the run.
+_NOT_OF_A_RUN = ("format", "catalog", "command")
+
 
 def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
     """Returns what is known of this process's run, JSON-serialisable.
@@ -28,8 +31,7 @@ def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
       `started` (UTC) and `config` (the operative config).
     """
     config = gin_config.operative_config()
-    # Not formats: all that are installed are asked what a file is.
-    plugins = [p for p in registry.process_registry().loaded() if p.kind != "format"]
+    plugins = [p for p in registry.process_registry().loaded() if p.kind not in _NOT_OF_A_RUN]
     return {
         "initializer": [
             line

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompt_tuning_core import __version__
@@ -23,6 +24,7 @@ from prompt_tuning_core.errors import (
     nearest,
     one_line,
 )
+from prompt_tuning_core.kinds import COMMAND_NAME, GIN_NAME, KINDS, Kind
 
 if TYPE_CHECKING:
     import importlib_metadata
@@ -31,84 +33,6 @@ if TYPE_CHECKING:
 CORE_DISTRIBUTION = "prompt-tuning-core"
 ALLOW_VARIABLE = "PROMPT_TUNING_ALLOW_PLUGINS"
 BLOCK_VARIABLE = "PROMPT_TUNING_BLOCK_PLUGINS"
-
-
-class Kind(NamedTuple):
-    """A kind of plugin. `KINDS` holds those there are; a new kind is a new entry there.
-
-    Attributes:
-      name: What people call it, and `Plugin.kind`.
-      group: The entry-point group that declares it.
-      reference: How a plugin is named where it is used; `{name}` stands for its name.
-      complaint: Says what a loaded object lacks to be of this kind, in words that follow "the
-        plugin"; `None` if it lacks nothing.
-      in_gin: Whether `prompt_tuning_core.plugins` offers it to gin files.
-    """
-
-    name: str
-    group: str
-    reference: str
-    complaint: Callable[[object], str | None]
-    in_gin: bool
-
-
-def _not_callable(loaded: object) -> str | None:
-    if callable(loaded):
-        return None
-    return f"names a value of type {type(loaded).__name__}, which cannot be called"
-
-
-def _no_engine(loaded: object) -> str | None:
-    if not isinstance(loaded, type):
-        return f"names a value of type {type(loaded).__name__}, and an engine is a class"
-    missing = [m for m in ("train", "eval", "infer") if not callable(getattr(loaded, m, None))]
-    return f"names an engine class without {', '.join(missing)}" if missing else None
-
-
-def _no_hooks(loaded: object) -> str | None:
-    # pluggy would call a class's functions without an instance. It checks the hooks themselves.
-    if isinstance(loaded, type):
-        return "names a class, and hooks are a module or an instance"
-    return None
-
-
-def _no_format(loaded: object) -> str | None:
-    if not isinstance(loaded, type):
-        return f"names a value of type {type(loaded).__name__}, and a format is a class"
-    whole = (
-        ("recognizes_model", "open_model"),
-        ("recognizes_prompt", "read_prompt"),
-    )
-    missing = [[m for m in methods if not hasattr(loaded, m)] for methods in whole]
-    if all(missing):
-        least = min(missing, key=len)
-        return f"names a format class that reads neither models nor prompts: no {', '.join(least)}"
-    return None
-
-
-def _no_package(loaded: object) -> str | None:
-    if hasattr(loaded, "__path__"):
-        return None
-    return f"names a value of type {type(loaded).__name__}, and pretrained prompts are in a package"
-
-
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("initializer", "prompt_tuning.initializers", "@plugins.{name}()", _not_callable, True),
-        Kind("prompt", "prompt_tuning.prompts", "@plugins.{name}", _not_callable, True),
-        Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, False),
-        Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, False),
-        Kind("format", "prompt_tuning.formats", "by a file's content", _no_format, False),
-        Kind(
-            "pretrained",
-            "prompt_tuning.pretrained_prompts",
-            "PROMPT_FILE = 'MODEL/TASK'",
-            _no_package,
-            False,
-        ),
-    )
-}
 
 
 class Plugin(NamedTuple):
@@ -123,7 +47,7 @@ class Plugin(NamedTuple):
       status: `"ok"`, `"conflict"`, `"blocked"`, `"broken"`, or, after `check`, `"incompatible"`.
       description: The distribution's summary.
       detail: Why the status is not ok; `""` if it is.
-      gin: How to name the plugin where it is used.
+      usage: How a person uses the plugin.
       requirements: The distribution's `Requires-Dist` fields.
     """
 
@@ -135,15 +59,20 @@ class Plugin(NamedTuple):
     status: str
     description: str
     detail: str
-    gin: str
+    usage: str
     requirements: tuple[str, ...]
+
+    @property
+    def is_core(self) -> bool:
+        """Whether the core's own distribution carries it."""
+        return normalized(self.distribution) == CORE_DISTRIBUTION
 
     def __str__(self) -> str:
         return f"{self.kind} plugin {self.name!r} of {self.distribution} {self.version}"
 
 
 class Filters(NamedTuple):
-    """Which plugins may be used.
+    """The plugins that may be used; the core's own always may.
 
     Each item is a plugin's name, a distribution's name, or `distribution:name`.
 
@@ -197,13 +126,15 @@ def _items(lists: Iterable[str]) -> Iterable[str]:
 
 
 def _is_named_by(name: str, distribution: str, item: str) -> bool:
-    # Imported here: most listings have no filters, and need not compile its patterns.
-    from prompt_tuning_core.versions import normalize_name
-
     if ":" in item:
         carrier, _, wanted = item.partition(":")
-        return wanted == name and normalize_name(carrier) == normalize_name(distribution)
-    return item == name or normalize_name(item) == normalize_name(distribution)
+        return wanted == name and normalized(carrier) == normalized(distribution)
+    return item == name or normalized(item) == normalized(distribution)
+
+
+def normalized(distribution: str) -> str:
+    """Returns a distribution's name in the one spelling that compares (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 class Registry:
@@ -215,7 +146,7 @@ class Registry:
     def __init__(self, filters: Filters | None = None) -> None:
         self.filters = filters or Filters()
         self._plugins: tuple[Plugin, ...] | None = None
-        self._loaded: dict[tuple[str, str], Any] = {}
+        self._loaded: dict[Plugin, Any] = {}
 
     def discover(self) -> tuple[Plugin, ...]:
         """Lists the installed plugins by kind and name, those that cannot be used included."""
@@ -260,7 +191,7 @@ class Registry:
 
     def loaded(self) -> tuple[Plugin, ...]:
         """Lists the plugins loaded so far, in the order of `discover`."""
-        return tuple(p for p in self.discover() if (p.kind, p.name) in self._loaded)
+        return tuple(plugin for plugin in self.discover() if plugin in self._loaded)
 
     def load_hooks(self, names: Iterable[str]) -> Any:
         """Loads hooks plugins for a run.
@@ -305,13 +236,14 @@ class Registry:
             raise UnknownPluginError(f"no {wanted} plugin named {name!r} is installed{hint}")
         if not rows_of_kind:
             raise UnknownPluginError(
-                f"{rows[0]} is not of kind {wanted}: it is used as {rows[0].gin}"
+                f"{rows[0]} is not of kind {wanted}: it is used as {rows[0].usage}"
             )
         usable = [plugin for plugin in rows_of_kind if plugin.status != "blocked"]
         if not usable:
             blocked = rows_of_kind[0]
             raise PluginBlockedError(f"{blocked} may not be used: {blocked.detail}")
-        plugin = usable[0]
+        # One that is ok stands beside one in conflict where the name is a command of the core.
+        plugin = next((plugin for plugin in usable if plugin.status == "ok"), usable[0])
         if plugin.status == "conflict":
             raise PluginConflictError(f"{plugin} cannot be used: {plugin.detail}")
         if plugin.status != "ok":
@@ -319,8 +251,7 @@ class Registry:
         return plugin
 
     def _load(self, plugin: Plugin) -> Any:
-        key = (plugin.kind, plugin.name)
-        if key not in self._loaded:
+        if plugin not in self._loaded:
             complaint = _incompatibility(plugin)
             if complaint:
                 raise PluginLoadError(f"{plugin} {complaint}")
@@ -328,9 +259,10 @@ class Registry:
             complaint = KINDS[plugin.kind].complaint(loaded)
             if complaint:
                 raise PluginLoadError(f"{plugin} {complaint} ({plugin.value})")
-            _validate_hooks(plugin, loaded)
-            self._loaded[key] = loaded
-        return self._loaded[key]
+            if not plugin.is_core:  # The listing of plugins need not wait for pluggy.
+                _validate_hooks(plugin, loaded)
+            self._loaded[plugin] = loaded
+        return self._loaded[plugin]
 
 
 def _validate_hooks(plugin: Plugin, loaded: object) -> None:
@@ -364,9 +296,28 @@ def _new_manager() -> pluggy.PluginManager:
 
 
 def _incompatibility(plugin: Plugin) -> str | None:
-    from prompt_tuning_core.versions import unmet
+    """Says which requirement on the core this core does not meet; None if it meets all."""
+    if plugin.is_core:  # The listing of plugins need not wait for packaging.
+        return None
+    from packaging.requirements import InvalidRequirement, Requirement
 
-    return unmet(plugin.requirements, CORE_DISTRIBUTION, __version__)
+    for text in plugin.requirements:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            # Not even a name can be read; only ours would matter.
+            if CORE_DISTRIBUTION in normalized(text):
+                return f"has a requirement that cannot be read: {text!r}"
+            continue
+        if normalized(requirement.name) != CORE_DISTRIBUTION:
+            continue
+        # With no extra: what an extra requires does not hold of the plugin itself.
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        # What is installed is compared as it is, a pre-release too.
+        if not requirement.specifier.contains(__version__, prereleases=True):
+            return f"requires {text!r}, and {CORE_DISTRIBUTION} {__version__} is installed"
+    return None
 
 
 def _import(plugin: Plugin) -> object:
@@ -387,6 +338,12 @@ def _import(plugin: Plugin) -> object:
         except Exception as error:  # A module's own __getattr__ may raise anything.
             raise PluginLoadError(f"{plugin} fails to import: {one_line(error)}") from error
     return loaded
+
+
+_A_NAME = {
+    GIN_NAME: "a Python identifier in ASCII",
+    COMMAND_NAME: "lower-case words, with a dot before a subcommand",
+}
 
 
 def _discover(filters: Filters) -> tuple[Plugin, ...]:
@@ -431,7 +388,7 @@ def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
                         status="broken",
                         description=fields["Summary"][0],
                         detail=f"its entry_points.txt cannot be read: {one_line(error)}",
-                        gin="",
+                        usage="",
                         requirements=(),
                     )
                 )
@@ -468,11 +425,13 @@ def _row(
 ) -> Plugin:
     distribution = fields["Name"][0]
     status, detail = "ok", ""
-    blocked = filters.reason_to_block(point.name, distribution)
+    # The core's own commands always work: `--allow-plugin=x list-plugins` lists.
+    is_core = normalized(distribution) == CORE_DISTRIBUTION
+    blocked = None if is_core else filters.reason_to_block(point.name, distribution)
     if blocked:
         status, detail = "blocked", blocked
-    elif not point.name.isidentifier():
-        status, detail = "broken", f"is named {point.name!r}, and a name is a Python identifier"
+    elif not kind.names.fullmatch(point.name):
+        status, detail = "broken", f"is named {point.name!r}, and a name is {_A_NAME[kind.names]}"
     elif not point.pattern.match(point.value):
         status, detail = "broken", f"names {point.value!r}, and should name module:attribute"
     return Plugin(
@@ -484,31 +443,44 @@ def _row(
         status=status,
         description=fields["Summary"][0],
         detail=detail,
-        gin=kind.reference.format(name=point.name),
+        usage=kind.usage.format(name=point.name, words=point.name.replace(".", " ")),
         requirements=tuple(fields["Requires-Dist"]),
     )
 
 
 def _mark_conflicts(rows: list[Plugin]) -> list[Plugin]:
-    claims: dict[str, list[Plugin]] = {}
+    """Marks the rows whose name several distributions claim.
+
+    For example, an initializer `x` of one distribution and an engine `x` of another are both in
+    conflict, as gin has one namespace for them; a format `x` is in conflict with neither. A command
+    that the core itself declares stays usable: only the row of whoever else claims it is marked.
+    """
+    claims: dict[tuple[str, str], list[Plugin]] = {}
     for row in rows:
         if row.status != "blocked":
-            claims.setdefault(row.name, []).append(row)
+            claims.setdefault(_namespace(row), []).append(row)
     marked = []
     for row in rows:
-        rivals = [claim for claim in claims.get(row.name, ()) if claim is not row]
-        if row.status != "blocked" and rivals:
+        rivals = [claim for claim in claims.get(_namespace(row), ()) if claim is not row]
+        if row.kind == "command" and row.is_core:
+            rivals = []
+        if row.status == "ok" and rivals and KINDS[row.kind].unique != "no":
             others = ", ".join(f"{r.distribution} {r.version} ({r.kind})" for r in rivals)
             elsewhere = [r.distribution for r in rivals if r.distribution != row.distribution]
-            advice = (
-                f"block one, for example with --block-plugin={elsewhere[0]}:{row.name}"
-                if elsewhere
-                else "names are unique across kinds, so its author must rename one"
-            )
+            if any(r.is_core for r in rivals):
+                advice = "the core keeps its names, so its author must rename it"
+            elif elsewhere:
+                advice = f"block one, for example with --block-plugin={elsewhere[0]}:{row.name}"
+            else:
+                advice = "one name stands for one plugin, so its author must rename one"
             detail = f"the name is also claimed by {others}; {advice}"
             row = row._replace(status="conflict", detail=detail)
         marked.append(row)
     return marked
+
+
+def _namespace(plugin: Plugin) -> tuple[str, str]:
+    return ("gin" if KINDS[plugin.kind].unique == "gin" else plugin.kind, plugin.name)
 
 
 _process_registry: Registry | None = None
@@ -535,23 +507,3 @@ def configure(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Registry:
 def process_registry() -> Registry:
     """Returns the registry of this process, with the filters of `configure`."""
     return _process_registry or configure()
-
-
-def discover() -> tuple[Plugin, ...]:
-    """As `Registry.discover`, in the process-wide registry."""
-    return process_registry().discover()
-
-
-def find(kind: str, name: str) -> Plugin:
-    """As `Registry.find`, in the process-wide registry."""
-    return process_registry().find(kind, name)
-
-
-def load(kind: str, name: str) -> Any:
-    """As `Registry.load`, in the process-wide registry."""
-    return process_registry().load(kind, name)
-
-
-def load_hooks(names: Iterable[str]) -> Any:
-    """As `Registry.load_hooks`, in the process-wide registry."""
-    return process_registry().load_hooks(names)

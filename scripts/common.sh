@@ -56,15 +56,16 @@ run() {
   fi
 }
 
-# Sets gin_search_paths to the folders that hold T5X, Flaxformer and this project. T5X_DIR and
-# FLAXFORMER_DIR say where the first two are, if not where Python finds them.
+# Sets gin_search_paths to the folders that hold T5X and Flaxformer, and to those of the gin files for
+# T5X that are installed. T5X_DIR and FLAXFORMER_DIR say where the first two are, if not where Python
+# finds them.
 find_gin_files() {
-  local t5x flaxformer core
+  local t5x flaxformer ours
   t5x=${T5X_DIR:-$(folder_of t5x)}
   flaxformer=${FLAXFORMER_DIR:-$(folder_of flaxformer)}
-  core=$(folder_of prompt_tuning_core)
+  ours=$("${PYTHON:-python3}" -m prompt_tuning_core gin-path --engine t5x) || exit
   # shellcheck disable=SC2034  # for the scripts that source this
-  gin_search_paths=$t5x,$flaxformer,$core
+  gin_search_paths=$t5x,$flaxformer,$ours
 }
 
 folder_of() {

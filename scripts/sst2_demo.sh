@@ -23,9 +23,9 @@ find_gin_files
 
 run "${PYTHON:-python3}" -m t5x.train \
   --gin_search_paths="$gin_search_paths" \
-  --gin_file=prompt_tuning_core/configs/models/t5_1_1_base_prompt.gin \
-  --gin_file=prompt_tuning_core/configs/prompts/from_class_labels.gin \
-  --gin_file=prompt_tuning_core/configs/runs/prompt_finetune.gin \
+  --gin_file=models/t5_1_1_base_prompt.gin \
+  --gin_file=prompts/from_class_labels.gin \
+  --gin_file=runs/prompt_finetune.gin \
   --gin.CLASS_LABELS="['positive', 'negative']" \
   --gin.MODEL_DIR="'$MODEL_DIR'" \
   --gin.MIXTURE_OR_TASK_NAME="'taskless_glue_sst2_v200_examples'" \

@@ -26,8 +26,8 @@ find_gin_files
 
 run "${PYTHON:-python3}" -m t5x.eval \
   --gin_search_paths="$gin_search_paths" \
-  --gin_file=prompt_tuning_core/configs/models/t5_1_1_base_prompt.gin \
-  --gin_file=prompt_tuning_core/configs/runs/prompt_eval.gin \
+  --gin_file=models/t5_1_1_base_prompt.gin \
+  --gin_file=runs/prompt_eval.gin \
   --gin.MIXTURE_OR_TASK_NAME="'taskless_glue_sst2_v200_examples'" \
   --gin.MIXTURE_OR_TASK_MODULE="'prompt_tuning_tasks_glue.glue'" \
   --gin.TASK_FEATURE_LENGTHS="{'inputs': 512, 'targets': 8}" \

@@ -31,7 +31,7 @@ clone google/flaxformer "$flaxformer"
 clone google/airio "$airio"
 clone google-research/jestimator "$jestimator"
 plugins=()
-for plugin in "$root"/plugins/*/; do
+for plugin in "$root"/configs/ "$root"/libraries/*/ "$root"/plugins/*/; do
   plugins+=("${plugin%/}")
 done
 run "${PYTHON:-python3}" -m uv pip install --quiet --python "$environment/bin/python" \

@@ -11,13 +11,21 @@ from pathlib import Path
 
 from gin import config_parser
 
-CONFIGS = Path(__file__).parents[1] / "prompt_tuning_core" / "configs"
-PACKAGE = "prompt_tuning_core/configs/"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT / "configs" / "prompt_tuning_configs"
+# The folders of each engine, in the order in which they are searched; the shared ones come last.
+FOLDERS = {
+    engine: [
+        *(ROOT / "plugins" / name / "src" / f"prompt_tuning_{name}" / "configs" for name in names),
+        SHARED,
+    ]
+    for engine, names in {"local": ["engine_local", "demo"], "t5x": ["engine_t5x"]}.items()
+}
 
 # A run as a person asks for it: the files of `--gin_file`, in order.
 SIZES = ("small", "base", "large", "xl", "xxl")
 MODELS = [f"models/{family}_{size}_prompt.gin" for family in ("t5_1_1", "mt5") for size in SIZES]
-PROMPTS = sorted(file.relative_to(CONFIGS).as_posix() for file in CONFIGS.glob("prompts/*.gin"))
+PROMPTS = sorted(file.relative_to(SHARED).as_posix() for file in SHARED.glob("prompts/*.gin"))
 COMMANDS = {
     "runs/prompt_finetune.gin": "train",
     "runs/prompt_eval.gin": "eval",
@@ -110,22 +118,23 @@ def _in_full(selector: str, bound: dict[str, str]) -> str | None:
     return f"{bound[first]}.{rest}" if first in bound else None
 
 
-def engines() -> dict[str, list[str]]:
-    """Returns the files of each engine, as paths below `CONFIGS`."""
-    files = sorted(file.relative_to(CONFIGS).as_posix() for file in CONFIGS.rglob("*.gin"))
-    local = [file for file in files if file.startswith("local/")]
-    return {"local": local, "t5x": [file for file in files if file not in local]}
+def files() -> list[tuple[str, Path]]:
+    """Returns every packaged file with the engine that may read it, or `shared`."""
+    owned = {folder: engine for engine, folders in FOLDERS.items() for folder in folders}
+    owned[SHARED] = "shared"
+    return [
+        (owner, file) for folder, owner in owned.items() for file in sorted(folder.rglob("*.gin"))
+    ]
 
 
-def find(name: str, engine: str) -> Path:
-    """Returns the file that a command of an engine takes for `models/x.gin`."""
-    own = CONFIGS / "local" / name
-    return own if engine == "local" and own.is_file() else CONFIGS / name
+def find(name: str, engine: str) -> Path | None:
+    """Returns the file that a command of an engine takes for `models/x.gin`, if there is one."""
+    return next((f / name for f in FOLDERS[engine] if (f / name).is_file()), None)
 
 
 def combinations(engine: str) -> Iterator[tuple[str, ...]]:
     """Yields the files of each run that the documentation describes."""
-    folder = CONFIGS / "local" if engine == "local" else CONFIGS
+    folder = FOLDERS[engine][0]
     decoding = [f"models/decoding/{f.name}" for f in sorted(folder.glob("models/decoding/*.gin"))]
     for run, model, decoder in itertools.product(COMMANDS, MODELS, ["", *decoding]):
         # In evaluation and inference, the prompt is that of PROMPT_FILE.
@@ -141,10 +150,11 @@ def walk(name: str, engine: str, other: Callable[[str], GinFile]) -> Iterator[Gi
       engine: The engine whose command names it.
       other: Returns a file of another project, such as T5X's `t5x/configs/runs/eval.gin`.
     """
-    if not name.startswith(PACKAGE) and "/configs/" in name:
+    path = find(name, engine)
+    if path is None:
         yield other(name)
         return
-    file = read(find(name.removeprefix(PACKAGE), engine))
+    file = read(path)
     for included in file.includes:
         yield from walk(included, engine, other)
     yield file

@@ -12,7 +12,7 @@ import sys
 
 import gin
 import packaged_gin
-from packaged_gin import CONFIGS, GinFile
+from packaged_gin import FOLDERS, GinFile
 
 from prompt_tuning_core import gin_config
 from prompt_tuning_core.protocols import RunFlags
@@ -29,7 +29,8 @@ def main(engine: str) -> None:
     """Reads all of them."""
     scripts = {}
     if engine == "t5x":
-        gin.add_config_file_search_path(str(CONFIGS))
+        for folder in FOLDERS[engine]:
+            gin.add_config_file_search_path(str(folder))
         for run, command in packaged_gin.COMMANDS.items():
             scripts[run] = importlib.import_module(f"t5x.{command}")
     combinations = list(packaged_gin.combinations(engine))
@@ -41,7 +42,7 @@ def main(engine: str) -> None:
             gin.parse_config_files_and_bindings(names, bindings(engine, names))
         else:
             flags = RunFlags(gin_files=names, gin_bindings=bindings(engine, names))
-            gin_config.parse(flags, search=[CONFIGS / "local", CONFIGS], engine=engine)
+            gin_config.parse(flags, engine)
     sys.stdout.write(f"{len(combinations)}\n")
 
 

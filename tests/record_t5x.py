@@ -35,11 +35,7 @@ def parameters(name: str) -> list[str]:
 
 def record() -> dict[str, Any]:
     """Returns the parameters of each configurable, and the macros of each gin file of T5X."""
-    files = [
-        packaged_gin.read(packaged_gin.CONFIGS / file)
-        for names in packaged_gin.engines().values()
-        for file in names
-    ]
+    files = [packaged_gin.read(file) for _, file in packaged_gin.files()]
     names = {name for file in files for name in file.configurables}
     includes = {name for file in files for name in file.includes}
     t5x = Path(importlib.import_module("t5x").__path__[0]).parent

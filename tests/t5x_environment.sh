@@ -55,7 +55,7 @@ bin=$environment/bin
     aqtp cached_property chex clu fiddle 'seqio>=0.0.20' tensorboard 'tensorflow>=2.21'
 
 projects=(--editable .)
-for plugin in plugins/*/; do
+for plugin in configs/ libraries/*/ plugins/*/; do
     projects+=(--editable "$plugin")
 done
 "$bin/uv" pip install --quiet --python "$bin/python" --no-deps --no-build-isolation "${projects[@]}"

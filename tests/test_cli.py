@@ -1,15 +1,15 @@
-"""The command line, apart from `list-plugins`: flags, exit codes, and where things are."""
+"""The command line, apart from `list-plugins`: commands, flags, engines, and where things are."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
 import prompt_tuning_core
+from prompt_tuning_core import gin_config
 
 ENGINE = """\
 import dataclasses, json, sys
@@ -69,31 +69,36 @@ def test_flags_are_those_of_t5x(engine):
     }
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["trian"], "unknown command 'trian'; did you mean 'train'"),
-        (["list-plugin"], "did you mean 'list-plugins'"),
-        (
-            ["train", "--engine=fak"],
-            "no engine plugin named 'fak' is installed; did you mean 'fake'?",
-        ),
-        (["train", "--engine=fake", "--block-plugin=fake"], "may not be used: 'fake' is blocked"),
-        (["train", "--engine=fake", "--gin.X"], "'--gin.X' has no value; write --gin.X=VALUE"),
-        (["train", "--engine=fake", "--gin.=3"], "not of the form NAME=VALUE"),
-        (["train", "--engine=fake", "--gin.X="], "not of the form NAME=VALUE"),
-        (["train", "--gin_file"], "argument --gin_file: expected one argument"),
-        (["list-plugins", "--jason"], "unknown argument '--jason'; see prompt-tuning list-plugins"),
-        (["list-plugins", "--js"], "unknown argument '--js'"),
-        (["find-module"], "the following arguments are required: module"),
-        (["find-module", "no_such.module"], "no module named 'no_such.module'"),
-        (["find-module", "json.no_such"], "no module named 'json.no_such'"),
-        (["find-module", "sys"], "built into Python"),
-        (["gin-path", "models/no_such.gin"], "gin file 'models/no_such.gin' not found; tried /"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(engine, arguments, expected):
-    assert expected in engine.error(*arguments)
+BAD_INPUT = [
+    (["trian"], "unknown command 'trian'; did you mean 'train'"),
+    (["list-plugin"], "did you mean 'list-plugins'"),
+    (["model", "shwo"], "unknown command 'model shwo'; did you mean 'model show'"),
+    (["train", "--engine=fak"], "no engine plugin named 'fak' is installed; did you mean 'fake'?"),
+    (["train", "--engine=fake", "--block-plugin=fake"], "may not be used: 'fake' is blocked"),
+    (["train", "--engine=fake", "--gin.X"], "'--gin.X' has no value; write --gin.X=VALUE"),
+    (["train", "--engine=fake", "--gin.=3"], "not of the form NAME=VALUE"),
+    (["train", "--engine=fake", "--gin.X="], "not of the form NAME=VALUE"),
+    (["train", "--gin_file"], "argument --gin_file: expected one argument"),
+    (["list-plugins", "--jason"], "unknown argument '--jason'; see prompt-tuning list-plugins"),
+    (["list-plugins", "--js"], "unknown argument '--js'"),
+    (["find-module"], "the following arguments are required: module"),
+    (["find-module", "no_such.module"], "no module named 'no_such.module'"),
+    (["find-module", "json.no_such"], "no module named 'json.no_such'"),
+    (["find-module", "sys"], "built into Python"),
+    (
+        ["gin-path", "models/no_such.gin", "--engine=fake"],
+        "'models/no_such.gin' not found; tried /",
+    ),
+]
+
+
+def test_bad_input_is_one_line_and_exit_code_2(engine, main):
+    assert BAD_INPUT[0][1] in engine.error(*BAD_INPUT[0][0])
+    for arguments, expected in BAD_INPUT:
+        code, output, error = main(*arguments)
+        assert (code, output, error.count("\n")) == (2, "", 1), arguments
+        assert error.startswith("prompt-tuning: error: ")
+        assert expected in error
 
 
 def test_interruption_and_defects_are_not_bad_input(engine):
@@ -105,14 +110,158 @@ def test_interruption_and_defects_are_not_bad_input(engine):
     assert defect.stderr.endswith("RuntimeError: a defect\n")
 
 
-def test_version_and_help(site):
-    version = site.command("--version")
-    assert version.stdout == f"prompt-tuning {prompt_tuning_core.__version__}\n"
-    for arguments in ((), ("--help",)):
-        process = site.command(*arguments)
-        assert process.returncode == 0
-        assert "list-plugins" in process.stdout
-    assert "--gin.NAME=VALUE" in site.command("train", "--help").stdout
+def test_version_and_help(main):
+    assert main("--version") == (0, f"prompt-tuning {prompt_tuning_core.__version__}\n", "")
+    assert main() == main("--help")
+    code, output, error = main("--help")
+    assert (code, error) == (0, "")
+    assert "  list-plugins  List the installed plugins, without importing them\n" in output
+
+
+COMMAND = """\
+\"\"\"Does a thing.\"\"\"
+
+def add_arguments(parser):
+    parser.add_argument("--size", type=int, required=True)
+
+def run(arguments):
+    print("the size is", arguments.size)
+    return arguments.size
+"""
+
+
+@pytest.fixture
+def strangers(site):
+    """Commands of two strangers, some of which cannot be used."""
+    site.distribution(
+        "a-stranger",
+        {
+            "commands": {
+                "thing": "a_thing",
+                "group.thing": "a_thing",
+                "group.twice": "a_thing",
+                "train": "a_thing",
+                "raises": "a_raises",
+                "empty": "json",
+                "greedy": "a_greedy",
+            }
+        },
+        {
+            "a_thing.py": COMMAND,
+            "a_raises.py": "1/0",
+            "a_greedy.py": COMMAND.replace("--size", "--block-plugin"),
+        },
+        summary="Commands of a stranger",
+    )
+    site.distribution("b-stranger", {"commands": {"group.twice": "a_thing", "Bad Name": "a_thing"}})
+    # A distribution that sorts before the core's and one after it.
+    site.distribution("zz-stranger", {"commands": {"train": "a_thing"}})
+    return site
+
+
+def test_a_strangers_command_runs(strangers):
+    process = strangers.command("group", "thing", "--size=3")
+    assert (process.returncode, process.stdout) == (3, "the size is 3\n"), process.stderr
+
+
+def test_help_names_strangers_commands_without_importing_them(strangers):
+    code = (
+        "import sys\n"
+        "from prompt_tuning_core.commands.main import main\n"
+        "assert main(['--help']) == main(['group']) == main(['group', '--help']) == 0\n"
+        "ours = [m for m in sys.modules if m.startswith('prompt_tuning_')]\n"
+        "print([m for m in ours if not m.startswith('prompt_tuning_core')])\n"
+        "heavy = ['a_thing', 'a_raises', 'json.tool', 'jax', 'gin', 'pluggy', 'packaging']\n"
+        "print([m for m in heavy if m in sys.modules])\n"
+    )
+    output = strangers.python("-c", code).stdout
+    assert output.splitlines()[-2:] == ["[]", "[]"]
+    heading = "Commands of a stranger (a-stranger):"
+    own, _, theirs = output.partition(heading)
+    assert "  train " in own
+    assert theirs.startswith("\n  empty\n  greedy\n  group thing\n  raises\n  thing\n")
+    assert output.count(heading) == 1
+    assert "usage: prompt-tuning group ACTION …\n\nactions:\n  group thing\n" in output
+    assert "Bad Name" not in output
+
+
+def test_commands_that_cannot_be_used_are_rows_and_harm_no_other(strangers, main):
+    for arguments, expected in [
+        (["raises"], "command plugin 'raises' of a-stranger 1.0 fails to import: ZeroDivisionErr"),
+        (["empty"], "names a command without add_arguments, run (json)"),
+        (["greedy", "--size=3"], "'greedy' of a-stranger 1.0 fails to add its arguments: Argumen"),
+        (["group", "twice"], "'group.twice' of a-stranger 1.0 cannot be used: the name is also cl"),
+        (["Bad Name"], "of b-stranger 1.0 is named 'Bad Name', and a name is lower-case words"),
+        (["thing", "--block-plugin=thing"], "'thing' of a-stranger 1.0 may not be used: 'thing' i"),
+        (["thing", "--size=x"], "argument --size: invalid int value: 'x'; see prompt-tuning thing"),
+        (["thing", "--size=1", "--other"], "unknown argument '--other'; see prompt-tuning thing"),
+    ]:
+        code, output, error = main(*arguments)
+        assert (code, output, error.count("\n")) == (2, "", 1), arguments
+        assert expected in error
+    assert main("thing", "--size=0") == (0, "the size is 0\n", "")
+    rows = {row["name"]: row for row in json.loads(main("list-plugins", "--check", "--json")[1])}
+    assert {name: rows[name]["status"] for name in ("raises", "empty", "Bad Name", "thing")} == {
+        "raises": "broken", "empty": "broken", "Bad Name": "broken", "thing": "ok"
+    }  # fmt: skip
+
+
+def test_a_command_of_the_core_cannot_be_taken(strangers, main):
+    process = strangers.command("train", "--help")
+    assert process.returncode == 0
+    assert "--gin.NAME=VALUE" in process.stdout
+    listed = [r for r in json.loads(main("list-plugins", "--json")[1]) if r["name"] == "train"]
+    assert [(row["distribution"], row["status"]) for row in listed] == [
+        ("a-stranger", "conflict"), ("prompt-tuning-core", "ok"), ("zz-stranger", "conflict")
+    ]  # fmt: skip
+    assert "prompt-tuning-core 1.0.0 (command); the core keeps its names" in listed[0]["detail"]
+    # Not by filters either.
+    assert main("list-plugins", "--block-plugin=prompt-tuning-core,list-plugins")[0] == 0
+
+
+ENGINES = """\
+class Engine:
+    def train(self, flags):
+        print(type(self).__name__)
+    eval = infer = train
+class Ready(Engine):
+    def missing(self):
+        return None
+class Needy(Engine):
+    def missing(self):
+        return "needs a thing"
+class Raising(Engine):
+    def missing(self):
+        raise ValueError("a defect")
+class Dead(Engine):
+    def __init__(self):
+        raise OSError("dead")
+"""
+
+
+def test_an_engine_is_chosen_where_none_is_named(site, main, monkeypatch):
+    names = ("engine", "ready", "needy", "raising", "dead")
+    points = {name: f"five_engines:{name.capitalize()}" for name in names}
+    points["broken"] = "no_such_module:Engine"
+    site.distribution("five", {"engines": points}, {"five_engines.py": ENGINES})
+
+    def train(*allowed, **variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        code, output, error = main("train", f"--allow-plugin={','.join(allowed)}")
+        return error if code else output
+
+    assert train("needy") == "Needy\n"  # The only one there is.
+    assert train("ready", "needy", "raising", "dead", "broken") == "Ready\n"
+    assert train("engine", "needy") == "Engine\n"
+    several = train("engine", "ready", "needy")
+    assert "no engine is named, and several are ready to run: engine; ready; write" in several
+    none = train("needy", "raising", "dead", "broken")
+    assert "no engine is named, and none is ready to run: broken (engine plugin 'broken' of" in none
+    assert "; dead (OSError: dead); needy (needs a thing); raising (ValueError: a defect);" in none
+    assert "no engine is installed" in train("list-plugins")
+    assert train("engine", "ready", PROMPT_TUNING_ENGINE="ready") == "Ready\n"
+    assert "no engine plugin named 'reday'" in train("ready", PROMPT_TUNING_ENGINE="reday")
 
 
 def test_modules_in_the_current_directory_can_be_imported(site):
@@ -150,14 +299,22 @@ def test_find_module_prints_the_folder_without_importing(site):
         assert site.command("find-module", name).stdout == f"{site.folder / folder}\n"
 
 
-def test_gin_path_prints_the_packaged_files(site):
-    folder = Path(prompt_tuning_core.__file__).parent / "configs"
-    assert site.command("gin-path").stdout == f"{folder}\n"
-    path = "models/sizes/small.gin"
-    for name in (path, f"prompt_tuning_core/configs/{path}"):
-        printed = Path(site.command("gin-path", name).stdout.rstrip("\n"))
-        assert printed.is_file()
-        assert os.path.samefile(printed, folder / path)
+def test_gin_path_prints_where_an_engines_files_are(site, main):
+    modules = {f"{package}/__init__.py": "1/0" for package in ("the_files", "the_shared")}
+    modules |= {"the_files/runs/x.gin": "", "the_shared/prompts/y.gin": ""}
+    packages = {"fake": "the_files", "shared": "the_shared"}
+    site.distribution("c", {"configs": packages}, modules)
+    folders = [site.folder / "the_files", site.folder / "the_shared"]
+    folders.append(gin_config.find_module("prompt_tuning_configs"))
+    expected = f"{','.join(map(str, folders))}\n"
+    assert main("gin-path", "--engine=fake") == (0, expected, "")
+    for name in ("runs/x.gin", "the_files/runs/x.gin"):
+        path = site.folder / "the_files" / "runs" / "x.gin"
+        assert main("gin-path", "--engine=fake", name) == (0, f"{path}\n", "")
+    elsewhere = main("gin-path", "--engine=other", "runs/x.gin")[2]
+    assert "gin file 'runs/x.gin' not found; it is the engine fake's (c)" in elsewhere
+    site.write("runs/x.gin", "")
+    assert main("gin-path", "--engine=fake", "runs/x.gin") == (0, "runs/x.gin\n", "")
 
 
 def test_a_reader_that_leaves_is_no_error(site):

@@ -17,13 +17,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import packaged_gin
-from packaged_gin import CONFIGS, PACKAGE, GinFile
+from packaged_gin import GinFile
 
 from prompt_tuning_core import gin_config, registry
 
 HERE = Path(__file__).parent
 RECORD = json.loads((HERE / "golden" / "t5x_configurables.json").read_text(encoding="utf-8"))
-FILES = [(engine, name) for engine, names in packaged_gin.engines().items() for name in names]
+FILES = [
+    pytest.param(owner, file, id=f"{owner}-{file.parent.name}/{file.name}")
+    for owner, file in packaged_gin.files()
+]
 
 # These import T5X or Flaxformer, and so are read instead of imported.
 NEED_T5X = ("prompt_tuning_engine_t5x.", "prompt_tuning_core.integrations.flaxformer.")
@@ -97,31 +100,37 @@ def of_t5x(name: str) -> GinFile:
     return GinFile({}, macros, set(known["used"]), set(), [], [])
 
 
-@pytest.mark.parametrize(("engine", "name"), FILES)
-def test_configurables_exist_with_the_parameters_that_are_set(engine: str, name: str) -> None:
-    file = packaged_gin.read(CONFIGS / name)
+@pytest.mark.parametrize(("owner", "path"), FILES)
+def test_configurables_exist_with_the_parameters_that_are_set(owner: str, path: Path) -> None:
+    file = packaged_gin.read(path)
 
     assert file.unknown == []
     for configurable, set_in_gin in file.configurables.items():
         assert set_in_gin - parameters(configurable) == set(), configurable
 
 
-@pytest.mark.parametrize(("engine", "name"), FILES)
-def test_includes_are_packaged_and_of_the_same_engine(engine: str, name: str) -> None:
-    for included in packaged_gin.read(CONFIGS / name).includes:
+@pytest.mark.parametrize(("owner", "path"), FILES)
+def test_includes_are_found_by_every_engine_that_may_read_the_file(owner: str, path: Path) -> None:
+    for included in packaged_gin.read(path).includes:
         if included in RECORD["macros"]:
-            assert engine == "t5x"
+            assert owner == "t5x"
             continue
-        path = CONFIGS / included.removeprefix(PACKAGE)
-        assert included.startswith(PACKAGE)
-        assert path.is_file()
-        assert gin_config.engine_of(path) in (None, engine)
+        for engine in packaged_gin.FOLDERS if owner == "shared" else [owner]:
+            assert packaged_gin.find(included, engine) is not None
+
+
+@pytest.mark.parametrize("engine", packaged_gin.FOLDERS)
+def test_a_command_searches_these_folders(engine: str) -> None:
+    searched = [folder.path for folder in gin_config.search_paths(engine) if folder.engine]
+
+    assert sorted(searched[:-1]) == sorted(packaged_gin.FOLDERS[engine][:-1])
+    assert searched[-1] == packaged_gin.SHARED
 
 
 @pytest.mark.parametrize("file", ["runs/prompt_eval.gin", "runs/prompt_infer.gin"])
 def test_t5x_restores_float32_to_use_a_prompt(file: str) -> None:
     # T5X's own infer.gin has bfloat16, which hides small changes of a prompt.
-    text = (CONFIGS / file).read_text(encoding="utf-8")
+    text = packaged_gin.FOLDERS["t5x"][0].joinpath(file).read_text(encoding="utf-8")
     block = text.partition("\nutils.RestoreCheckpointConfig:\n")[2].partition("\n\n")[0]
     assert "  dtype = 'float32'\n" in block
     assert text.index("include 't5x/") < text.index("utils.RestoreCheckpointConfig:")
@@ -142,18 +151,23 @@ def test_every_macro_is_set_or_said_to_be_the_users(engine: str) -> None:
         assert to_be_set - used == set(), names
 
 
-@pytest.mark.parametrize("engine", ["local", "t5x"])
-def test_every_macro_that_is_set_is_used(engine: str) -> None:
-    packaged = packaged_gin.engines()
-    files = {name: packaged_gin.read(CONFIGS / name) for name in packaged[engine]}
-    # What each engine shares stands with T5X's.
-    everything = [packaged_gin.read(CONFIGS / name) for name in [*packaged["t5x"], *files]]
-    used = set().union(*(file.used for file in everything))
-    used |= set().union(*(known["used"] for known in RECORD["macros"].values()))
+def test_every_macro_that_is_set_is_used() -> None:
+    read = [(owner, path, packaged_gin.read(path)) for owner, path in packaged_gin.files()]
+    of_project = set().union(*(known["used"] for known in RECORD["macros"].values()))
 
-    assert {name: set(file.macros) - used - {"HOOKS"} for name, file in files.items()} == {
-        name: set() for name in files
-    }
+    for engine in packaged_gin.FOLDERS:
+        # A shared file sets what any engine uses.
+        mine = [file for owner, _, file in read if owner in (engine, "shared")]
+        used = set().union({"HOOKS"}, *(file.used for file in mine))
+        if engine == "t5x":
+            used |= of_project
+        for owner, path, file in read:
+            if owner == engine:
+                assert set(file.macros) - used == set(), path
+    used = set().union(of_project, *(file.used for _, _, file in read))
+    for owner, path, file in read:
+        if owner == "shared":
+            assert set(file.macros) - used == set(), path
 
 
 @pytest.mark.parametrize("run", packaged_gin.COMMANDS)

@@ -14,15 +14,24 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROJECTS = [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
+PROJECTS = [
+    ROOT,
+    *sorted(
+        file.parent
+        for folder in ("configs", "libraries/*", "plugins/*")
+        for file in ROOT.glob(f"{folder}/pyproject.toml")
+    ),
+]
 PLUGINS = PROJECTS[1:]
+CONFIGS = ROOT / "configs"
 MEBIBYTE = 2**20
 
 # Somebody else's initializer, whole: one function that knows nothing of the core, and two lines of
@@ -56,6 +65,66 @@ def init_ramp(limit=1.0):
     initializer.uses_rng = False
     return initializer
 ''',
+}
+
+# Somebody else's engine, whole, with gin files under the names that all engines have.
+STRANGERS_ENGINE = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["uv_build>=0.13,<0.14"]
+build-backend = "uv_build"
+
+[project]
+name = "a-strangers-engine"
+version = "0.1.0"
+description = "Draws a prompt to a constant"
+dependencies = ["prompt-tuning-core>=1,<2", "prompt-tuning-configs>=1,<2"]
+
+[project.entry-points."prompt_tuning.engines"]
+mine = "a_strangers_engine:Engine"
+
+[project.entry-points."prompt_tuning.configs"]
+mine = "a_strangers_engine.gin_files"
+""",
+    "src/a_strangers_engine/__init__.py": """\
+class Engine:
+    def train(self, flags):
+        from prompt_tuning_core import gin_config
+        gin_config.parse(flags, "mine")
+        from a_strangers_engine import training
+        training.train()
+
+    eval = infer = train
+""",
+    "src/a_strangers_engine/training.py": """\
+import gin
+import jax
+import numpy as np
+
+
+@gin.configurable
+def train(initializer, length, width, steps):
+    def loss(prompt):
+        return ((prompt - 0.5) ** 2).sum()
+
+    prompt = initializer(jax.random.key(0), (length, width))
+    for _ in range(steps):
+        prompt -= 0.25 * jax.grad(loss)(prompt)
+    np.save("mine.npy", prompt)
+""",
+    "src/a_strangers_engine/gin_files/__init__.py": "",
+    "src/a_strangers_engine/gin_files/models/t5_1_1_small_prompt.gin": """\
+include 'models/sizes/small.gin'
+PROMPT_LENGTH = 2
+""",
+    "src/a_strangers_engine/gin_files/runs/prompt_finetune.gin": """\
+import a_strangers_engine.training
+
+train.initializer = %PROMPT_INIT
+train.length = %PROMPT_LENGTH
+train.width = %EMBED_DIM
+train.steps = %TRAIN_STEPS
+""",
 }
 
 USE_FROM_GIN = """
@@ -141,6 +210,25 @@ class Environment:
     def prompt_tuning(self, *arguments: str | Path) -> str:
         return run(self.folder / "bin" / "prompt-tuning", *arguments, cwd=self.folder)
 
+    def refusal(self, *arguments: str) -> str:
+        """Runs `prompt-tuning`, which must refuse, and returns the one line that it says."""
+        done = subprocess.run(
+            [self.folder / "bin" / "prompt-tuning", *arguments],
+            cwd=self.folder,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        return done.stderr.removeprefix("prompt-tuning: error: ").rstrip("\n")
+
+    @property
+    def site_packages(self) -> Path:
+        (found,) = self.folder.glob("lib/python*/site-packages")
+        return found
+
     def plugins(self, *arguments: str) -> dict[str, dict[str, Any]]:
         rows = json.loads(self.prompt_tuning("list-plugins", "--json", *arguments))
         return {row["name"]: row for row in rows}
@@ -152,7 +240,7 @@ def declared(project: Path) -> dict[str, Any]:
 
 def package(project: Path) -> Path:
     name = declared(project)["name"].replace("-", "_")
-    return project / name if project == ROOT else project / "src" / name
+    return project / name if (project / name).is_dir() else project / "src" / name
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +258,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Wheel]:
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of somebody else's initializer."""
-    folder = tmp_path_factory.mktemp("stranger")
-    for name, text in STRANGER.items():
+    return wheel_of(STRANGER, tmp_path_factory.mktemp("stranger"))
+
+
+def wheel_of(files: Mapping[str, str], folder: Path) -> Path:
+    for name, text in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -200,9 +291,9 @@ def install(folder: Path, third_party: Path, wheels: Sequence[Path]) -> Environm
         *("--no-index", "--disable-pip-version-check", *wheels),
         cwd=folder,
     )
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "third_party.pth").write_text(f"{third_party}\n")
-    return Environment(folder)
+    environment = Environment(folder)
+    (environment.site_packages / "third_party.pth").write_text(f"{third_party}\n")
+    return environment
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +332,7 @@ def test_wheel_carries_the_whole_package(project: Path, wheels: dict[Path, Wheel
     carried = {n: data for n, data in wheels[project].files.items() if ".dist-info/" not in n}
 
     assert carried == expected
-    assert f"{source.name}/py.typed" in carried
+    assert f"{source.name}/py.typed" in carried or project == CONFIGS  # Data only.
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
@@ -272,29 +363,20 @@ def test_plugin_declares_its_entry_points_and_its_core(
     assert "prompt-tuning-core>=1,<2" in requirements
 
 
-def test_core_requires_six_libraries_and_no_more(wheels: dict[Path, Wheel]) -> None:
+def test_core_requires_seven_libraries_and_no_more(wheels: dict[Path, Wheel]) -> None:
     requirements = wheels[ROOT].metadata.get_all("Requires-Dist")
 
-    assert {requirement.split(">=")[0].strip() for requirement in requirements} == {
+    # The extras name distributions of ours.
+    required = [requirement for requirement in requirements if "extra ==" not in requirement]
+    assert {requirement.split(">=")[0].strip() for requirement in required} == {
         "flax",
         "gin-config",
         "importlib-metadata",
         "jax",
         "numpy",
+        "packaging",
         "pluggy",
     }
-
-
-def test_core_carries_the_gin_files_of_the_repository(wheels: dict[Path, Wheel]) -> None:
-    repository = (ROOT / "configs").resolve()
-    expected = {
-        f"prompt_tuning_core/configs/{file.relative_to(repository).as_posix()}"
-        for file in repository.rglob("*.gin")
-    }
-
-    assert (ROOT / "configs").is_symlink()
-    assert expected
-    assert {name for name in wheels[ROOT].files if name.endswith(".gin")} == expected
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
@@ -324,32 +406,54 @@ def test_every_plugin_works_from_its_wheel(everything: Environment) -> None:
 
 
 def test_gin_files_are_found_in_an_installation(everything: Environment) -> None:
-    folder = Path(everything.prompt_tuning("gin-path").strip())
+    for engine, owners in {
+        "local": ["prompt_tuning_demo", "prompt_tuning_engine_local", "prompt_tuning_configs"],
+        "t5x": ["prompt_tuning_engine_t5x", "prompt_tuning_configs"],
+    }.items():
+        printed = everything.prompt_tuning("gin-path", f"--engine={engine}").strip().split(",")
+        folders = [Path(folder).relative_to(everything.site_packages) for folder in printed]
 
-    assert folder.is_relative_to(everything.folder)
-    assert sorted(file.relative_to(folder) for file in folder.rglob("*.gin")) == sorted(
-        file.relative_to(ROOT / "configs") for file in (ROOT / "configs").rglob("*.gin")
+        assert [folder.parts[0] for folder in folders] == owners
+        for folder in folders:
+            assert list((everything.site_packages / folder).rglob("*.gin"))
+
+
+def test_a_core_alone_lists_its_commands_and_a_strangers_initializer(
+    core_and_stranger: Environment,
+) -> None:
+    rows = core_and_stranger.plugins("--check")
+    commands = declared(ROOT)["entry-points"]["prompt_tuning.commands"]
+
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "init_ramp": "initializer",
+        **dict.fromkeys(commands, "command"),
+    }
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    help_text = core_and_stranger.prompt_tuning("--help")
+    assert [name for name in commands if f"  {name} " in help_text] == sorted(commands)
+    assert core_and_stranger.refusal("train", "--gin_file=x.gin") == (
+        "no engine is installed; install a plugin of the kind engine"
+    )
+    assert core_and_stranger.refusal("gin-path", "--engine=mine", "x.gin").startswith(
+        "gin file 'x.gin' not found; tried /"
+    )
+    assert core_and_stranger.prompt_tuning("gin-path", "--engine=mine") == "\n"
+    assert core_and_stranger.prompt_tuning("find-module", "prompt_tuning_core").strip() == str(
+        core_and_stranger.site_packages / "prompt_tuning_core"
     )
 
 
 def test_a_strangers_initializer_is_listed(core_and_stranger: Environment) -> None:
-    rows = core_and_stranger.plugins()
-
-    assert list(rows) == ["init_ramp", "npy", "safetensors"]
-    assert rows["init_ramp"] == {
+    assert core_and_stranger.plugins()["init_ramp"] == {
         "kind": "initializer",
         "name": "init_ramp",
-        "gin": "@plugins.init_ramp()",
+        "usage": "@plugins.init_ramp()",
         "distribution": "a-strangers-initializer",
         "version": "0.3.0",
         "status": "ok",
         "description": "Equally spaced values",
         "detail": "",
     }
-
-
-def test_a_strangers_initializer_is_loaded(core_and_stranger: Environment) -> None:
-    assert core_and_stranger.plugins("--check")["init_ramp"]["status"] == "ok"
 
 
 def test_a_strangers_initializer_is_used_from_gin(core_and_stranger: Environment) -> None:
@@ -379,3 +483,27 @@ def test_a_strangers_initializer_trains_the_demo(everything: Environment, tmp_pa
         "distribution": "a-strangers-initializer",
         "version": "0.3.0",
     } in facts["plugins"]
+
+
+def test_a_third_engine_trains_with_gin_files_of_its_own_under_the_same_names(
+    wheels: dict[Path, Wheel],
+    stranger: Path,
+    third_party: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    engine = wheel_of(STRANGERS_ENGINE, tmp_path_factory.mktemp("engine"))
+    folder = tmp_path_factory.mktemp("third_engine")
+    ours = [wheels[ROOT].path, wheels[CONFIGS].path]
+    installed = install(folder, third_party, [*ours, stranger, engine])
+    installed.prompt_tuning(
+        "train",
+        "--engine=mine",
+        "--gin_file=models/t5_1_1_small_prompt.gin",
+        "--gin_file=runs/prompt_finetune.gin",
+        "--gin.PROMPT_INIT=@plugins.init_ramp()",
+        "--gin.TRAIN_STEPS=2",
+    )
+
+    prompt = np.load(folder / "mine.npy")
+    start = np.linspace(0, 1, 2 * 512).reshape(2, 512)
+    np.testing.assert_allclose(prompt, 0.5 + (start - 0.5) / 4, atol=1e-6)

@@ -18,20 +18,18 @@ def test_the_python_reference_is_up_to_date():
 
 
 def test_links_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/*.md")]:
+    folders = ("", "docs/**/", "configs/", "libraries/*/", "plugins/*/")
+    for page in [page for folder in folders for page in ROOT.glob(f"{folder}*.md")]:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_gin_files_and_macros_in_the_documentation_exist():
-    configs = ROOT / "prompt_tuning_core" / "configs"
-    files = {
-        str(path.relative_to(folder))
-        for folder in (configs, configs / "local")
-        for path in folder.rglob("*.gin")
-    }
-    text = "".join(path.read_text(encoding="utf-8") for path in configs.rglob("*.gin"))
+    folders = [ROOT / "configs" / "prompt_tuning_configs", *ROOT.glob("plugins/*/src/*/configs")]
+    paths = [(path, folder) for folder in folders for path in folder.rglob("*.gin")]
+    files = {str(path.relative_to(folder)) for path, folder in paths}
+    text = "".join(path.read_text(encoding="utf-8") for path, _ in paths)
     macros = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", text))
     for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
         content = page.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from prompt_tuning_core import prompt_files
+from prompt_tuning_files import prompt_files
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "plugins" / "format_t5x" / "tests" / "golden"
@@ -26,7 +26,7 @@ T5X_FORMS = (
 
 TASK = """
 from __gin__ import dynamic_registration
-from prompt_tuning_core import tasks
+import prompt_tuning_tasks as tasks
 
 toy/tasks.TextTask:
   splits = {'train': 'rows.tsv', 'validation': 'rows.tsv'}

@@ -7,23 +7,25 @@ import json
 import numpy as np
 import pytest
 
+from prompt_tuning_core import gin_config
+
 # An engine that reads the configuration as every engine does, runs one configurable, and writes
 # what it returned and the operative config.
 ENGINE = """\
 import json, pathlib, sys
 import app
-from prompt_tuning_core import gin_config, registry
+from prompt_tuning_core import gin_config, provenance
 
 class Engine:
     def train(self, flags):
-        parsed = gin_config.parse(flags, search=["engine_local", "engine"])
+        parsed = gin_config.parse(flags, "fake")
         result = app.run()
         pathlib.Path("operative.gin").write_text(gin_config.operative_config())
         print(json.dumps({
             "result": result,
             "named": [plugin.name for plugin in parsed.plugins],
             "hooks": list(parsed.hooks),
-            "loaded": [plugin.name for plugin in registry.process_registry().loaded()],
+            "recorded": [plugin["name"] for plugin in provenance.facts()["plugins"]],
             "modules": [m for m in sys.modules if m.startswith(("fake_", "prompt_tuning_init_"))],
         }))
 
@@ -137,7 +139,7 @@ def test_only_plugins_named_are_imported(engine):
     engine.write("x.gin", "import app\nrun.init = @init_b()  # not init_a, nor plugins.init_a\n")
     ran = train(engine, "--gin_file=x.gin")
     assert ran["modules"] == ["fake_b"]
-    assert ran["loaded"] == ["init_b", "fake"]
+    assert ran["recorded"] == ["init_b", "fake"]
 
 
 @pytest.mark.parametrize("prefix", ["", "plugins."])
@@ -174,22 +176,75 @@ def test_static_and_dynamic_files_mix_and_read_back(engine):
     assert engine.cwd.joinpath("operative.gin").read_text() == written
 
 
-def test_files_are_found_in_the_users_folders_then_here_then_the_engines(engine):
-    places = ["user", ".", "engine_local", "engine"]
+def configs(site, engine, files, distribution="fake-configs"):
+    """Installs gin files for an engine."""
+    package = distribution.replace("-", "_")
+    modules = {f"{package}/{name}": text for name, text in files.items()}
+    site.distribution(
+        distribution, {"configs": {engine: package}}, {f"{package}/__init__.py": "1/0", **modules}
+    )
+    return site.folder / package
+
+
+def test_files_are_found_with_the_user_then_here_then_the_engines_then_the_shared(engine):
+    shared = configs(engine, "shared", {}, "a-shared")
+    own = configs(engine, "fake", {})
     flags = ["--gin_file=part/x.gin", "--gin_search_paths=user", "--gin.run.init=@init_a()"]
-    for place in reversed(places):
-        engine.write(f"{place}/part/x.gin", f"import app\nrun.length = {places.index(place)}\n")
-        assert train(engine, *flags)["result"] == [1, places.index(place)]
+    for number, place in enumerate((shared, own, engine.cwd, engine.cwd / "user")):
+        (place / "part").mkdir(parents=True)
+        (place / "part" / "x.gin").write_text(f"import app\nrun.length = {number}\n")
+        assert train(engine, *flags)["result"] == [1, number]
 
 
-def test_path_of_a_packaged_file_means_the_engines_variant(engine):
-    name = "prompt_tuning_core/configs/models/sizes/small.gin"
+def test_one_file_of_two_distributions_is_a_conflict_where_it_is_used(engine):
+    files = {"part/x.gin": "import app\nrun.init = @init_a()\n", "y.gin": "import app\n"}
+    for distribution in ("a-configs", "b-configs"):
+        configs(engine, "fake", files, distribution)
+    assert refusal(engine, "--gin_file=part/x.gin") == (
+        "gin file 'part/x.gin' is in the distributions a-configs and b-configs; block one, for "
+        "example with --block-plugin=b-configs:fake"
+    )
+    engine.write("x.gin", "\ninclude 'part/x.gin'\n")
+    assert refusal(engine, "--gin_file=x.gin").startswith("x.gin:2: gin file 'part/x.gin' is in")
+    # What is hidden is in nobody's way.
+    engine.write("part/x.gin", files["part/x.gin"])
+    assert train(engine, "--gin_file=part/x.gin")["result"] == [1, 3]
+    (engine.cwd / "part" / "x.gin").unlink()
+    blocked = ("--gin_file=part/x.gin", "--block-plugin=b-configs:fake")
+    assert train(engine, *blocked)["result"] == [1, 3]
+
+
+def test_a_file_of_another_engine_is_refused_with_the_engines_name(engine):
+    folder = configs(engine, "other", {"runs/x.gin": "import app\n"}, "other-configs")
+    assert refusal(engine, "--gin_file=runs/x.gin") == (
+        "gin file 'runs/x.gin' not found; it is the engine other's (other-configs)"
+    )
+    for path in (folder / "runs" / "x.gin", "other_configs/runs/x.gin"):
+        assert "is the engine other's (other-configs), and this is --engine fake" in refusal(
+            engine, f"--gin_file={path}"
+        )
+    engine.write("x.gin", "include 'other_configs/runs/x.gin'\n")
+    assert "is the engine other's (other-configs)" in refusal(engine, "--gin_file=x.gin")
+
+
+def test_gin_files_whose_package_is_missing_are_told(engine):
+    engine.distribution("gone", {"configs": {"fake": "no_such_package"}})
+    engine.write("x.gin", "import app\nrun.init = @init_a()\n")
+    assert "configs plugin 'fake' of gone 1.0 names 'no_such_package'" in refusal(
+        engine, "--gin_file=x.gin"
+    )
+
+
+def test_a_file_is_named_by_its_package_too(engine):
+    name = "prompt_tuning_configs/models/sizes/small.gin"
     flags = [f"--gin_file={name}", "--gin.run.init=@init_a()", "--gin.init_a.value=%EMBED_DIM"]
+    engine.write("app.gin", "import app\n")
+    flags.append("--gin_file=app.gin")
+    configs(engine, "fake", {"models/sizes/small.gin": "EMBED_DIM = 'the engine'\n"})
     assert train(engine, *flags)["result"] == [512, 3]
-    engine.write("engine/models/sizes/small.gin", "EMBED_DIM = 'engine'\n")
-    assert train(engine, *flags)["result"] == ["engine", 3]
-    engine.write("engine_local/models/sizes/small.gin", "EMBED_DIM = 'local'\n")
-    assert train(engine, *flags)["result"] == ["local", 3]
+    flags[0] = "--gin_file=models/sizes/small.gin"
+    assert train(engine, *flags)["result"] == ["the engine", 3]
+    flags[0] = f"--gin_file={name}"
     engine.write(name, "EMBED_DIM = 'on disk'\n")
     assert train(engine, *flags)["result"] == ["on disk", 3]
 
@@ -203,12 +258,14 @@ def test_includes_take_effect_where_they_stand_and_are_searched_alike(engine):
         "A = 'before'\nB = 'before'\n"
         "include 'part.gin'  # with a comment\n"
         "B = 'after'\n"
-        "include \\\n    'prompt_tuning_core/configs/models/sizes/small.gin'\n"
+        "include \\\n    'prompt_tuning_configs/models/sizes/small.gin'\n"
         "app.run.init = @plugins.init_a()\n"
         "plugins.init_a.value = [%A, %B, %C, %EMBED_DIM]\n",
     )
-    engine.write("engine/part.gin", "A = 'part'\nB = 'part'\ninclude 'deeper/part.gin'\n")
-    engine.write("engine_local/deeper/part.gin", "C = @init_b\ninit_b.value = 0\nC = 'deeper'\n")
+    own = {"part.gin": "A = 'part'\nB = 'part'\ninclude 'deeper/part.gin'\n"}
+    configs(engine, "fake", own)
+    shared = {"deeper/part.gin": "C = @init_b\ninit_b.value = 0\nC = 'deeper'\n"}
+    configs(engine, "shared", shared, "a-shared")
     ran = train(engine, "--gin_file=x.gin")
     assert ran["result"] == [["part", "after", "deeper", 512], 3]
     assert ran["named"] == ["init_b", "init_a"]
@@ -342,9 +399,11 @@ def test_a_gin_file_that_is_a_pointer_of_git_lfs(engine):
 
 
 def test_file_not_found_lists_the_folders(engine):
+    own = configs(engine, "fake", {})
     message = refusal(engine, "--gin_file=no.gin", "--gin_search_paths=user,other")
-    folders = ["user", "other", ".", "engine_local", "engine"]
-    tried = [str(engine.cwd / folder / "no.gin") for folder in folders]
+    folders = [engine.cwd / "user", engine.cwd / "other", engine.cwd, own]
+    folders.append(gin_config.find_module("prompt_tuning_configs"))
+    tried = [str(folder / "no.gin") for folder in folders]
     assert message == f"gin file 'no.gin' not found; tried {', '.join(tried)}"
 
 
@@ -365,23 +424,25 @@ def test_file_that_is_no_text_is_refused(engine):
 )
 def test_gin_alone_resolves_the_module_and_shows_our_messages(engine, name, expected):
     # As in `python -m t5x.train`, where nothing of ours runs before gin parses.
+    folder = gin_config.find_module("prompt_tuning_configs")
     text = (
         "from __gin__ import dynamic_registration\n"
         "from prompt_tuning_core import plugins\n"
-        "include 'prompt_tuning_core/configs/models/sizes/small.gin'\n"
+        "include 'models/sizes/small.gin'\n"
         f"X = @plugins.{name}()\n"
     )
-    process = engine.python(
-        "-c",
-        f"import gin; gin.parse_config({text!r}); print(gin.query_parameter('%EMBED_DIM'))",
+    code = (
+        f"import gin; gin.add_config_file_search_path({str(folder)!r})\n"
+        f"gin.parse_config({text!r}); print(gin.query_parameter('%EMBED_DIM'))"
     )
+    process = engine.python("-c", code)
     assert expected in process.stdout + process.stderr
 
 
 FIRST_PARTY = """\
 from __gin__ import dynamic_registration
 import app
-from prompt_tuning_core import embeddings
+from prompt_tuning_files import embeddings
 from prompt_tuning_core import plugins
 import letters
 
@@ -421,7 +482,7 @@ def test_class_labels_with_sampled_vocabulary_as_fallback(engine, static):
         for module in ("plugins.", "embeddings.", "letters.", "app."):
             text = text.replace(module, "")
         engine.folder.joinpath("register.py").write_text(
-            "import gin, letters\nfrom prompt_tuning_core import embeddings\n"
+            "import gin, letters\nfrom prompt_tuning_files import embeddings\n"
             "gin.external_configurable(embeddings.np_load, module='embeddings')\n"
             "gin.external_configurable(letters.Vocabulary, module='letters')\n"
         )

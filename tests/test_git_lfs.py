@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from prompt_tuning_core import formats, prompt_files, released
-from prompt_tuning_core.embeddings import checkpoint_load, np_load, safetensors_load
+import prompt_tuning_catalog_google as released
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import TextTask
 from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_files.embeddings import checkpoint_load, np_load, safetensors_load
 from prompt_tuning_init_labels import init_labels
+from prompt_tuning_tasks import TextTask
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0a' * 32}\nsize 307867048\n"
 TABLE = np.zeros((4, 2), np.float32)
@@ -64,7 +65,7 @@ def test_pointers(tmp_path, file, read):
 
 def test_a_released_prompt(tmp_path, monkeypatch):
     monkeypatch.setenv(released.PROMPTS_VARIABLE, str(tmp_path))
-    prompt = released.prompts()[0]
+    prompt = released.released_prompts()[0]
     prompt.path.parent.mkdir()
     prompt.path.write_text(POINTER)
     with pytest.raises(InputError, match="a Git LFS pointer"):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from prompt_tuning_core.embeddings import np_load
+from prompt_tuning_files.embeddings import np_load
 from prompt_tuning_init_file import init_file
 from prompt_tuning_init_labels import init_labels
-from prompt_tuning_init_random import init_uniform
+from prompt_tuning_init_random import init_random
 from prompt_tuning_init_string import init_string
 from prompt_tuning_init_vocab import init_vocab
 
@@ -114,7 +114,7 @@ def test_the_vocabulary_gives_the_reference_ids(golden, meta, vocab):
 
 @pytest.mark.parametrize("way", ["eager", "jit"])
 def test_uniform(golden, way):
-    prompt = call(init_uniform(), golden["PRNGKey_k0"], (5, WIDTH), way)
+    prompt = call(init_random(), golden["PRNGKey_k0"], (5, WIDTH), way)
     close(prompt, golden["flax_uniform_scale0.5_k0_P5"])
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from prompt_tuning_core import errors, plugins, registry, versions
+from prompt_tuning_core import errors, kinds, plugins, registry
 
 FUNCTION = "def init_x(scale=1.0):\n    return scale\n"
 HOOKS = """\
@@ -28,7 +28,7 @@ def load(site, kind, name, **variables):
     code = (
         "import sys, json\n"
         "from prompt_tuning_core import registry, errors\n"
-        f"try: registry.load({kind!r}, {name!r})\n"
+        f"try: registry.process_registry().load({kind!r}, {name!r})\n"
         "except errors.PluginError as error: print(type(error).__name__, error)\n"
         "else: print(json.dumps(sorted(sys.modules)))\n"
     )
@@ -129,18 +129,18 @@ def test_blocked_plugin_is_not_imported(site):
 def test_a_new_kind_is_one_entry_of_the_table(site):
     site.distribution("f", {"metrics": {"npy2": "f:init_x"}}, {"f.py": FUNCTION})
     code = (
-        "from prompt_tuning_core import registry\n"
-        "registry.KINDS['metric'] = registry.Kind(\n"
-        "    'metric', 'prompt_tuning.metrics', '--metric {name}', lambda loaded: None, False)\n"
-        "print([p.gin for p in registry.discover() if p.kind == 'metric'])\n"
-        "print(registry.load('metric', 'npy2')())\n"
+        "from prompt_tuning_core import kinds, registry\n"
+        "kinds.KINDS['metric'] = kinds.Kind(\n"
+        "    'metric', 'prompt_tuning.metrics', '--metric {name}', lambda loaded: None)\n"
+        "print([p.usage for p in registry.process_registry().discover() if p.kind == 'metric'])\n"
+        "print(registry.process_registry().load('metric', 'npy2')())\n"
     )
     assert site.python("-c", code).stdout == "['--metric npy2']\n1.0\n"
 
 
 def test_unknown_kind_is_an_error():
     with pytest.raises(errors.InputError, match="did you mean 'initializer'"):
-        registry.load("initialiser", "init_vocab")
+        registry.process_registry().load("initialiser", "init_vocab")
 
 
 def test_only_hooks_asked_for_run_in_the_order_asked(site):
@@ -148,27 +148,17 @@ def test_only_hooks_asked_for_run_in_the_order_asked(site):
         site.distribution(name, {"hooks": {name: name}}, {f"{name}.py": HOOKS.format(name=name)})
     code = (
         "from prompt_tuning_core import registry\n"
-        "registry.load('hooks', 'third')\n"
-        "hooks = registry.load_hooks(['second', 'first', 'second'])\n"
+        "registry.process_registry().load('hooks', 'third')\n"
+        "hooks = registry.process_registry().load_hooks(['second', 'first', 'second'])\n"
         "hooks.step_logged(step=1, metrics={'loss': 0.5})\n"
         "hooks.prompt_saved(path='x.npy', provenance={})\n"
         "hooks.run_finished(run=None)\n"
-        "registry.load_hooks([]).step_logged(step=2, metrics={})\n"
+        "registry.process_registry().load_hooks([]).step_logged(step=2, metrics={})\n"
     )
     process = site.python("-c", code)
     assert process.stdout.splitlines() == [
         "second 1 0.5", "first 1 0.5", "second finished", "first finished"
     ], process.stderr  # fmt: skip
-
-
-@pytest.fixture
-def in_process(site, monkeypatch):
-    """The fake distributions, in this process."""
-    monkeypatch.syspath_prepend(site.folder)
-    registry.configure()
-    yield site
-    monkeypatch.undo()
-    registry.configure()
 
 
 def test_namespace_imports_an_attribute_when_it_is_named(in_process):
@@ -200,43 +190,127 @@ def test_namespace_has_no_other_attributes(in_process):
         _ = plugins.init_broken
 
 
-@pytest.mark.parametrize(
-    ("specifiers", "inside", "outside"),
-    [
-        ("", ["1.0.0", "0.1"], []),
-        (">=1,<2", ["1", "1.0.0", "1.9.9", "1.0.post1"], ["0.9", "2", "2.0rc1", "1.0rc1"]),
-        ("(>=1.2)", ["1.10"], ["1.1"]),
-        ("==1.*", ["1.0", "1"], ["2.0", "10"]),
-        ("!=1.0", ["1.0.1"], ["1", "1.0.0"]),
-        ("~=1.4", ["1.4", "1.9"], ["1.3", "2.0"]),
-        ("~=1.4.2", ["1.4.5"], ["1.5"]),
-        (">1", ["1.1", "2.0.dev1"], ["1", "1.0.post1"]),
-        ("<=1.0", ["1.0rc1", "0.9", "1.0.dev3"], ["1.0.post1"]),
-        ("===1.0", ["1.0"], ["1.0.0"]),
-    ],
-)
-def test_versions_compare_as_pep_440_says(specifiers, inside, outside):
-    assert all(versions.satisfies(version, specifiers) for version in inside)
-    assert not any(versions.satisfies(version, specifiers) for version in outside)
+REQUIREMENTS = [
+    ("prompt-tuning-core", True),
+    ("prompt-tuning-core>=1,<2", True),
+    ("prompt-tuning-core==1.*", True),
+    ("prompt-tuning-core~=1.0", True),
+    ("prompt-tuning-core (>=1)", True),
+    ("Prompt.Tuning_Core [x] >= 1 ; python_version >= '3.11'", True),
+    ("prompt-tuning-core @ https://example.org/core.whl", True),
+    ("prompt-tuning-core-extras>=7", True),
+    ("numpy>=77", True),
+    ("!an unreadable requirement of something else", True),
+    # A marker decides whether the requirement applies.
+    ("prompt-tuning-core<1; extra == 'old'", True),
+    ("prompt-tuning-core<1; python_version < '3'", True),
+    ("prompt-tuning-core<1; python_version > '3'", False),
+    ("prompt-tuning-core<1; python_version > '3' and extra == 'old'", True),
+    ("prompt-tuning-core>1", False),
+    ("prompt-tuning-core~=1.1", False),
+    ("prompt-tuning-core!=1.0", False),
+    ("prompt-tuning-core=>1", False),
+    ("!prompt-tuning-core", False),
+]
 
 
-@pytest.mark.parametrize(
-    ("requirement", "met"),
-    [
-        ("prompt-tuning-core", True),
-        ("Prompt.Tuning_Core [x] >= 1 ; python_version >= '3.11'", True),
-        ("prompt-tuning-core<1; extra == 'old'", True),
-        ("prompt-tuning-core @ https://example.org/core.whl", True),
-        ("prompt-tuning-core-extras>=7", True),
-        ("numpy>=77", True),
-        ("prompt-tuning-core<1; python_version > '3'", False),
-        ("prompt-tuning-core>1", False),
-        ("prompt-tuning-core=>1", False),
-        ("prompt-tuning-core>=1,", True),
-        ("!prompt-tuning-core", False),
-    ],
-)
-def test_requirements_on_the_core(requirement, met):
-    complaint = versions.unmet(["numpy", requirement], "prompt-tuning-core", "1.0.0")
-    assert (complaint is None) == met
-    assert met or requirement in complaint
+def test_what_a_plugin_requires_of_the_core_is_compared(site):
+    for number, (requirement, _) in enumerate(REQUIREMENTS):
+        site.distribution(
+            f"d{number}",
+            {"initializers": {f"init_{number}": "good:init_x"}},
+            {"good.py": FUNCTION},
+            requires=["numpy", requirement],
+        )
+    rows = site.rows("--check")
+    for number, (requirement, met) in enumerate(REQUIREMENTS):
+        (row,) = rows[f"init_{number}"]
+        assert row["status"] == ("ok" if met else "incompatible"), requirement
+        assert met or repr(requirement) in row["detail"]
+
+
+def test_a_pre_release_of_the_core_is_compared_as_it_is(in_process, monkeypatch):
+    in_process.distribution(
+        "new",
+        {"initializers": {"init_new": "new:init_x"}},
+        {"new.py": FUNCTION},
+        requires=["prompt-tuning-core>=1,<2"],
+    )
+    for version, met in [("1.0rc1", False), ("1.1rc1", True), ("1.0.post1", True), ("2", False)]:
+        monkeypatch.setattr(registry, "__version__", version)
+        plugin = registry.Registry().find("initializer", "init_new")
+        assert (registry.Registry().check(plugin).status == "ok") == met, version
+
+
+# By kind: a value that is of this kind, and whether its names share gin's namespace.
+OF_EACH_KIND = {
+    "initializer": ("every:init_x", True),
+    "prompt": ("every:Prompt", True),
+    "engine": ("every:Engine", True),
+    "hooks": ("every", True),
+    "configs": ("json", False),
+    "tasks": ("json", False),
+    "format": ("every:Format", False),
+    "catalog": ("every:catalog", False),
+    "command": ("every:command", False),
+}
+EVERY = """\
+import types
+from prompt_tuning_core.hookspecs import hookimpl
+
+def init_x(): pass
+def nothing(*args): pass
+
+@hookimpl
+def run_finished(): pass
+
+class Prompt: pass
+class Engine: train = eval = infer = nothing
+class Format: recognizes_prompt = read_prompt = nothing
+catalog = types.SimpleNamespace(models=nothing, prompts=nothing)
+command = types.SimpleNamespace(add_arguments=nothing, run=nothing)
+"""
+
+
+def test_every_kind_has_its_names_and_what_it_must_be(site):
+    assert list(OF_EACH_KIND) == list(kinds.KINDS)
+    for name, (value, _) in OF_EACH_KIND.items():
+        group = kinds.KINDS[name].group.removeprefix("prompt_tuning.")
+        site.distribution(
+            f"of-{name}",
+            {group: {f"a{name}": value, "Not-A-Name": value, f"wrong{name}": "sys:byteorder"}},
+            {"every.py": EVERY},
+        )
+    rows = site.rows("--check")
+    for name in kinds.KINDS:
+        assert [row["status"] for row in rows[f"a{name}"]] == ["ok"], rows[f"a{name}"]
+        assert [row["status"] for row in rows[f"wrong{name}"]] == ["broken"], name
+    assert {row["kind"] for row in rows["Not-A-Name"]} == set(kinds.KINDS)
+    for row in rows["Not-A-Name"]:
+        what = "lower-case words" if row["kind"] == "command" else "a Python identifier in ASCII"
+        assert (row["status"], what in row["detail"]) == ("broken", True), row
+
+
+def test_a_name_is_unique_in_gin_or_within_its_kind(site):
+    for name, (value, _) in OF_EACH_KIND.items():
+        group = kinds.KINDS[name].group.removeprefix("prompt_tuning.")
+        site.distribution(f"of-{name}", {group: {"same": value}}, {"every.py": EVERY})
+        for number in (1, 2):
+            site.distribution(f"of-{name}-{number}", {group: {f"two{name}": value}})
+    rows = site.rows("--check")
+    assert {row["kind"]: row["status"] == "conflict" for row in rows["same"]} == {
+        name: in_gin for name, (_, in_gin) in OF_EACH_KIND.items()
+    }
+    for name in kinds.KINDS:
+        # Any number of distributions may bring gin files for one engine.
+        status = "ok" if name == "configs" else "conflict"
+        assert [row["status"] for row in rows[f"two{name}"]] == [status, status]
+
+
+def test_plugins_of_one_name_are_checked_and_noted_apart(in_process):
+    in_process.distribution("one", {"configs": {"same": "json"}})
+    in_process.distribution("two", {"configs": {"same": "sys"}})
+    installed = registry.Registry()
+    rows = [row for row in installed.discover() if row.name == "same"]
+    assert [installed.check(row).status for row in rows] == ["ok", "broken"]
+    assert [row.distribution for row in installed.loaded()] == ["one"]

@@ -1,23 +1,43 @@
-"""What the repository promises of itself: the locks, the gin folders, the Python it picks."""
+"""What the repository promises of itself: the locks, the names, the Python it picks."""
 
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from importlib_metadata import packages_distributions
 
+from prompt_tuning_core import kinds, registry
+
 ROOT = Path(__file__).parents[1]
-PROJECTS = [ROOT, *sorted(file.parent for file in ROOT.glob("plugins/*/pyproject.toml"))]
+PROJECTS = [
+    ROOT,
+    *sorted(
+        file.parent
+        for file in [*ROOT.glob("[lp]*/*/pyproject.toml"), *ROOT.glob("configs/pyproject.toml")]
+    ),
+]
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 # Imported where they are installed, by parts that nothing needs without them.
-OPTIONAL = ("etils", "flaxformer", "hypothesis", "sentencepiece", "seqio", "t5x", "tensorflow")
+OPTIONAL = (
+    "etils",
+    "flaxformer",
+    "hypothesis",
+    "pytest",
+    "sentencepiece",
+    "seqio",
+    "t5x",
+    "tensorflow",
+)
 # Required by plugins that are not locked, whose tests skip where these are missing.
 UNLOCKED = {"seqio", "tensorflow"}
 FIND_PYTHON = ROOT / ".ci" / "find-python"
@@ -51,13 +71,11 @@ def test_lock_hashes_every_requirement(lock: Path) -> None:
 
 
 def test_lock_covers_what_the_projects_require() -> None:
-    ours = {tomllib.loads((p / "pyproject.toml").read_text())["project"]["name"] for p in PROJECTS}
+    ours = {declared(project)["name"] for project in PROJECTS}
     required = {
         normalized(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
         for project in PROJECTS
-        for requirement in tomllib.loads((project / "pyproject.toml").read_text())["project"][
-            "dependencies"
-        ]
+        for requirement in requirements(project)
     }
 
     assert required - ours - set(pins(ROOT / "requirements" / "dev.lock")) == UNLOCKED
@@ -70,35 +88,88 @@ def test_installer_is_the_locked_uv() -> None:
     assert installer["uv"] == pins(ROOT / "requirements" / "dev.lock")["uv"]
 
 
+def declared(project: Path) -> dict[str, Any]:
+    return tomllib.loads((project / "pyproject.toml").read_text())["project"]
+
+
+def requirements(project: Path) -> list[str]:
+    return declared(project)["dependencies"]
+
+
+def source(project: Path) -> Path:
+    """Returns the folder of a project's package."""
+    package = declared(project)["name"].replace("-", "_")
+    return project / package if (project / package).is_dir() else project / "src" / package
+
+
 @pytest.mark.parametrize("project", PROJECTS[1:], ids=lambda project: project.name)
 def test_plugin_is_named_after_its_folder(project: Path) -> None:
-    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    assert declared(project)["name"] == f"prompt-tuning-{project.name.replace('_', '-')}"
+    assert source(project).name == f"prompt_tuning_{project.name}"
+    assert source(project).is_dir()
 
-    assert declared["name"] == f"prompt-tuning-{project.name.replace('_', '-')}"
-    assert (project / "src" / f"prompt_tuning_{project.name}").is_dir()
+
+def test_plugins_of_this_repository_are_in_no_conflict_and_all_installed() -> None:
+    groups = {kind.group: kind.name for kind in kinds.KINDS.values()}
+    expected = {
+        (groups[group], name, declared(project)["name"])
+        for project in PROJECTS
+        if not UNLOCKED & {requirement.split(">=")[0] for requirement in requirements(project)}
+        for group, names in declared(project).get("entry-points", {}).items()
+        for name in names
+    }
+    found = {(p.kind, p.name, p.distribution): p.status for p in registry.Registry().discover()}
+
+    assert {plugin: found.get(plugin) for plugin in expected} == dict.fromkeys(expected, "ok")
 
 
-def test_names_of_plugins_are_unique_identifiers() -> None:
-    names = [
+# A plugin's name as text gives it: quoted, or as gin and the command line have it.
+QUOTED = r"""[`'"@/]%s[`'"(]|plugins\.%s\b|--engine[ =]%s\b|--block-plugin[ =]%s\b"""
+
+
+def plugins_of_others() -> set[str]:
+    """Returns the names of this repository's plugins that the core does not declare itself."""
+    names = {
         name
         for project in PROJECTS[1:]
-        for group in tomllib.loads((project / "pyproject.toml").read_text())["project"]
-        .get("entry-points", {})
-        .values()
+        for group in declared(project).get("entry-points", {}).values()
         for name in group
-    ]
+    }
+    # Any distribution may carry gin files of this name: it is a word of the core's.
+    return names - {kinds.SHARED}
 
-    assert len(names) == len(set(names))
-    assert all(name.isidentifier() for name in names)
+
+def words(file: Path) -> tuple[set[str], list[str]]:
+    """Returns the identifiers of a module, and its texts: strings, docstrings and comments."""
+    text = file.read_text()
+    identifiers, texts = set(file.relative_to(ROOT).with_suffix("").parts), []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            identifiers.add(token.string)
+        elif token.type == tokenize.COMMENT:
+            texts.append(token.string)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return identifiers, texts
 
 
-def test_gin_can_include_from_every_folder_of_configs() -> None:
-    configs = ROOT / "prompt_tuning_core" / "configs"
-    folders = {configs, *(file.parent for file in configs.rglob("*.gin"))}
-    above = {parent for f in folders for parent in f.parents if parent.is_relative_to(configs)}
+def test_the_core_names_no_plugin() -> None:
+    names = plugins_of_others()
+    assert {"local", "t5x", "prompt_basic", "init_vocab", "prompt.show", "npy"} <= names
+    found = []
+    for file in sorted((ROOT / "prompt_tuning_core").rglob("*.py")):
+        identifiers, texts = words(file)
+        for name in names:
+            pattern = re.compile(QUOTED.replace("%s", re.escape(name)))
+            if name in identifiers or any(t == name or pattern.search(t) for t in texts):
+                found.append(f"{file.relative_to(ROOT)}: {name}")
 
-    assert (ROOT / "configs").resolve() == configs.resolve()
-    assert sorted(f for f in folders | above if not (f / "__init__.py").is_file()) == []
+    assert found == []
+
+
+def test_the_core_ships_no_gin_file() -> None:
+    assert list((ROOT / "prompt_tuning_core").rglob("*.gin")) == []
 
 
 def find_python(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -145,10 +216,10 @@ def test_interpreter_that_was_named_is_the_only_candidate(tmp_path: Path) -> Non
     assert str(tmp_path / "python2") in found.stderr
 
 
-def imported(source: Path) -> set[str]:
+def imported(folder: Path) -> set[str]:
     """The names of the top-level packages that the modules under a folder import, anywhere."""
     names: set[str] = set()
-    for file in source.rglob("*.py"):
+    for file in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
@@ -159,21 +230,21 @@ def imported(source: Path) -> set[str]:
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
 def test_what_a_project_imports_it_requires(project: Path) -> None:
-    declared = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    package = declared["name"].replace("-", "_")
-    source = project / package if project == ROOT else project / "src" / package
     providers = packages_distributions()
 
     needed = {
         normalized(provider)
-        for name in imported(source) - {package} - sys.stdlib_module_names - set(OPTIONAL)
+        for name in imported(source(project))
+        - {source(project).name}
+        - sys.stdlib_module_names
+        - set(OPTIONAL)
         for provider in providers.get(name, [name])
     }
 
-    extras = declared.get("optional-dependencies", {}).values()
+    extras = declared(project).get("optional-dependencies", {}).values()
     required = {
         normalized(re.split(r"[^\w.-]", r, maxsplit=1)[0])
-        for r in itertools.chain(declared["dependencies"], *extras)
+        for r in itertools.chain(declared(project)["dependencies"], *extras)
     }
     assert needed - required == set()
 

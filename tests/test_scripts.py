@@ -15,6 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
+CONFIGS = (
+    ROOT / "plugins" / "engine_t5x" / "src" / "prompt_tuning_engine_t5x" / "configs",
+    ROOT / "configs" / "prompt_tuning_configs",
+)
+SEARCHED = ",".join(["/src/t5x", "/src/flaxformer", *map(str, CONFIGS)])
 DEMOS = ("sst2_demo.sh", "sst2_demo_eval.sh", "sst2_demo_xxl.sh")
 
 
@@ -89,11 +94,11 @@ def test_training(name, size, more):
 
     assert words[:3] == [sys.executable, "-m", "t5x.train"]
     assert flags(words[3:]) == {
-        "gin_search_paths": f"/src/t5x,/src/flaxformer,{ROOT}",
+        "gin_search_paths": SEARCHED,
         "gin_file": [
-            f"prompt_tuning_core/configs/models/t5_1_1_{size}_prompt.gin",
-            "prompt_tuning_core/configs/prompts/from_class_labels.gin",
-            "prompt_tuning_core/configs/runs/prompt_finetune.gin",
+            f"models/t5_1_1_{size}_prompt.gin",
+            "prompts/from_class_labels.gin",
+            "runs/prompt_finetune.gin",
         ],
         "gin.CLASS_LABELS": "['positive', 'negative']",
         "gin.MODEL_DIR": "'gs://bucket/my run'",
@@ -115,10 +120,10 @@ def test_evaluation():
 
     assert words[:3] == [sys.executable, "-m", "t5x.eval"]
     assert flags(words[3:]) == {
-        "gin_search_paths": f"/src/t5x,/src/flaxformer,{ROOT}",
+        "gin_search_paths": SEARCHED,
         "gin_file": [
-            "prompt_tuning_core/configs/models/t5_1_1_base_prompt.gin",
-            "prompt_tuning_core/configs/runs/prompt_eval.gin",
+            "models/t5_1_1_base_prompt.gin",
+            "runs/prompt_eval.gin",
         ],
         "gin.MIXTURE_OR_TASK_NAME": "'taskless_glue_sst2_v200_examples'",
         "gin.MIXTURE_OR_TASK_MODULE": "'prompt_tuning_tasks_glue.glue'",
@@ -160,9 +165,7 @@ def test_gin_values_of_demos_are_literals_and_their_gin_files_are_packaged_ones(
         if flag.startswith("gin."):
             ast.literal_eval(value)
     for file in given["gin_file"]:
-        # Those for T5X, or, under the same name, for the embedded engine.
-        local = file.replace("/configs/", "/configs/local/")
-        assert (ROOT / file).is_file() or (ROOT / local).is_file(), file
+        assert any((folder / file).is_file() for folder in CONFIGS), file
 
 
 def test_a_pod_slice():
@@ -215,7 +218,11 @@ def test_installation_on_a_tpu_vm():
     assert made[1] == [sys.executable, "-m", "uv", "venv", "--quiet", "--python", "3.12", "/env"]
     assert ["git", "-C", "/env/src/t5x", "checkout", "--quiet", "abc123"] in made
     (installed,) = (words for words in made if "install" in words and "jax[tpu]>=0.12" in words)
-    plugins = {str(file.parent) for file in ROOT.glob("plugins/*/pyproject.toml")}
+    plugins = {
+        str(file.parent)
+        for pattern in ("configs", "libraries/*", "plugins/*")
+        for file in ROOT.glob(f"{pattern}/pyproject.toml")
+    }
     assert {str(ROOT), *plugins} <= set(installed)
     assert made[-1][-4:] == [f"/env/src/{n}" for n in ("t5x", "flaxformer", "airio", "jestimator")]
 

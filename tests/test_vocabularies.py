@@ -11,7 +11,7 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2 as protocol
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

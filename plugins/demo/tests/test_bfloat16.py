@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning_core import formats
 from prompt_tuning_demo import base, model
 from prompt_tuning_demo.tasks import DEMO_REVIEWS
-from prompt_tuning_engine_local import data, model_files, optimizers, training
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Predictor
-from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.model import model_files, optimizers
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_engine_local.runs import training
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor
+from prompt_tuning_files import formats
 
 DTYPES = ("float32", "bfloat16")
 PROMPT = "encoder/prompt/prompt/prompt"
@@ -32,10 +34,10 @@ def test_fifty_steps_have_the_loss_of_float32():
 def losses(dtype):
     """Returns the losses of 50 steps, as `runs/demo.gin` takes them but for the batch size."""
     network, frozen = with_activations(dtype)
-    examples = data.tokenize(
+    examples = batching.tokenize(
         DEMO_REVIEWS.examples("train"), network.vocabulary, base.LENGTHS, "training"
     )
-    batches = data.training_batches([examples], base.LENGTHS, 16, 0)
+    batches = batching.training_batches([examples], base.LENGTHS, 16, 0)
     optimizer = optimizers.adafactor(0.1)
     prompt = {PROMPT: formats.read_prompt("demo/demo_plot_or_review").array}
     state = optimizer.init(prompt)
@@ -86,7 +88,7 @@ def with_activations(dtype):
 def margin(network, frozen, prompt, example):
     """Returns how much likelier "positive" is than "negative"."""
     both = [dataclasses.replace(example, targets=label) for label in ("positive", "negative")]
-    tokenized = data.tokenize(both, network.vocabulary, base.LENGTHS, "both labels")
-    batch = data.make_batch(tokenized, data.padded_lengths(base.LENGTHS, False))
+    tokenized = batching.tokenize(both, network.vocabulary, base.LENGTHS, "both labels")
+    batch = batching.make_batch(tokenized, batching.padded_lengths(base.LENGTHS, bucketing=False))
     positive, negative = network.score(prompt, frozen, batch).tolist()
     return positive - negative

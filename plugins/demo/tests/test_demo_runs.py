@@ -11,10 +11,11 @@ import gin
 import numpy as np
 import pytest
 
-from prompt_tuning_core import gin_config, tasks
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core import gin_config
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_demo import baselines, compare_initializers, demo_table
-from prompt_tuning_engine_local import training
+from prompt_tuning_engine_local.runs import options, training
 
 
 @pytest.fixture
@@ -56,9 +57,8 @@ def test_each_initializer_trains_the_demo(initializer, few_sentences, tmp_path, 
             *scheme.bindings,
         ),
     )
-    packaged = gin_config.config_dir()
-    gin_config.parse(flags, search=[packaged / "local", packaged])
-    run = gin.get_configurable(training.train)()
+    gin_config.parse(flags, engine="local")
+    run = training.train(gin.get_configurable(options.TrainingOptions)())
     loss = run.history["train/loss"]
     assert loss[20] < loss[1]
     stored = (tmp_path / "run" / "prompt_20.npy").read_bytes()

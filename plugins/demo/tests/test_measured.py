@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_tuning_core.tasks import TextTask
 from prompt_tuning_demo import baselines, compare_initializers, full_fine_tuning, model, tasks
+from prompt_tuning_tasks import TextTask
 
 ROOT = Path(__file__).parents[3]
 

@@ -14,16 +14,16 @@ import safetensors.numpy
 
 from prompt_tuning_demo import model, prefixes, pretrain
 from prompt_tuning_demo.recipe import EXTRA_IDS, Recipe
-from prompt_tuning_engine_local import model_files, models
-from prompt_tuning_engine_local.network import T5
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.model import model_files, prompted_model
+from prompt_tuning_engine_local.model.network import T5
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 
 def _parameters(recipe: Recipe) -> dict[str, jax.ShapeDtypeStruct]:
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     network = T5(pretrain.network_config(recipe))
     variables = jax.eval_shape(network.init, jax.random.key(0), token, token, token)
-    return models.flatten(variables["params"])
+    return prompted_model.flatten(variables["params"])
 
 
 def test_weights_are_those_of_the_recipe_s_network() -> None:

@@ -8,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prompt_tuning_core import bundled_prompts, formats
 from prompt_tuning_demo import model
 from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_files import formats, names
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 NAMES = {f"demo/{task.name}" for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
 
 
 def carried():
-    found = {prompt.name: prompt.path for prompt in bundled_prompts.installed()}
-    return {name: path for name, path in found.items() if name.startswith("demo/")}
+    carriers = [one for one in names.prompts() if one.distribution == "prompt-tuning-demo"]
+    return {one.entry.name: one.entry.locate() for one in carriers}
 
 
 def scores():
@@ -51,7 +51,7 @@ def test_the_score_in_the_table_is_what_the_prompt_reaches(tmp_path):
             "--gin_file=runs/prompt_eval.gin",
             "--gin.PROMPT_FILE='demo/demo_reviews'",
             "--gin.MIXTURE_OR_TASK_NAME='demo_reviews'",
-            "--gin.MIXTURE_OR_TASK_MODULE='prompt_tuning_demo.tasks'",
+            "--gin.MIXTURE_OR_TASK_MODULE='demo_tasks'",
             "--gin.EVAL_OUTPUT_DIR='scores'",
         ],
         cwd=tmp_path,

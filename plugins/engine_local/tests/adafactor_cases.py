@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from prompt_tuning_engine_local import optimizers
+from prompt_tuning_engine_local.model import optimizers
 
 STEPS = 5
 SIZES = list(itertools.product((100, 128, 150), (64, 128, 512)))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from tiny import TINY, gin_flags, install, run_command, training_flags
+
+from prompt_tuning_core import gin_config
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.protocols import RunFlags
+from prompt_tuning_engine_local.runs import options
 
 
 def complaint(arguments, folder, **environment):
@@ -38,7 +44,7 @@ def complaint(arguments, folder, **environment):
         ({"MIXTURE_OR_TASK_NAME": "toi"}, "unknown task 'toi'; did you mean 'toy'?"),
         (
             {"MIXTURE_OR_TASK_MODULE": "no_such_module"},
-            "MIXTURE_OR_TASK_MODULE 'no_such_module' fails to import: ModuleNotFoundError",
+            "'no_such_module' is neither a plugin of kind tasks nor a module that Python finds",
         ),
         ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
         ({"toy/tasks.TextTask.metrics": [3]}, "a metric is 3, expected a name or a function"),
@@ -78,6 +84,55 @@ def complaint(arguments, folder, **environment):
 )
 def test_values(project, changes, expected):
     assert expected in complaint(["train", *training_flags(**changes)], project)
+
+
+@pytest.mark.parametrize(
+    ("macro", "wrong", "right", "expected"),
+    [
+        ("MODEL_DIR", 3, "run", "a text in quotes"),
+        ("MIXTURE_OR_TASK_NAME", ["toy"], "toy", "a text in quotes, or None"),
+        ("TASK_FEATURE_LENGTHS", 12, {"inputs": 12, "targets": 6}, "a mapping such as"),
+        ("BATCH_SIZE", 2.0, 2, "a whole number of at least 1"),
+        ("BATCH_SIZE", True, 1, "a whole number of at least 1"),
+        ("EVAL_PERIOD", "2", 2, "a whole number of at least 1"),
+        ("SAVE_PERIOD", 0, 1, "a whole number of at least 1"),
+        ("TRAIN_STEPS", "4", 4, "a whole number of at least 0, or None"),
+        ("TRAIN_STEPS_RELATIVE", -1, None, "a whole number of at least 0, or None"),
+        ("KEEP_CHECKPOINTS", 0, None, "a whole number of at least 1, or None for every prompt"),
+        ("BEST_METRIC", 1, "accuracy", "a text in quotes, or None"),
+        ("RANDOM_SEED", 2**32, 2**32 - 1, "a whole number from 0 to 4294967295, or None to draw"),
+        ("NUM_DEVICES", "all", None, "a whole number of at least 1, or None for all"),
+        ("BUCKETING", "False", False, "True or False"),
+        ("SHUFFLE", 1, True, "True or False"),
+        ("STRICT_LENGTHS", None, False, "True or False"),
+        ("DROPOUT_RATE", 1, 0, "a number of at least 0 and below 1"),
+        ("NUM_HEADS", "4", 4, "a whole number of at least 1"),
+        ("VOCABULARY_EXTRA_IDS", None, 0, "a whole number of at least 0"),
+    ],
+)
+def test_types_and_ranges_are_checked_while_gin_is_read(macro, wrong, right, expected):
+    folders = ("models/t5_1_1_small_prompt.gin", "runs/prompt_finetune.gin")
+    needed = ["MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "MIXTURE_OR_TASK_NAME", "VOCABULARY_FILE"]
+    bindings = [f"{name} = 'x'" for name in needed]
+    bindings.append("TASK_FEATURE_LENGTHS = {'inputs': 1, 'targets': 1}")
+
+    def parse(value):
+        flags = RunFlags(gin_files=folders, gin_bindings=(*bindings, f"{macro} = {value!r}"))
+        gin_config.parse(flags, engine="local", check=options.check)
+
+    parse(right)
+    with pytest.raises(InputError, match=re.escape(f"{macro} is {wrong!r}, expected {expected}")):
+        parse(wrong)
+
+
+def test_options_from_python_are_checked_like_those_from_gin():
+    common = {"model": None, "checkpoint_path": "x", "optimizer": None, "model_dir": "x"}
+    common["task_feature_lengths"] = {"inputs": 1, "targets": 1}
+    options.TrainingOptions(**common)
+    with pytest.raises(InputError, match="EVAL_PERIOD is 0, expected a whole number of at least 1"):
+        options.TrainingOptions(**common, eval_period=0)
+    with pytest.raises(InputError, match="INITIAL_CHECKPOINT_PATH is '', expected a text"):
+        options.TrainingOptions(**{**common, "checkpoint_path": ""})
 
 
 def test_a_label_with_pieces_outside_the_table(project, golden):

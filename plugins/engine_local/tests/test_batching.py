@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_engine_local.batching import (
+from prompt_tuning_engine_local.data.batch_plan import (
     BatchPlan,
     ExampleStream,
     PaddedLengths,
@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def plan_of(groups, batch_size, seed, bucketing=True, shuffle=True):
     groups = np.asarray(groups)
-    stream = ExampleStream([len(groups)], None, seed, shuffle)
+    stream = ExampleStream([len(groups)], None, seed, shuffle=shuffle)
     return BatchPlan(stream, batch_size, seed, groups if bucketing else None)
 
 

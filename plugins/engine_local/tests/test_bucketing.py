@@ -13,15 +13,15 @@ from test_parity import CONFIG
 
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Example, TextTask
-from prompt_tuning_engine_local import data
-from prompt_tuning_engine_local.data import TokenizedExample
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Predictor
-from prompt_tuning_engine_local.models import EncoderDecoderModel
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.data.batching import TokenizedExample
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_prompt_basic import PromptBasic
+from prompt_tuning_tasks import Example, TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 LENGTHS = FeatureLengths(64, 32)
 
@@ -81,17 +81,17 @@ def test_every_example_has_the_loss_that_it_has_unbucketed(params, place):
         )(batch)
 
     examples = random_examples(75)
-    whole = data.padded_lengths(LENGTHS, bucketing=False)
+    whole = batching.padded_lengths(LENGTHS, bucketing=False)
     expected = {
         key(example): float(loss)
         for start in range(0, 75, 15)
         for example, loss in zip(
             examples[start : start + 15],
-            each_loss(data.make_batch(examples[start : start + 15], whole)),
+            each_loss(batching.make_batch(examples[start : start + 15], whole)),
             strict=True,
         )
     }
-    batches = data.training_batches([examples], LENGTHS, 15, seed=0)
+    batches = batching.training_batches([examples], LENGTHS, 15, seed=0)
     found, shapes = {}, set()
     for batch in itertools.islice(batches, 5):
         found |= zip(map(key, rows_of(batch)), map(float, each_loss(batch)), strict=True)
@@ -118,7 +118,7 @@ def test_answers_come_in_the_order_of_the_texts_and_are_those_without_bucketing(
     prompt, frozen = params
     answers, counts = {}, []
     for bucketing in (True, False):
-        predictor = Predictor(make_model(), frozen, LENGTHS, 3, Placement(), bucketing)
+        predictor = Predictor(make_model(), frozen, LENGTHS, 3, Placement(), bucketing=bucketing)
         answers[bucketing] = predictor.predict(
             TEXTS, prompt if with_prompt else None, progress=counts.append
         )

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import Example
-from prompt_tuning_engine_local import data
-from prompt_tuning_engine_local.batching import PaddedLengths
-from prompt_tuning_engine_local.data import TokenizedExample
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.data.batch_plan import PaddedLengths
+from prompt_tuning_engine_local.data.batching import TokenizedExample
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks import Example
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 MODEL = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
 
@@ -49,7 +49,7 @@ def test_examples_end_in_eos_and_are_cut_as_t5x_cuts(vocabulary):
     examples = [Example("this is a test", "is"), Example("a", "this is a test")]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        first, second = data.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here")
+        first, second = batching.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here")
     assert list(first.inputs) == [11, 8, 6, 3, 8, 6]
     assert list(first.targets) == [3, 8, 6, 1]
     assert list(second.inputs) == [3, 5, 1]
@@ -62,11 +62,13 @@ def test_examples_end_in_eos_and_are_cut_as_t5x_cuts(vocabulary):
 def test_strict_lengths_name_the_first_text_that_is_too_long(vocabulary):
     examples = [Example("a", "is"), Example("this is a test", "is", "rows.tsv:7")]
     with pytest.raises(InputError, match=r"^rows\.tsv:7: the inputs have 10 ids and TASK_FEATURE"):
-        data.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here", strict=True)
+        batching.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here", strict=True)
     examples = [Example("a", "is"), Example("a", "this is a test")]
     with pytest.raises(InputError, match=r"^here, example 2: the targets have 10 ids"):
-        data.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here", strict=True)
-    assert len(data.tokenize(examples[:1], vocabulary, FeatureLengths(6, 8), "", strict=True)) == 1
+        batching.tokenize(examples, vocabulary, FeatureLengths(6, 8), "here", strict=True)
+    assert (
+        len(batching.tokenize(examples[:1], vocabulary, FeatureLengths(6, 8), "", strict=True)) == 1
+    )
 
 
 def test_batches_are_padded_and_targets_shifted():
@@ -78,7 +80,7 @@ def test_batches_are_padded_and_targets_shifted():
         "decoder_loss_weights": [[1, 1, 1, 0, 0]],
     }
     for padded in (PaddedLengths((4,), (5,)), PaddedLengths((1, 4, 9), (2, 5, 6))):
-        batch = data.make_batch(examples, padded)
+        batch = batching.make_batch(examples, padded)
         assert {name: array.tolist() for name, array in batch.items()} == expected
 
 
@@ -103,7 +105,9 @@ def test_batches_continue_exactly_where_an_iterator_was(bucketing):
     sources = [of_lengths(np.random.default_rng(0).integers(1, 129, 75)), of_lengths([5] * 7)]
 
     def iterator():
-        return data.training_batches(sources, LENGTHS, 4, seed=3, rates=[2, 1], bucketing=bucketing)
+        return batching.training_batches(
+            sources, LENGTHS, 4, seed=3, rates=[2, 1], bucketing=bucketing
+        )
 
     whole = list(itertools.islice(iterator(), 80))
     interrupted = iterator()
@@ -124,7 +128,7 @@ def test_batches_continue_exactly_where_an_iterator_was(bucketing):
 def test_without_shuffling_examples_come_in_order():
     examples = of_lengths([3, 100, 20, 128, 7])
     for bucketing, padded in ((True, [128, 128, 16, 128, 128]), (False, [128] * 5)):
-        batches = data.training_batches(
+        batches = batching.training_batches(
             [examples], LENGTHS, 2, seed=1, shuffle=False, bucketing=bucketing
         )
         found = list(itertools.islice(batches, 5))
@@ -137,7 +141,7 @@ def test_without_shuffling_examples_come_in_order():
 def test_bucketing_makes_few_shapes_and_little_padding():
     lengths = np.random.default_rng(0).gamma(4, 8, 3000).astype(int).clip(2, 128)
     batches = list(
-        itertools.islice(data.training_batches([of_lengths(lengths)], LENGTHS, 16, seed=0), 187)
+        itertools.islice(batching.training_batches([of_lengths(lengths)], LENGTHS, 16, seed=0), 187)
     )
     shapes = {b["encoder_input_tokens"].shape for b in batches}
     assert len(shapes) <= 8
@@ -150,7 +154,7 @@ def test_targets_can_be_padded_to_their_feature_length_all_the_same():
     lengths = FeatureLengths(128, 64)
 
     def shapes(**flags):
-        batch = next(data.training_batches([of_lengths([5] * 4)], lengths, 4, seed=0, **flags))
+        batch = next(batching.training_batches([of_lengths([5] * 4)], lengths, 4, seed=0, **flags))
         return batch["encoder_input_tokens"].shape, batch["decoder_target_tokens"].shape
 
     assert shapes() == ((4, 16), (4, 16))
@@ -165,8 +169,8 @@ def test_targets_can_be_padded_to_their_feature_length_all_the_same():
 )
 def test_evaluation_sees_every_example_once(lengths, batch_size, bucketing):
     seen = []
-    padded = data.padded_lengths(LENGTHS, bucketing)
-    for batch, numbers in data.evaluation_batches(of_lengths(lengths), padded, batch_size):
+    padded = batching.padded_lengths(LENGTHS, bucketing=bucketing)
+    for batch, numbers in batching.evaluation_batches(of_lengths(lengths), padded, batch_size):
         tokens = batch["encoder_input_tokens"]
         assert len(tokens) == batch_size
         assert tokens.shape[1] in padded.inputs

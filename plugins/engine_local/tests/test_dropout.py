@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning_engine_local.dropout import NO_DROPOUT, Dropout
+from prompt_tuning_engine_local.model.dropout import NO_DROPOUT, Dropout
 
 
 def test_zeroes_the_rate_and_scales_the_rest():

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning_engine_local import network
-from prompt_tuning_engine_local.dropout import Dropout
-from prompt_tuning_engine_local.network import T5, T5Config
+from prompt_tuning_engine_local.model import blocks
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.network import T5, T5Config
 
 MODEL = T5(
     T5Config(
@@ -34,12 +34,12 @@ def decoding(params):
 def test_the_layers_of_a_stack_are_traced_once(function, monkeypatch):
     params = jax.eval_shape(MODEL.init, jax.random.key(0), TOKENS, TOKENS, TOKENS)
     traced = []
-    of_mlp = network.MLP.__call__
+    of_mlp = blocks.MLP.__call__
 
     def counted(self, *arguments):
         traced.append(self)
         return of_mlp(self, *arguments)
 
-    monkeypatch.setattr(network.MLP, "__call__", counted)
+    monkeypatch.setattr(blocks.MLP, "__call__", counted)
     jax.make_jaxpr(jax.grad(function))(params)
     assert len(traced) == 2

@@ -14,9 +14,9 @@ import pytest
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
-from prompt_tuning_engine_local import losses, optimizers
-from prompt_tuning_engine_local.models import EncoderDecoderModel
-from prompt_tuning_engine_local.network import T5Config
+from prompt_tuning_engine_local.model import losses, optimizers
+from prompt_tuning_engine_local.model.network import T5Config
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_prompt_basic import PromptBasic
 
 CONFIG = T5Config(

@@ -24,7 +24,7 @@ from tiny import (
     training_flags,
 )
 
-from prompt_tuning_core import prompt_files
+from prompt_tuning_files import prompt_files
 
 SCHEMES = {
     "prompts/from_random_uniform.gin": {},
@@ -216,7 +216,7 @@ def test_eval_and_infer_take_from_the_prompt_what_is_not_given(trained):
 
 def test_a_task_of_a_module_comes_with_the_prompt(project):
     (project / "own.py").write_text(
-        "from prompt_tuning_core import tasks\n"
+        "import prompt_tuning_tasks as tasks\n"
         "splits = {name: 'rows.jsonl' for name in ('train', 'validation', 'test')}\n"
         "tasks.register(tasks.TextTask('own', splits, '{text}', '{label}'))\n"
     )
@@ -361,7 +361,7 @@ def test_no_command_imports_tensorflow(trained, command):
     }[command]  # fmt: skip
     program = (
         "import sys\n"
-        "from prompt_tuning_core.cli import main\n"
+        "from prompt_tuning_core.commands.main import main\n"
         f"assert main({[command, *flags]!r}) == 0\n"
         "heavy = {'tensorflow', 'seqio', 'torch', 't5x'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
@@ -398,8 +398,8 @@ def test_too_long_inputs_are_counted_and_said(project):
 
 MIXTURE = """
 from __gin__ import dynamic_registration
-from prompt_tuning_core import metrics
-from prompt_tuning_core import tasks
+from prompt_tuning_tasks import metrics
+import prompt_tuning_tasks as tasks
 import own
 
 shouted/tasks.TextTask:

@@ -14,12 +14,12 @@ import pytest
 from test_bucketing import make_model
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_engine_local import data, engine_tasks
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.engine_tasks import Reading
-from prompt_tuning_engine_local.evaluation import Predictor, metrics_of
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.data import batching, find_task
+from prompt_tuning_engine_local.data.engine_task import Reading
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor, metrics_of
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 pytestmark = pytest.mark.seqio
 
@@ -85,7 +85,7 @@ def add(seqio, tmp_path):
 
 
 def read(name, split="train", **how):
-    (component,) = engine_tasks.find(name, None).components(split)
+    (component,) = find_task.find(name, None).components(split)
     return component.read(split, reading(**how))
 
 
@@ -129,7 +129,7 @@ def test_what_preprocessors_draw_follows_from_the_seed(seqio, add):
 
     add("drawn", without, with_a_seed, seqio.preprocessors.append_eos)
     checksums = [
-        data.checksum([read("drawn", seed=seed).tokenized]) for seed in (0, 0, 1, 2**32 - 1)
+        batching.checksum([read("drawn", seed=seed).tokenized]) for seed in (0, 0, 1, 2**32 - 1)
     ]
     assert checksums[0] == checksums[1]
     assert len(set(checksums)) == 3
@@ -189,7 +189,7 @@ def test_what_a_task_must_have(seqio, add):
 def test_an_unknown_name_is_answered_with_the_nearest_of_all(add):
     add("lines")
     with pytest.raises(InputError, match=r"unknown task 'lnies'; did you mean 'lines'\?"):
-        engine_tasks.find("lnies", None)
+        find_task.find("lnies", None)
 
 
 def test_mixtures_have_the_rates_of_seqio(add):
@@ -198,28 +198,28 @@ def test_mixtures_have_the_rates_of_seqio(add):
     add("three", source=add("other").source, metric_fns=[])
     add.mixture("inner", {"two": 3.0, "three": 1.0})
     add.mixture("outer", {"one": lambda task: 5, "inner": 4, "other": 0})
-    task = engine_tasks.find("outer", None)
+    task = find_task.find("outer", None)
     assert task.is_mixture
-    drawn = engine_tasks.drawn_from(task, "train")
+    drawn = find_task.drawn_from(task, "train")
     assert {component.name: rate for component, rate in drawn} == {"one": 5, "two": 3, "three": 1}
     assert [c.name for c in task.components("train")] == ["one", "other", "three", "two"]
 
     add.mixture("none", {"one": 0})
     with pytest.raises(InputError, match="mixture 'none': all of its rates are 0"):
-        engine_tasks.drawn_from(engine_tasks.find("none", None), "train")
+        find_task.drawn_from(find_task.find("none", None), "train")
     add.mixture("failing", {"one": lambda task: 1 / 0})
     with pytest.raises(InputError, match="the rate of 'one' cannot be told: ZeroDivisionError"):
-        engine_tasks.drawn_from(engine_tasks.find("failing", None), "train")
+        find_task.drawn_from(find_task.find("failing", None), "train")
     add.mixture("own", {"one": 1}, sample_fn=lambda datasets, rates, seed: datasets[0])
     with pytest.warns(UserWarning, match="mixture 'own' has a sample_fn of its own, which this"):
-        engine_tasks.find("own", None)
+        find_task.find("own", None)
 
 
 def test_tasks_of_a_mixture_without_the_split_are_left_out_and_named(seqio, add, tmp_path):
     add("both")
     add("only_train", source=seqio.TextLineDataSource({"train": str(tmp_path / "lines.tsv")}))
     add.mixture("mixed", {"both": 1, "only_train": 1})
-    task = engine_tasks.find("mixed", None)
+    task = find_task.find("mixed", None)
     assert len(task.components("train")) == 2
     with pytest.warns(UserWarning, match="mixture 'mixed': only_train left out, which have no spl"):
         assert [component.name for component in task.components("test")] == ["both"]
@@ -248,7 +248,7 @@ def mean_score(targets, scores):
 
 def test_metrics_are_those_of_seqios_evaluator(seqio, add, golden, predictor):
     add("scored", postprocess_fn=first_letter, metric_fns=[share_equal, mean_score])
-    task = engine_tasks.find("scored", None)
+    task = find_task.find("scored", None)
     prompt = golden("tiny_prompt")
     (prepared,) = [predictor.prepare(c, "train") for c in task.components("train")]
     evaluation = predictor.evaluate_prepared(prepared, prompt)
@@ -258,11 +258,11 @@ def test_metrics_are_those_of_seqios_evaluator(seqio, add, golden, predictor):
 
     # Each example for itself, unbucketed.
     model, frozen = make_model(), predictor.frozen
-    whole = data.padded_lengths(LENGTHS, bucketing=False)
+    whole = batching.padded_lengths(LENGTHS, bucketing=False)
     ids, scores = [], []
     generate, loss = jax.jit(model.generate, static_argnums=3), jax.jit(model.loss)
     for example in prepared.tokenized:
-        batch = data.make_batch([example], whole)
+        batch = batching.make_batch([example], whole)
         ids.append(np.asarray(generate(prompt, frozen, batch["encoder_input_tokens"], 6))[0])
         # Without z-loss and label smoothing the loss is the negative log-likelihood.
         scores.append(-float(loss(prompt, frozen, batch, None)[0]))
@@ -286,7 +286,7 @@ def test_metrics_are_those_of_seqios_evaluator(seqio, add, golden, predictor):
 def test_what_metrics_may_return(seqio, add, golden, predictor):
     def evaluate(name, *functions):
         add(name, metric_fns=functions)
-        (component,) = engine_tasks.find(name, None).components("train")
+        (component,) = find_task.find(name, None).components("train")
         return predictor.evaluate_prepared(predictor.prepare(component, "train"), None).metrics
 
     def scalar(targets, predictions):
@@ -308,8 +308,8 @@ def test_what_metrics_may_return(seqio, add, golden, predictor):
 
 
 def test_infer_needs_a_template(add):
-    from prompt_tuning_engine_local import inference
+    from prompt_tuning_engine_local.runs import inference
 
     add("lines")
     with pytest.raises(InputError, match="MIXTURE_OR_TASK_NAME 'lines' is seqio's, whose preproc"):
-        inference._with_a_template(engine_tasks.find("lines", None))
+        inference._with_a_template(find_task.find("lines", None))

@@ -9,8 +9,8 @@ import gin
 import pytest
 
 from prompt_tuning_core import gin_config
-from prompt_tuning_core.formats import Variable
 from prompt_tuning_core.protocols import RunFlags
+from prompt_tuning_files.formats import Variable
 
 # Numbers of parameters of the released T5 v1.1 models (with an output layer of their own).
 PUBLISHED = {
@@ -24,14 +24,13 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_number_of_parameters(size):
-    from prompt_tuning_engine_local import network
+    from prompt_tuning_engine_local.model import network
 
     flags = RunFlags(
         gin_files=(f"models/t5_1_1_{size}_prompt.gin",),
         gin_bindings=("VOCABULARY_FILE = 'unused'",),
     )
-    packaged = gin_config.config_dir()
-    gin_config.parse(flags, search=[packaged / "local", packaged])
+    gin_config.parse(flags, engine="local")
     config = gin.get_configurable(network.T5Config)()
     assert sum(map(math.prod, frozen_shapes(config).values())) == PUBLISHED[size]
 
@@ -44,8 +43,8 @@ CONFIGS = {
 
 
 def frozen_shapes(config):
-    from prompt_tuning_engine_local import network
-    from prompt_tuning_engine_local.models import EncoderDecoderModel
+    from prompt_tuning_engine_local.model import network
+    from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 
     model = EncoderDecoderModel.__new__(EncoderDecoderModel)
     model.bare_network = network.T5(config)
@@ -60,7 +59,7 @@ def model_file(config, **changes):
 
 
 def t5_config(**settings):
-    from prompt_tuning_engine_local.network import T5Config
+    from prompt_tuning_engine_local.model.network import T5Config
 
     return T5Config(
         num_embeddings=40, emb_dim=24, num_heads=3, head_dim=4, mlp_dim=20, num_encoder_layers=2,
@@ -73,8 +72,8 @@ def test_the_shapes_are_those_of_an_initialised_model(version):
     import jax
     import jax.numpy as jnp
 
-    from prompt_tuning_engine_local.models import flatten
-    from prompt_tuning_engine_local.network import T5
+    from prompt_tuning_engine_local.model.network import T5
+    from prompt_tuning_engine_local.model.prompted_model import flatten
 
     config = t5_config(**CONFIGS[version])
     tokens = jnp.ones((1, 1), jnp.int32)
@@ -84,7 +83,7 @@ def test_the_shapes_are_those_of_an_initialised_model(version):
 
 @pytest.mark.parametrize("version", CONFIGS)
 def test_sizes_are_read_off_the_variables(version):
-    from prompt_tuning_engine_local import sizes
+    from prompt_tuning_engine_local.model import sizes
 
     config = t5_config(**CONFIGS[version], dropout_rate=0.1, dtype="bfloat16")
     assert sizes.config_of(model_file(config), "x", 0.1, "bfloat16") == config
@@ -103,7 +102,7 @@ def test_sizes_are_read_off_the_variables(version):
     ],
 )
 def test_what_is_no_t5_has_no_sizes(changes, message):
-    from prompt_tuning_engine_local import sizes
+    from prompt_tuning_engine_local.model import sizes
 
     with pytest.raises(ValueError, match=message):
         sizes.config_of(model_file(t5_config(), **changes), "x")

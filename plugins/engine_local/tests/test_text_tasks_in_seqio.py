@@ -13,15 +13,16 @@ import pytest
 from test_bucketing import make_model
 from tiny import TASK
 
-from prompt_tuning_core import gin_config, metrics, tasks
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core import gin_config
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.integrations import seqio_tasks as to_seqio
 from prompt_tuning_core.protocols import RunFlags
-from prompt_tuning_core.tasks import Mixture, TextTask
-from prompt_tuning_engine_local import data, engine_tasks
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.data import batching, find_task, text_components
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor
+from prompt_tuning_tasks import Mixture, TextTask, metrics
+from prompt_tuning_tasks import seqio_registration as to_seqio
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 pytestmark = pytest.mark.seqio
 
@@ -68,12 +69,12 @@ def in_both_engines(golden, seqio, task, split):
     predictor = Predictor(make_model(), golden("tiny_params"), LENGTHS, 3, Placement())
     prompt = golden("tiny_prompt")
     # Text tasks come first by name: this one is known to seqio only.
-    (component,) = engine_tasks.find(task.name, None).components(split)
+    (component,) = find_task.find(task.name, None).components(split)
     assert type(component).__name__ == "SeqioComponent"
     text, theirs = (
-        predictor.prepare(c, split) for c in (engine_tasks.TextComponent(task), component)
+        predictor.prepare(c, split) for c in (text_components.TextComponent(task), component)
     )
-    assert data.checksum([text.tokenized]) == data.checksum([theirs.tokenized])
+    assert batching.checksum([text.tokenized]) == batching.checksum([theirs.tokenized])
     assert [(e.inputs, e.targets) for e in text.examples] == [
         (e.inputs, e.targets) for e in theirs.examples
     ]
@@ -81,7 +82,9 @@ def in_both_engines(golden, seqio, task, split):
     assert first.predictions == second.predictions
     model = make_model()
     ids = []
-    for batch, _ in data.evaluation_batches(text.tokenized, data.padded_lengths(LENGTHS, False), 1):
+    for batch, _ in batching.evaluation_batches(
+        text.tokenized, batching.padded_lengths(LENGTHS, bucketing=False), 1
+    ):
         tokens = jnp.asarray(batch["encoder_input_tokens"])
         ids.append(np.asarray(model.generate(prompt, predictor.frozen, tokens, 6))[0])
     with warnings.catch_warnings():
@@ -112,7 +115,7 @@ def test_a_task_described_in_gin_with_names_of_targets(
     golden, seqio, vocabulary, project, monkeypatch
 ):
     monkeypatch.chdir(project)
-    gin_config.parse(RunFlags(gin_files=("task.gin",)))
+    gin_config.parse(RunFlags(gin_files=("task.gin",)), engine="local")
     assert "toy" in TASK
     task = tasks.get("toy")
     found = to_seqio.register(task, vocabulary)

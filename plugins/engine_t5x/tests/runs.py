@@ -19,7 +19,7 @@ ROWS = [
 
 TASK = """
 from __gin__ import dynamic_registration
-from prompt_tuning_core import tasks
+import prompt_tuning_tasks as tasks
 
 toy/tasks.TextTask:
   splits = {'train': 'rows.jsonl', 'validation': 'rows.jsonl', 'test': 'rows.jsonl'}

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import runs
 
+from prompt_tuning_core import gin_config
+
 
 def refusal(project: Path, flags: list[str], **environment: str) -> str:
     message = runs.refusal(["train", "--engine=t5x", *flags], project, **environment)
@@ -81,6 +83,10 @@ def test_t5x_of_another_time(project):
         ({"TRAIN_STEPS": None}, "neither TRAIN_STEPS nor TRAIN_STEPS_RELATIVE is set"),
         ({"EVAL_PERIOD": 3}, "EVAL_PERIOD is 3 and SAVE_PERIOD 2; T5X needs one to be a multiple"),
         ({"MIXTURE_OR_TASK_NAME": "tay"}, "unknown task 'tay'; did you mean 'toy'?"),
+        (
+            {"MIXTURE_OR_TASK_MODULE": "no_such"},
+            "'no_such' is neither a plugin of kind tasks nor a",
+        ),
         ({"MLP_DIM": 32}, "has the shape (32, 64), and the model described in gin has (32, 32)"),
         ({"INITIAL_CHECKPOINT_PATH": "none"}, "none"),
         ({"ONLY_PROMPT": True, "USE_ORBAX": False}, "ONLY_PROMPT is True and USE_ORBAX False"),
@@ -167,10 +173,9 @@ def test_checkpoint_of_another_form(project):
 
 @pytest.mark.t5x
 def test_file_of_the_other_engine(project):
-    flags = ["--gin_file=prompt_tuning_core/configs/local/runs/prompt_finetune.gin"]
-    message = refusal(project, flags)
-    assert message.endswith("is the local engine's, and this is --engine t5x; name it without its "
-                            "engine's folder, or use --engine local")  # fmt: skip
+    local = gin_config.find_module("prompt_tuning_engine_local.configs")
+    message = refusal(project, [f"--gin_file={local}/runs/prompt_finetune.gin"])
+    assert "is the engine local's (prompt-tuning-engine-local), and this is --engine t5x" in message
 
 
 @pytest.mark.t5x

@@ -247,7 +247,7 @@ def test_the_prompt_passes_through_the_input_dropout(flaxformer_models):
 
 @pytest.mark.parametrize("place", [combine.prefix_after_bos, combine.suffix])
 def test_a_prompt_stands_where_the_local_engine_has_it(flaxformer_models, place):
-    from prompt_tuning_engine_local.network import T5, T5Config
+    from prompt_tuning_engine_local.model.network import T5, T5Config
 
     factory = functools.partial(make_prompt, combine=place)
     batch = batch_of(golden("forward_short"))

@@ -17,7 +17,8 @@ import pytest
 import runs
 
 from conftest import make_project
-from prompt_tuning_core import gin_config, prompt_files
+from prompt_tuning_core import gin_config
+from prompt_tuning_files import prompt_files
 
 pytestmark = pytest.mark.t5x
 
@@ -135,8 +136,8 @@ def test_a_killed_run_goes_on_from_its_last_save(project, form):
 # The one line that makes a text task seqio's, for what T5X's own configuration runs.
 TASK_MODULE = """
 import seqio
-from prompt_tuning_core import tasks
-from prompt_tuning_core.integrations import seqio_tasks
+import prompt_tuning_tasks as tasks
+from prompt_tuning_tasks import seqio_registration
 
 vocabulary = seqio.SentencePieceVocabulary("vocabulary.model", extra_ids=38)
 seqio_tasks.register(tasks.get("toy"), vocabulary)
@@ -145,8 +146,8 @@ seqio_tasks.register(tasks.get("toy"), vocabulary)
 
 def t5x_itself(action: str, flags: list[str]) -> list[str]:
     """Returns the command line of T5X's own script, which must be told where gin files are."""
-    folders = [gin_config.find_module(name).parent for name in ("prompt_tuning_core", "t5x")]
-    searched = ",".join([".", *map(str, folders)])
+    ours = [folder.path for folder in gin_config.search_paths("t5x")]
+    searched = ",".join(map(str, [*ours, gin_config.find_module("t5x").parent]))
     return [sys.executable, "-m", f"t5x.{action}", f"--gin_search_paths={searched}", *flags]
 
 
@@ -178,11 +179,6 @@ def test_t5x_itself_trains_with_a_strangers_plugin(project):
         MODEL_DIR=str(project / "run"),
         INITIAL_CHECKPOINT_PATH=str(project / "t5x_checkpoint" / "checkpoint_0"),
     )
-    packaged = "=prompt_tuning_core/configs"
-    flags = [
-        f.replace("=models", f"{packaged}/models").replace("=runs", f"{packaged}/runs")
-        for f in flags
-    ]
     runs.run(t5x_itself("train", flags), project, PYTHONPATH=str(site))
     found = prompts(project / "run")
     assert list(found) == [0, 2, 4]
@@ -204,8 +200,8 @@ def test_a_prompt_file_and_the_runs_own_checkpoint_evaluate_alike(trained):
     (trained / "toy_task.py").write_text(TASK_MODULE)
     arguments = runs.gin_flags(
         [
-            "prompt_tuning_core/configs/models/t5_1_1_small_prompt.gin",
-            "prompt_tuning_core/configs/models/decoding/greedy.gin",
+            "models/t5_1_1_small_prompt.gin",
+            "models/decoding/greedy.gin",
             "task.gin",
             "t5x/configs/runs/eval.gin",
         ],

@@ -16,8 +16,8 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompt_tuning_core import formats
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import formats
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"

@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 
-from prompt_tuning_core import formats
-from prompt_tuning_engine_local import model_files, sizes
-from prompt_tuning_engine_local.models import EncoderDecoderModel
+from prompt_tuning_engine_local.model import model_files, sizes
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_files import formats
 from prompt_tuning_prompt_basic import PromptBasic
 
 INPUTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")

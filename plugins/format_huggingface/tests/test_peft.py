@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from prompt_tuning_core import cli, formats
+from prompt_tuning_core.commands import main as cli
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import formats
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "google/t5-small-lm-adapt"

@@ -12,11 +12,11 @@ import numpy as np
 import safetensors.numpy
 import sentencepiece
 
-from prompt_tuning_core import formats
+from prompt_tuning_files import formats
 
 TASK = """
 from __gin__ import dynamic_registration
-from prompt_tuning_core import tasks
+import prompt_tuning_tasks as tasks
 
 toy/tasks.TextTask:
   splits = {'train': 'rows.tsv', 'validation': 'rows.tsv', 'test': 'rows.tsv'}

@@ -16,7 +16,7 @@ import pytest
 READ = """
 import sys
 import numpy as np
-from prompt_tuning_core import formats
+from prompt_tuning_files import formats
 from prompt_tuning_core.errors import InputError
 try:
     model = formats.open_model(sys.argv[1])

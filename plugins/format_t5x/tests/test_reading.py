@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_core import embeddings, formats
-from prompt_tuning_core.cli import main
+from prompt_tuning_core.commands.main import main
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import embeddings, formats
 from prompt_tuning_init_vocab import init_vocab
 
 EMBEDDING = "token_embedder/embedding"

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning_core import prompt_files
-from prompt_tuning_core.testing import check_initializer
+from prompt_tuning_files import prompt_files
 from prompt_tuning_init_file import init_file
+from prompt_tuning_testing import check_initializer
 
 PROMPT = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
 KEY = jax.random.key(0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from prompt_tuning_core.testing import SampleTable, check_initializer
 from prompt_tuning_init_labels import init_labels
+from prompt_tuning_testing import SampleTable, check_initializer
 
 TABLE = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 KEY = jax.random.key(0)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from prompt_tuning_core.testing import check_initializer
-from prompt_tuning_init_random import init_normal, init_truncated_normal, init_uniform
+from prompt_tuning_init_random import init_normal, init_random, init_truncated_normal
+from prompt_tuning_testing import check_initializer
 
-FACTORIES = [(init_uniform, "scale"), (init_normal, "stddev"), (init_truncated_normal, "stddev")]
+FACTORIES = [(init_random, "scale"), (init_normal, "stddev"), (init_truncated_normal, "stddev")]
 SHAPE = (100, 200)
 
 
@@ -50,7 +50,7 @@ class TestEach:
 
 
 def test_uniform_lies_between_0_and_scale():
-    values = np.asarray(init_uniform(2.0)(jax.random.key(0), SHAPE))
+    values = np.asarray(init_random(2.0)(jax.random.key(0), SHAPE))
     assert values.min() >= 0
     assert values.max() < 2
     np.testing.assert_allclose(values.mean(), 1, atol=0.02)
@@ -74,7 +74,7 @@ def test_truncated_normal_ends_at_two_standard_deviations():
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (init_uniform, nn.initializers.uniform),
+        (init_random, nn.initializers.uniform),
         (init_normal, nn.initializers.normal),
         (init_truncated_normal, nn.initializers.truncated_normal),
     ],

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from prompt_tuning_core.embeddings import np_load
-from prompt_tuning_core.testing import SampleTable, check_initializer
+from prompt_tuning_files.embeddings import np_load
 from prompt_tuning_init_vocab import init_vocab
+from prompt_tuning_testing import SampleTable, check_initializer
 
 TABLE = np.arange(24, dtype=np.float32).reshape(12, 2)
 KEY = jax.random.key(0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 
-from prompt_tuning_core.feature_lengths import FeatureLengths
 from prompt_tuning_core.protocols import Initializer
 from prompt_tuning_demo import model, pretrain
 from prompt_tuning_demo.recipe import Recipe
-from prompt_tuning_engine_local.models import EncoderDecoderModel
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_prompt_basic import PromptBasic
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 # As in `models/demo_prompt.gin`.
 LENGTHS = FeatureLengths(inputs=112, targets=4)

@@ -19,8 +19,8 @@ from typing import Any
 
 import rich.console
 
-from prompt_tuning_core import prompt_files
 from prompt_tuning_demo import scripts
+from prompt_tuning_files import prompt_files
 
 FILE = Path(__file__).with_name("baselines.json")
 METRIC = "exact_match"

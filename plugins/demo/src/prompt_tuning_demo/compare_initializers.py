@@ -19,9 +19,9 @@ from pathlib import Path
 
 import rich.console
 
-from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_demo import scripts
+from prompt_tuning_files import prompt_files
 
 FILE = Path(__file__).with_name("initializers.json")
 METRIC = "exact_match"
@@ -54,7 +54,7 @@ class Scheme:
 
 
 SCHEMES = {
-    "init_uniform": Scheme("prompts/from_random_uniform.gin"),
+    "init_random": Scheme("prompts/from_random_uniform.gin"),
     "init_vocab": Scheme("prompts/from_sampled_vocab.gin", (_POPULATION,)),
     "init_labels": Scheme("prompts/from_class_labels.gin", (_POPULATION,)),
     "init_string": Scheme("prompts/from_string.gin", (_POPULATION,)),

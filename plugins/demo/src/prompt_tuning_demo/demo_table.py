@@ -18,16 +18,16 @@ from typing import Any
 
 import rich.console
 
-from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.hookspecs import hookimpl
-from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_demo import baselines, scripts
 from prompt_tuning_demo.held_out import HeldOut
 from prompt_tuning_demo.prefixes import PLOT_OR_REVIEW_PREFIX, SENTIMENT
 from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
-from prompt_tuning_engine_local.reporting import table
-from prompt_tuning_engine_local.training import TrainingRun
+from prompt_tuning_engine_local.runs.reporting import table
+from prompt_tuning_engine_local.runs.training import TrainingRun
+from prompt_tuning_files import prompt_files
+from prompt_tuning_tasks import Example, TextTask
 
 FILE_NAME = "held_out.json"
 METRIC = "exact_match"

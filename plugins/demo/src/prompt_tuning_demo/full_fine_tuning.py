@@ -17,13 +17,14 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from prompt_tuning_core.tasks import Example, TextTask
 from prompt_tuning_demo import base, model
-from prompt_tuning_engine_local import data, losses, model_files
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.dropout import Dropout
-from prompt_tuning_engine_local.evaluation import Predictor
-from prompt_tuning_engine_local.models import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.model import losses, model_files
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor
+from prompt_tuning_tasks import Example, TextTask
 
 Step = Callable[..., tuple[Params, optax.OptState]]
 
@@ -90,7 +91,7 @@ class FullFineTuning:
         bare = _make_model(0.0)
         frozen = model_files.load(model.checkpoint_path(), bare.frozen_parameters, jnp.asarray)
         self._base = frozen.params
-        self._examples = data.tokenize(
+        self._examples = batching.tokenize(
             task.examples("train"), bare.vocabulary, base.LENGTHS, f"task {task.name!r}, training"
         )
         self._predictor = Predictor(bare, self._base, base.LENGTHS, _BATCH_SIZE, Placement())
@@ -108,7 +109,7 @@ class FullFineTuning:
         """
         limits = limits or Limits()
         step_fn, optimizer = self._make_step(settings.dropout_rate)
-        batches = data.training_batches([self._examples], base.LENGTHS, _BATCH_SIZE, seed)
+        batches = batching.training_batches([self._examples], base.LENGTHS, _BATCH_SIZE, seed)
         rng = jax.random.key(seed)
         params, state = self._base, optimizer.init(self._base)
         best = Tuned(params, 0, self._score(params, "validation", self._validation))

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from prompt_tuning_core import prompt_files
-from prompt_tuning_core.feature_lengths import FeatureLengths
-from prompt_tuning_core.tasks import TextTask
 from prompt_tuning_demo import base, model
-from prompt_tuning_engine_local import model_files
-from prompt_tuning_engine_local.devices import Placement
-from prompt_tuning_engine_local.evaluation import Predictor
+from prompt_tuning_engine_local.model import model_files
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_engine_local.runs.evaluation import Predictor
+from prompt_tuning_files import prompt_files
+from prompt_tuning_tasks import TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 # As in `runs/demo_plot_or_review.gin`, whose sentences are the longer ones.
 _LENGTHS = FeatureLengths(inputs=224, targets=4)

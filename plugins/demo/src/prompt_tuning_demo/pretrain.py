@@ -29,15 +29,15 @@ import safetensors.numpy
 import sentencepiece
 from flax import traverse_util
 
-from prompt_tuning_core.own_formats import MODEL_FILE
 from prompt_tuning_demo import reviews
 from prompt_tuning_demo.examples import Batch, Examples, padded
 from prompt_tuning_demo.prefixes import WORDINGS, Wording
 from prompt_tuning_demo.recipe import EXTRA_IDS, Recipe
 from prompt_tuning_demo.vocabulary import EOS_ID, WordEncoder, make_vocabulary
-from prompt_tuning_engine_local import decoding
-from prompt_tuning_engine_local.dropout import Dropout
-from prompt_tuning_engine_local.network import T5, T5Config
+from prompt_tuning_engine_local.model import decoding
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.network import T5, T5Config
+from prompt_tuning_files.own_formats import MODEL_FILE
 
 VOCABULARY_FILE = "vocabulary.model"
 DESCRIPTION_FILE = "model.json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 
-from prompt_tuning_core import tasks
+import prompt_tuning_tasks as tasks
 from prompt_tuning_demo import reviews
 from prompt_tuning_demo.prefixes import PLOT, REVIEW
 

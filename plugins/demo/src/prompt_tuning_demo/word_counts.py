@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.tasks import TextTask
+from prompt_tuning_tasks import TextTask
 
 INSTALL = "pip install 'prompt-tuning-demo[baselines]'"
 

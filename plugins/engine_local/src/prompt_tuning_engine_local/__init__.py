@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local import extras
@@ -19,17 +19,17 @@ class LocalEngine:
 
     def train(self, flags: RunFlags) -> None:
         """Trains a prompt; see `training.train`."""
-        self._run("training", "train", "runs/prompt_finetune.gin", flags)
+        self._run("training.train", "TrainingOptions", "runs/prompt_finetune.gin", flags)
 
     def eval(self, flags: RunFlags) -> None:
         """Evaluates a prompt; see `inference.evaluate`."""
-        self._run("inference", "evaluate", "runs/prompt_eval.gin", flags)
+        self._run("inference.evaluate", "EvaluationOptions", "runs/prompt_eval.gin", flags)
 
     def infer(self, flags: RunFlags) -> None:
         """Answers the texts of a file; see `inference.infer`."""
-        self._run("inference", "infer", "runs/prompt_infer.gin", flags)
+        self._run("inference.infer", "InferenceOptions", "runs/prompt_infer.gin", flags)
 
-    def _run(self, module: str, function: str, runs_file: str, flags: RunFlags) -> Any:
+    def _run(self, function: str, options_class: str, runs_file: str, flags: RunFlags) -> None:
         if flags.extra:
             raise InputError(
                 f"unknown flag {flags.extra[0]!r}; the local engine takes --gin_file, "
@@ -40,28 +40,28 @@ class LocalEngine:
         import gin
 
         from prompt_tuning_core import gin_config
+        from prompt_tuning_files import trained_prompts
 
         keep_what_is_compiled()
-        packaged = gin_config.config_dir()
+        options = importlib.import_module(f"{__name__}.runs.options")
         try:
-            parsed = gin_config.parse(
-                flags,
-                search=[packaged / "local", packaged],
-                engine="local",
-                of_prompt="choice" if function == "train" else "values",
+            fill = (
+                trained_prompts.announce if function == "training.train" else trained_prompts.fill
             )
+            parsed = gin_config.parse(flags, engine="local", fill=fill, check=options.check)
         except InputError as e:  # Of a module that a gin file imports, maybe.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
         for note in parsed.notes:
             sys.stdout.write(f"{note}\n")
-        target = getattr(importlib.import_module(f"{__name__}.{module}"), function)
         try:
-            configured = gin.get_configurable(target)
+            configured = gin.get_configurable(getattr(options, options_class))
         except (KeyError, ValueError):
             raise InputError(
-                f"no gin file configures {module}.{function}: add --gin_file={runs_file}"
+                f"no gin file configures options.{options_class}: add --gin_file={runs_file}"
             ) from None
-        return configured(extra_hooks=flags.hooks)
+        module, _, name = function.partition(".")
+        run = getattr(importlib.import_module(f"{__name__}.runs.{module}"), name)
+        run(configured(extra_hooks=flags.hooks))
 
 
 def keep_what_is_compiled() -> None:

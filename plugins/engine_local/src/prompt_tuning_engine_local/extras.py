@@ -1,9 +1,14 @@
-"""Which extra of this distribution brings a package that is missing."""
+"""Names the extra of this distribution that brings a missing package."""
 
 from __future__ import annotations
 
 _COMMAND = "pip install 'prompt-tuning-engine-local[{}]'"
-_EXTRA_OF = {"seqio": "seqio", "tensorflow": "seqio", "tensorflow_datasets": "seqio"}
+_EXTRA_OF = {
+    "matplotlib": "curves",
+    "seqio": "seqio",
+    "tensorflow": "seqio",
+    "tensorflow_datasets": "seqio",
+}
 
 
 def how_to_install(error: BaseException | None) -> str:

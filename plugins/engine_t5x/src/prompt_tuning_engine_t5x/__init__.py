@@ -17,6 +17,17 @@ class T5XEngine:
     docs/t5x.md says.
     """
 
+    def missing(self) -> str | None:
+        """Says which of T5X and Flaxformer is not installed; None if both are."""
+        from prompt_tuning_core.errors import InputError
+        from prompt_tuning_engine_t5x import requirements
+
+        try:
+            requirements.check_installed()
+        except InputError as error:
+            return str(error)
+        return None
+
     def train(self, flags: RunFlags) -> None:
         """Trains a prompt; see `runs/prompt_finetune.gin`."""
         self._run("train", flags)

@@ -26,10 +26,11 @@ from etils import epath
 from flax import traverse_util
 from t5x import checkpoints, state_utils
 
-from prompt_tuning_core import prompt_files as files
 from prompt_tuning_core import provenance, registry
 from prompt_tuning_core.errors import InputError, close
+from prompt_tuning_core.prompts import check_is_plain
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+from prompt_tuning_files import prompt_files as files
 
 if TYPE_CHECKING:
     import seqio
@@ -125,9 +126,13 @@ def prompt_files(
     Returns:
       A `t5x.checkpoints.SaveStateTransformationFn`, which leaves the state as it is. It raises
       `InputError` if the prompt module has other parameters than one matrix.
+
+    Raises:
+      InputError: If no prompt file can hold the prompt module.
     """
+    check_is_plain(prompt_factory())
     parameters = PromptParameters(prompt_factory)
-    hook = registry.load_hooks(hooks)
+    hook = registry.process_registry().load_hooks(hooks)
 
     @functools.cache
     def facts() -> dict[str, Any]:

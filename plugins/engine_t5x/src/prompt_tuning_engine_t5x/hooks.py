@@ -10,7 +10,8 @@ import numpy as np
 import seqio
 from t5x import trainer
 
-from prompt_tuning_core import registry, trained_prompts
+from prompt_tuning_core import registry
+from prompt_tuning_files import trained_prompts
 
 if TYPE_CHECKING:
     from t5x import train_state
@@ -31,7 +32,7 @@ def actions(hooks: Sequence[str] = ()) -> dict[str, list[trainer.BaseAction]] | 
     """
     if not hooks:
         return None
-    hook = registry.load_hooks(hooks)
+    hook = registry.process_registry().load_hooks(hooks)
     return {
         "TRAIN": [_Teller(hook.step_logged)],
         "INFER_EVAL": [_Teller(hook.evaluated)],
@@ -82,7 +83,7 @@ class EvaluationLogger(seqio.Logger):
         self, output_dir: str, hooks: Sequence[str] = (), prompt_file: str | None = None
     ) -> None:
         super().__init__(output_dir)
-        self._hook = registry.load_hooks(hooks)
+        self._hook = registry.process_registry().load_hooks(hooks)
         prompt = trained_prompts.find(prompt_file) if hooks and prompt_file else None
         self._prompt_step = None if prompt is None else prompt.step
 

@@ -18,6 +18,7 @@ from prompt_tuning_core import gin_config, registry
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_engine_t5x import requirements
+from prompt_tuning_files import trained_prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +68,8 @@ def run(command: str, flags: RunFlags) -> None:
     options = _parse(command, flags.extra)
     # T5X's gin files call the script by the name that a script has while it runs.
     sys.modules["__main__"] = module
-    parsed = gin_config.parse(
-        flags,
-        search=[gin_config.config_dir()],
-        engine="t5x",
-        of_prompt="choice" if command == "train" else "values",
-    )
+    fill = trained_prompts.announce if command == "train" else trained_prompts.fill
+    parsed = gin_config.parse(flags, engine="t5x", fill=fill)
     for note in parsed.notes:
         sys.stdout.write(f"{note}\n")
     import gin
@@ -95,7 +92,7 @@ def run(command: str, flags: RunFlags) -> None:
     import jax
 
     jax.effects_barrier()
-    registry.load_hooks(parsed.hooks).run_finished(run=result)
+    registry.process_registry().load_hooks(parsed.hooks).run_finished(run=result)
 
 
 def _macro(name: str) -> str:

@@ -14,11 +14,11 @@ from etils import epath
 from flax import traverse_util
 from t5x import models
 
-from prompt_tuning_core import formats, prompt_files
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.vocabularies import SentencePieceVocabulary
 from prompt_tuning_engine_t5x import checkpoints
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 # Forms of models that T5X reads.
 _T5X_FORMATS = ("t5x_legacy", "t5x_orbax")

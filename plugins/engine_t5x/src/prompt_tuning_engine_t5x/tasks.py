@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prompt_tuning_core import tasks
+import prompt_tuning_tasks as tasks
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.feature_lengths import FeatureLengths, LengthCheck
-from prompt_tuning_core.integrations import seqio_tasks
+from prompt_tuning_tasks import seqio_registration
+from prompt_tuning_tasks.feature_lengths import FeatureLengths, LengthCheck
 
 if TYPE_CHECKING:
     import seqio
@@ -35,7 +35,7 @@ def for_seqio(
     Args:
       name: MIXTURE_OR_TASK_NAME.
       vocabulary: Of inputs and targets, for a text task.
-      module: A Python module to import first (MIXTURE_OR_TASK_MODULE).
+      module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
       bucketing: Must be False: T5X pads each batch to TASK_FEATURE_LENGTHS (BUCKETING).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
       task_feature_lengths: The most ids of a text task's "inputs" and "targets", which seqio cuts
@@ -62,7 +62,7 @@ def for_seqio(
         if task_feature_lengths is not None:
             lengths = FeatureLengths.of(task_feature_lengths)
             _say_what_is_cut(task, splits, vocabulary, lengths, strict_lengths)
-        return str(seqio_tasks.register(task, vocabulary).name)
+        return str(seqio_registration.register(task, vocabulary).name)
     if strict_lengths:
         raise InputError(
             f"STRICT_LENGTHS is True, and {name!r} is no text task; leave it False, or use "
@@ -98,7 +98,7 @@ def for_inference(
       module: See `for_seqio`.
       bucketing: See `for_seqio`.
       input_file: The file of texts (INFER_INPUT_FILE); what it may be,
-        `prompt_tuning_core.tasks.read_inputs` says. None to answer a split of the task `name`.
+        `prompt_tuning_tasks.read_inputs` says. None to answer a split of the task `name`.
       split: The split that the texts of the file become.
       task_feature_lengths: See `for_seqio`.
       strict_lengths: See `for_seqio`.

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import git_lfs, strict_json
+from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import strict_json
 
 
 def read_object(path: str | os.PathLike[str], name: str) -> dict[str, Any]:

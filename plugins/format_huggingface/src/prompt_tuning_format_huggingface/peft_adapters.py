@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core import released, safetensors_prompts
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.formats import Prompt
-from prompt_tuning_core.safetensors_header import SafetensorsHeader, safetensors_header_of
+from prompt_tuning_files import names, safetensors_prompts
+from prompt_tuning_files.formats import Prompt
+from prompt_tuning_files.safetensors_header import SafetensorsHeader, safetensors_header_of
 from prompt_tuning_format_huggingface import t5_config
 from prompt_tuning_format_huggingface.json_files import read_object
 
@@ -241,7 +241,7 @@ def _base_model(provenance: Mapping[str, Any]) -> str | None:
     if not isinstance(path, str) or not path:
         return None
     folder = os.path.expanduser(path)
-    name = released.hugging_face_name(folder)
+    name = names.hugging_face_name(folder)
     if name is None and os.path.isfile(os.path.join(folder, t5_config.FILE_NAME)):
         return os.path.abspath(folder)
     return name

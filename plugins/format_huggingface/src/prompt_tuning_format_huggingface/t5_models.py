@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core import embeddings
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.formats import Variable
-from prompt_tuning_core.npy import FLOATING
-from prompt_tuning_core.safetensors_header import read_tensor
+from prompt_tuning_files import embeddings
+from prompt_tuning_files.formats import Variable
+from prompt_tuning_files.npy_header import FLOATING
+from prompt_tuning_files.safetensors_header import read_tensor
 from prompt_tuning_format_huggingface import t5_config, t5_names, tensor_files
 from prompt_tuning_format_huggingface.tensor_files import FileTensor
 

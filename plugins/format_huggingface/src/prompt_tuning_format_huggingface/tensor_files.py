@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.safetensors_header import Tensor, safetensors_header_of
+from prompt_tuning_files.safetensors_header import Tensor, safetensors_header_of
 from prompt_tuning_format_huggingface.json_files import read_object
 
 SINGLE = "model.safetensors"

@@ -9,7 +9,7 @@ Neither T5X nor Orbax is needed: msgpack and tensorstore read them.
 from __future__ import annotations
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.formats import ModelFile, Prompt
+from prompt_tuning_files.formats import ModelFile, Prompt
 from prompt_tuning_format_t5x.locations import Checkpoint, find_checkpoint
 
 __all__ = ["T5X", "T5XOrbax"]
@@ -21,7 +21,7 @@ class _Format:
     _kind: str
 
     def recognizes_model(self, path: str) -> bool:
-        """See `prompt_tuning_core.formats.ModelFormat`.
+        """See `prompt_tuning_files.formats.ModelFormat`.
 
         Raises:
           InputError: If `path` is in a bucket that cannot be reached, or cannot be read.
@@ -30,7 +30,7 @@ class _Format:
         return found is not None and found.kind == self._kind
 
     def open_model(self, path: str) -> ModelFile:
-        """See `prompt_tuning_core.formats.ModelFormat`."""
+        """See `prompt_tuning_files.formats.ModelFormat`."""
         found = find_checkpoint(path)
         if found is None or found.kind != self._kind:
             raise InputError(f"model {path}: holds no checkpoint of the form {self._kind}")
@@ -41,7 +41,7 @@ class _Format:
         return self.recognizes_model(path)
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
-        """See `prompt_tuning_core.formats.PromptFormat`."""
+        """See `prompt_tuning_files.formats.PromptFormat`."""
         from prompt_tuning_format_t5x.models import read_prompt
 
         return read_prompt(self.open_model(path), path, shape)
@@ -59,12 +59,12 @@ class T5X(_Format):
     _kind = "t5x_legacy"
 
     def recognizes_model(self, path: str) -> bool:
-        """See `prompt_tuning_core.formats.ModelFormat`; the errors are those of the other form."""
+        """See `prompt_tuning_files.formats.ModelFormat`; the errors are those of the other form."""
         found = find_checkpoint(path)
         return found is not None and found.kind in (self._kind, "tensorflow")
 
     def open_model(self, path: str) -> ModelFile:
-        """See `prompt_tuning_core.formats.ModelFormat`."""
+        """See `prompt_tuning_files.formats.ModelFormat`."""
         found = find_checkpoint(path)
         if found is not None and found.kind == "tensorflow":
             raise InputError(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import ml_dtypes
 import numpy as np
 
-from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.formats import Variable
-from prompt_tuning_core.npy import FLOATING
+from prompt_tuning_files import strict_json
+from prompt_tuning_files.formats import Variable
+from prompt_tuning_files.npy_header import FLOATING
 from prompt_tuning_format_t5x.locations import Store
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prompt_tuning_core import prompt_files
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.formats import ModelFile, Prompt, Variable
+from prompt_tuning_files import prompt_files
+from prompt_tuning_files.formats import ModelFile, Prompt, Variable
 from prompt_tuning_format_t5x.arrays import Layer, StoredArray, is_floating
 from prompt_tuning_format_t5x.locations import Checkpoint
 
@@ -17,7 +17,7 @@ PROMPT = "encoder/prompt/prompt/prompt"
 
 
 class CheckpointModel:
-    """See `prompt_tuning_core.formats.ModelFile`.
+    """See `prompt_tuning_files.formats.ModelFile`.
 
     Args:
       path: The checkpoint's directory.
@@ -34,11 +34,11 @@ class CheckpointModel:
         self.step = step
 
     def read(self, name: str) -> np.ndarray:
-        """See `prompt_tuning_core.formats.ModelFile`."""
+        """See `prompt_tuning_files.formats.ModelFile`."""
         return self._array(name).read()
 
     def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
-        """See `prompt_tuning_core.formats.ModelFile`."""
+        """See `prompt_tuning_files.formats.ModelFile`."""
         array = self._array(name)
         if len(array.variable.shape) != 2 or not is_floating(array.variable):
             raise InputError(

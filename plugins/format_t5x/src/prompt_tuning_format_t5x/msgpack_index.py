@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
-from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.formats import Variable
+from prompt_tuning_files import strict_json
+from prompt_tuning_files.formats import Variable
 from prompt_tuning_format_t5x.arrays import (
     InlineArray,
     StoredArray,

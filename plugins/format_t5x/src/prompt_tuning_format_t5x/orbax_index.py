@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from prompt_tuning_core import strict_json
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.formats import Variable
+from prompt_tuning_files import strict_json
+from prompt_tuning_files.formats import Variable
 from prompt_tuning_format_t5x.arrays import (
     StoredArray,
     ZarrArray,

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from prompt_tuning_core import git_lfs
-from prompt_tuning_core.embeddings import as_table
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_core.initializers import (
     WarnOnce,
@@ -28,6 +27,7 @@ from prompt_tuning_core.initializers import (
     piece_ids,
     prompt_shape,
 )
+from prompt_tuning_files.embeddings import as_table
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import EmbeddingTable, Initializer, Vocabulary
@@ -58,7 +58,7 @@ def init_labels(
     Only the rows of the labels' pieces are read, also within `jax.jit`.
 
     Args:
-      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_core.embeddings.np_load`
+      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
         or `checkpoint_load`, or an array.
       vocab: Splits a label into pieces: anything with `encode(str) -> ids`.
       texts: The labels as a list or tuple; or the path of a UTF-8 file with one label a line and

@@ -20,10 +20,10 @@ from prompt_tuning_core.initializers import prompt_shape
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import Initializer
 
-__all__ = ["init_normal", "init_truncated_normal", "init_uniform"]
+__all__ = ["init_normal", "init_random", "init_truncated_normal"]
 
 
-def init_uniform(scale: float = 0.5) -> Initializer:
+def init_random(scale: float = 0.5) -> Initializer:
     """Makes an initializer of values uniform in `[0, scale)`, the default prompt.
 
     The values are those of `flax.linen.initializers.uniform(scale)`: not centred on 0.

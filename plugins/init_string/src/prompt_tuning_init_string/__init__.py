@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from prompt_tuning_core.embeddings import as_table
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.initializers import (
     WarnOnce,
@@ -26,6 +25,7 @@ from prompt_tuning_core.initializers import (
     piece_ids,
     prompt_shape,
 )
+from prompt_tuning_files.embeddings import as_table
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import EmbeddingTable, Initializer, Vocabulary
@@ -46,7 +46,7 @@ def init_string(
     Only the rows of the pieces are read, also within `jax.jit`.
 
     Args:
-      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_core.embeddings.np_load`
+      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
         or `checkpoint_load`, or an array.
       vocab: Splits the text into pieces: anything with `encode(str) -> ids`.
       text: The text.

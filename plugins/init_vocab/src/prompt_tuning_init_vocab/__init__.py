@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning_core.embeddings import as_table
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.initializers import WarnOnce, check_width, prompt_shape
+from prompt_tuning_files.embeddings import as_table
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import EmbeddingTable, Initializer
@@ -39,7 +39,7 @@ def init_vocab(
     set it where the table is large.
 
     Args:
-      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_core.embeddings.np_load`
+      embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
         or `checkpoint_load`, or an array.
       population_size: How many rows, from the first on, to draw from; None for all V. More than V
         is V, and a warning says so once.

@@ -52,7 +52,6 @@ class PromptBasic(PromptModule):
       InputError: When used with a length below 1 or without an initializer.
     """
 
-    prompt_init: Initializer | None = None
     combine: Combine = combine_functions.prefix
 
     def setup(self) -> None:
@@ -74,6 +73,11 @@ class PromptBasic(PromptModule):
         prompt = self.prompt(embedded.shape[-1]).astype(embedded.dtype)
         batched = jnp.broadcast_to(prompt, (embedded.shape[0], *prompt.shape))
         return self.combine(batched, embedded, tokens)
+
+    def matrix(self) -> jax.Array:
+        """Returns the prompt `[P, H]` float32."""
+        matrix: jax.Array = self.prompt.get_variable("params", "prompt")
+        return matrix
 
     def input_mask(self, tokens: jax.Array) -> jax.Array:
         """Places ones for the prompt among those of the input; see `PromptModule.input_mask`."""

@@ -1,6 +1,6 @@
 """Registers the tasks of GLUE for the vocabularies of T5, mT5 and ByT5, when it is imported.
 
-It is what `MIXTURE_OR_TASK_MODULE = 'prompt_tuning_tasks_glue.glue'` names.
+`MIXTURE_OR_TASK_MODULE = 'glue'` names it.
 """
 
 from __future__ import annotations

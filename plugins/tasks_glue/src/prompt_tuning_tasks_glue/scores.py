@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
-from prompt_tuning_core import metrics
+from prompt_tuning_tasks import metrics
 
 Score = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, float]]
 
@@ -94,7 +94,7 @@ def exact_match_of_groups(targets: Sequence[Any], predictions: Sequence[Any]) ->
 def best_of_answers(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
     """Returns ReCoRD's `em` and `f1`, each query once, against the nearest of its right answers.
 
-    Texts are compared as SQuAD's are: see `prompt_tuning_core.metrics.token_f1`.
+    Texts are compared as SQuAD's are: see `prompt_tuning_tasks.metrics.token_f1`.
     """
     queries: dict[Any, tuple[Sequence[str], str]] = {}
     for target, prediction in zip(targets, predictions, strict=True):

@@ -1,0 +1,1 @@
+"""Prompts, models and embedding tables in files, opened by their content."""

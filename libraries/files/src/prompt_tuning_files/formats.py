@@ -1,0 +1,320 @@
+"""Forms of files that hold models and prompts, each read by a plugin of the kind `format`.
+
+Which form a file has, its content says: each installed format is asked. Names of variables are
+Flaxformer's, joined by "/", whatever the file calls them: `token_embedder/embedding`,
+`encoder/layers_0/attention/query/kernel`. Matrices are `[in, out]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core.errors import InputError, PluginError
+from prompt_tuning_files import names, prompt_files
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """What a model's index says of a variable.
+
+    Attributes:
+      shape: Its shape.
+      dtype: The name of its stored dtype: "float32", "bfloat16" …
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class ModelFile(Protocol):
+    """A model on disk whose index has been read, and none of its variables yet."""
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """The model's parameters by name; optimizer states are left out.
+
+        Where the model was saved with a prompt, the prompt's are among them, as `encoder/prompt/…`.
+        """
+
+    @property
+    def step(self) -> int:
+        """The step at which it was saved; 0 where the file does not say."""
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one variable whole, in its stored dtype.
+
+        Raises:
+          InputError: If its data is missing or damaged.
+        """
+
+    def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """Reads rows of a variable `[V, H]`, and as little else as the form allows.
+
+        Args:
+          name: The variable.
+          ids: int `[n]`, each below V.
+
+        Returns:
+          float32 `[n, H]`.
+
+        Raises:
+          InputError: If the data is missing or damaged.
+        """
+
+
+@runtime_checkable
+class DescribedModelFile(ModelFile, Protocol):
+    """A model on disk that says of its network what the shapes of its variables cannot."""
+
+    @property
+    def network(self) -> Mapping[str, Any]:
+        """Settings by name.
+
+        One is known: `relpos_max_distance`, the distance from which on all positions share the
+        last relative position bias; an int, 128 where nothing is said.
+        """
+
+
+@runtime_checkable
+class ModelFormat(Protocol):
+    """A plugin of the kind `format` that reads models; its class takes no arguments."""
+
+    def recognizes_model(self, path: str) -> bool:
+        """Whether `path` holds a model of this form; looks at its content, reads no arrays.
+
+        A file that is damaged beyond its first signs is recognized all the same, so that
+        `open_model` can say what is wrong with it.
+        """
+
+    def open_model(self, path: str) -> ModelFile:
+        """Reads a model's index.
+
+        Raises:
+          InputError: If it is damaged, or a model of another architecture.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt read from a file.
+
+    Attributes:
+      array: float32 `[P, H]`.
+      provenance: What the file says of where it came from; empty if nothing.
+    """
+
+    array: np.ndarray
+    provenance: Mapping[str, Any]
+
+
+@runtime_checkable
+class PromptFormat(Protocol):
+    """A plugin of the kind `format` that reads prompts; its class takes no arguments."""
+
+    def recognizes_prompt(self, path: str) -> bool:
+        """Whether `path` holds a prompt of this form; looks at its content, reads no arrays."""
+
+    def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
+        """Reads a prompt.
+
+        Args:
+          path: Where it is.
+          shape: The `(P, H)` that it must have, checked before the array is read; None for any.
+
+        Raises:
+          InputError: If it is damaged, of another shape, or not of floating numbers.
+        """
+
+
+@runtime_checkable
+class PromptWriter(Protocol):
+    """A prompt format that writes prompts as well.
+
+    Attributes:
+      prompt_endings: Endings of names that ask for this form when a prompt is written, such as
+        `(".npy",)`; `("/",)` for one that writes a directory.
+    """
+
+    prompt_endings: tuple[str, ...]
+
+    def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
+        """Writes a prompt atomically.
+
+        Args:
+          path: Where to.
+          array: float32 `[P, H]`.
+          provenance: JSON-serialisable facts.
+
+        Raises:
+          InputError: If it can't be written there.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A model or a prompt, and the format that reads it.
+
+    Attributes:
+      path: Where it is.
+      form: The format's name.
+      format: The format.
+    """
+
+    path: str
+    form: str
+    format: Any
+
+
+def locate_model(path: str | os.PathLike[str]) -> Located:
+    """Finds a model and the format that reads it.
+
+    Args:
+      path: Where it is, or the name of a released model (`names.resolve_model`).
+
+    Raises:
+      InputError: If there is nothing at `path`, or no installed format reads it.
+      PluginError: If none recognizes it, and a format plugin cannot be loaded.
+    """
+    return _recognizing(ModelFormat, "model", names.resolve_model(path))
+
+
+def open_model(path: str | os.PathLike[str]) -> ModelFile:
+    """Opens a model of any installed form; the arguments and errors are those of `locate_model`.
+
+    Raises:
+      InputError: Also if its index is damaged, or of another architecture.
+    """
+    found = locate_model(path)
+    model: ModelFile = found.format.open_model(found.path)
+    return model
+
+
+def locate_prompt(path: str | os.PathLike[str]) -> Located:
+    """Finds a prompt and the format that reads it.
+
+    Args:
+      path: Where it is, or a prompt's name, `MODEL/TASK` (`names.resolve_prompt`). The directory
+        of a training run means its best prompt, where BEST_METRIC kept one, else that of the
+        highest step; of a run of the reference, see `prompt_files.of_reference`. One in a bucket is
+        copied first.
+
+    Raises:
+      InputError: If there is nothing at `path`, no installed format reads it, or a run of the
+        reference has no prompt, or several.
+      PluginError: If none recognizes it, and a format plugin cannot be loaded.
+    """
+    found = names.resolve_prompt(path)
+    if "://" in found:
+        from prompt_tuning_files import remote_prompts
+
+        found = remote_prompts.copied(found)
+    in_run = prompt_files.best_or_newest(found)
+    if in_run is None:
+        in_run = prompt_files.of_reference(Path(os.path.abspath(found)))
+    return _recognizing(PromptFormat, "prompt", os.fspath(in_run or found))
+
+
+def read_prompt(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Prompt:
+    """Reads a prompt of any installed form.
+
+    Args:
+      path: As `locate_prompt` takes it.
+      shape: The `(P, H)` that it must have; None for any.
+
+    Raises:
+      InputError: Also if it is damaged or of another shape.
+    """
+    found = locate_prompt(path)
+    prompt: Prompt = found.format.read_prompt(found.path, shape)
+    return prompt
+
+
+def write_prompt(
+    path: str | os.PathLike[str], array: np.ndarray, provenance: Mapping[str, Any]
+) -> None:
+    """Writes a prompt in the form that the ending of `path` asks for.
+
+    Args:
+      path: Where to; a name without an ending, or with "/" at its end, asks for a directory.
+      array: float32 `[P, H]`.
+      provenance: JSON-serialisable facts.
+
+    Raises:
+      InputError: If no installed format writes names with this ending, or it can't be written.
+    """
+    name = os.fspath(path)
+    base = os.path.basename(name)
+    ending = os.path.splitext(base)[1] or "/"
+    writers = {
+        known: format_
+        for format_ in _installed()[0].values()
+        if isinstance(format_, PromptWriter)
+        for known in format_.prompt_endings
+    }
+    if ending not in writers:
+        known = ", ".join("none (a directory)" if e == "/" else e for e in sorted(writers))
+        raise InputError(f"{name}: no prompt format has the ending {ending!r}; known: {known}")
+    writers[ending].write_prompt(name, array, provenance)
+
+
+def _recognizing(protocol: Any, what: str, name: str) -> Located:
+    """Finds the one installed format that recognizes what is at the path `name`."""
+    formats, broken = _installed()
+    readers = {
+        plugin: format_ for plugin, format_ in formats.items() if isinstance(format_, protocol)
+    }
+    found = [
+        plugin
+        for plugin, format_ in readers.items()
+        if getattr(format_, f"recognizes_{what}")(name)
+    ]
+    if not found and broken:
+        raise broken[0]
+    if not found:
+        git_lfs.refuse_at(name, what)
+    if not found and _is_pickled(name):
+        raise InputError(
+            f"{what} {name}: holds pickled Python objects, which are never loaded; save arrays in "
+            "another form"
+        )
+    if not found:
+        raise InputError(
+            f"{what} {name}: of no form that an installed format plugin reads "
+            f"({', '.join(readers) or 'none is installed'})"
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{what} {name}: recognized by the formats {' and '.join(found)}; block one of them "
+            f"({registry.BLOCK_VARIABLE}={found[0]})"
+        )
+    return Located(name, found[0], readers[found[0]])
+
+
+def _installed() -> tuple[dict[str, Any], list[PluginError]]:
+    """Returns an instance of each installed format by name, and why others cannot be loaded.
+
+    Formats that are blocked are left out. A broken one matters only where no other is of use.
+    """
+    formats, broken = {}, []
+    for plugin in registry.process_registry().discover():
+        if plugin.kind == "format" and plugin.status != "blocked":
+            try:
+                formats[plugin.name] = registry.process_registry().load("format", plugin.name)()
+            except PluginError as error:
+                broken.append(error)
+    return formats, broken
+
+
+def _is_pickled(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"

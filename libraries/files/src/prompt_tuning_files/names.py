@@ -1,0 +1,192 @@
+"""Names that stand where a path may: the models and prompts of the installed catalogs.
+
+A catalog is a plugin of the kind `catalog`: an object with `models()` and `prompts()`. A file or a
+folder of that name comes first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.errors import InputError, PluginError, PluginLoadError, close, one_line
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A model or a prompt that a catalog knows by name.
+
+    Attributes:
+      name: Its name; a prompt's is `MODEL/TASK`.
+      locate: Returns its path, or its address in a bucket; raises an `InputError` that says what
+        to do if it is not on this machine.
+      address: Its path or address, where that is known without looking for it.
+      hugging_face: A model's name at Hugging Face, if it is there.
+      facts: What a list shows of it, by heading; the values of one catalog have the same headings.
+      notes: Lines that a list shows once, below the table.
+    """
+
+    name: str
+    locate: Callable[[], str]
+    address: str | None = None
+    hugging_face: str | None = None
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Catalog(Protocol):
+    """A plugin of the kind `catalog`."""
+
+    def models(self) -> Iterable[Known]:
+        """Lists the models, without looking for any of them."""
+
+    def prompts(self) -> Iterable[Known]:
+        """Lists the prompts, without looking for any of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """An entry of a catalog.
+
+    Attributes:
+      entry: The model or the prompt.
+      distribution: The distribution that carries the catalog.
+    """
+
+    entry: Known
+    distribution: str
+
+
+def models() -> list[Listed]:
+    """Lists the models of all catalogs.
+
+    Raises:
+      PluginError: If a catalog cannot be used.
+    """
+    return _all("models")
+
+
+def prompts() -> list[Listed]:
+    """Lists the prompts of all catalogs; raises as `models`."""
+    return _all("prompts")
+
+
+def resolve_model(name: str | os.PathLike[str]) -> str:
+    """Returns the path of a model.
+
+    Args:
+      name: A path or an address, which is returned as it is; or a name that a catalog has.
+
+    Raises:
+      InputError: If there is nothing of that name, if it is in several catalogs, or if it is not on
+        this machine.
+      PluginError: If no catalog has it, and one cannot be used.
+    """
+    return _resolve("model", name)
+
+
+def resolve_prompt(name: str | os.PathLike[str]) -> str:
+    """Returns the path of a prompt; the arguments and errors are those of `resolve_model`."""
+    return _resolve("prompt", name)
+
+
+def hugging_face_name(path: str) -> str | None:
+    """Returns a model's name at Hugging Face, such as `google/t5-small-lm-adapt`.
+
+    Args:
+      path: A name or a path, as `resolve_model` takes it or returns it.
+
+    Returns:
+      The name; None where neither a catalog nor the path says.
+    """
+    path = path.rstrip("/")
+    for one in _found("models")[0]:
+        if path in (one.entry.name, one.entry.address):
+            return one.entry.hugging_face
+    # A snapshot in the cache of Hugging Face's tools:
+    # https://huggingface.co/docs/hub/local-cache
+    cached = re.search(r"(?:^|/)models--([^/]+)/snapshots/[^/]+$", path)
+    return cached[1].replace("--", "/") if cached else None
+
+
+def prompts_in(folder: Path) -> tuple[Known, ...]:
+    """Lists the prompts that lie in a folder as `MODEL/TASK.npy`, for a package that carries them.
+
+    Args:
+      folder: The folder of a catalog's package.
+    """
+
+    def known(file: Path) -> Known:
+        return Known(
+            f"{file.parent.name}/{file.stem}", lambda: str(file), facts={"FILE": str(file)}
+        )
+
+    return tuple(known(file) for file in sorted(folder.glob("*/*.npy")))
+
+
+def _resolve(what: str, name: str | os.PathLike[str]) -> str:
+    path = os.path.expanduser(os.fspath(name))
+    # A TensorFlow checkpoint is the beginning of its files' names; a format says what it is.
+    if "://" in path or os.path.exists(path) or os.path.exists(f"{path}.index"):
+        return path
+    name = os.fspath(name)
+    listed, broken = _found(f"{what}s")
+    claims = [one for one in listed if one.entry.name == name]
+    if len(claims) > 1:
+        carriers = [one.distribution for one in claims]
+        raise InputError(
+            f"{what} {name}: in the distributions {' and '.join(carriers)}; block one of them "
+            f"({registry.BLOCK_VARIABLE}={carriers[0]}), or give a path"
+        )
+    if claims:
+        return claims[0].entry.locate()
+    if broken:
+        raise broken[0]
+    known = [one.entry.name for one in listed]
+    raise InputError(
+        f"{what} {name}: there is no such file or directory, and no {what} is known by this name"
+        # All the names there are would bury the path that was mistyped.
+        f"{close(name, known)}"
+    )
+
+
+def _all(method: str) -> list[Listed]:
+    listed, broken = _found(method)
+    if broken:
+        raise broken[0]
+    return listed
+
+
+def _found(method: str) -> tuple[list[Listed], list[PluginError]]:
+    """Returns the entries of all catalogs, and why some catalogs cannot be used."""
+    installed = registry.process_registry()
+    listed: list[Listed] = []
+    broken: list[PluginError] = []
+    for plugin in installed.discover():
+        if plugin.kind != "catalog" or plugin.status == "blocked":
+            continue
+        try:
+            entries = _entries(plugin, installed.load("catalog", plugin.name), method)
+        except PluginError as error:
+            broken.append(error)
+            continue
+        listed += [Listed(entry, plugin.distribution) for entry in entries]
+    return listed, broken
+
+
+def _entries(plugin: registry.Plugin, catalog: Any, method: str) -> list[Known]:
+    try:
+        entries = list(getattr(catalog, method)())
+    except Exception as error:  # A plugin may raise anything.
+        raise PluginLoadError(f"{plugin} fails in {method}() with {one_line(error)}") from error
+    for entry in entries:
+        if not isinstance(entry, Known):
+            raise PluginLoadError(
+                f"{plugin} lists {entry!r}, which is no prompt_tuning_files.names.Known"
+            )
+    return entries

@@ -1,0 +1,164 @@
+"""The project's own forms of files: `.npy` prompts, and safetensors for prompts and models.
+
+A model is a `.safetensors` file, or a directory with `model.safetensors`, whose tensors have
+Flaxformer's names (`encoder/layers_0/attention/query/kernel`); the metadata entry `step`, where
+there is one, is the step at which it was saved. A prompt is a `.safetensors` file with one tensor,
+`prompt`, whose metadata entry `provenance` is JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import embeddings, prompt_files, safetensors_prompts
+from prompt_tuning_files.formats import Prompt, Variable
+from prompt_tuning_files.safetensors_header import Tensor, read_tensor, safetensors_header_of
+
+MODEL_FILE = "model.safetensors"
+
+_PROMPT = "prompt"
+
+
+class NpyFormat:
+    """Prompts as `.npy` with their provenance beside; see `prompt_files`."""
+
+    prompt_endings = (".npy",)
+
+    def recognizes_prompt(self, path: str) -> bool:
+        """See `formats.PromptFormat`; the reference's prompts have no ending, and are such files.
+
+        A name that ends in `.npy` is enough, so that what is wrong with the file can be said.
+        """
+        return os.path.isfile(path) and (path.endswith(".npy") or _begins(path, b"\x93NUMPY"))
+
+    def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
+        """See `formats.PromptFormat`."""
+        return Prompt(*prompt_files.read(path, shape))
+
+    def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
+        """See `formats.PromptFormat`."""
+        with _writing(path):
+            prompt_files.save(path, array, provenance)
+
+
+class SafetensorsFormat:
+    """Models and prompts in safetensors, as this project writes them."""
+
+    prompt_endings = (".safetensors",)
+
+    def recognizes_model(self, path: str) -> bool:
+        """See `formats.ModelFormat`."""
+        file = Path(path)
+        if file.is_dir():
+            # With a config.json it is Hugging Face's.
+            if (file / "config.json").exists():
+                return False
+            file /= MODEL_FILE
+        names = _names(file)
+        return names is not None and (not names or any("/" in name for name in names))
+
+    def open_model(self, path: str) -> SafetensorsModel:
+        """See `formats.ModelFormat`."""
+        file = Path(path)
+        return SafetensorsModel(file / MODEL_FILE if file.is_dir() else file)
+
+    def recognizes_prompt(self, path: str) -> bool:
+        """See `formats.PromptFormat`."""
+        names = _names(Path(path))
+        return names is not None and (not names or _PROMPT in names)
+
+    def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
+        """See `formats.PromptFormat`."""
+        header = safetensors_header_of(path, f"prompt {path}")
+        return safetensors_prompts.read(path, header, _PROMPT, shape)
+
+    def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
+        """See `formats.PromptFormat`."""
+        array = np.ascontiguousarray(array, "<f4")
+        header = json.dumps(
+            {
+                "__metadata__": safetensors_prompts.metadata(array, provenance),
+                _PROMPT: {"dtype": "F32", "shape": array.shape, "data_offsets": [0, array.nbytes]},
+            },
+            ensure_ascii=False,
+        ).encode()
+        header += b" " * (-len(header) % 8)
+        with _writing(path), prompt_files.atomic_write(path) as file:
+            file.write(struct.pack("<Q", len(header)) + header + array.tobytes())
+
+
+class SafetensorsModel:
+    """A model in one safetensors file; see `formats.ModelFile`.
+
+    Args:
+      file: The file.
+
+    Raises:
+      InputError: If its header is damaged or describes another file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._name = f"model {file}"
+        header = safetensors_header_of(file, self._name)
+        self._tensors = header.tensors
+        # Its header is read once, however often rows are.
+        self._table = functools.cache(functools.partial(embeddings.safetensors_load, file))
+        self.variables = {name: _variable(tensor) for name, tensor in header.tensors.items()}
+        step = header.metadata.get("step", "0")
+        if not step.isdecimal():
+            raise InputError(
+                f"{self._name}: the step in its metadata is {step!r}, expected a number"
+            )
+        self.step = int(step)
+
+    def read(self, name: str) -> np.ndarray:
+        """See `formats.ModelFile`."""
+        return read_tensor(self._file, self._tensors[name], self._name)
+
+    def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """See `formats.ModelFile`."""
+        return self._table(name).rows(ids)
+
+
+def _variable(tensor: Tensor) -> Variable:
+    return Variable(tensor.shape, tensor.code if tensor.dtype is None else tensor.dtype.name)
+
+
+def _names(file: Path) -> list[str] | None:
+    """Returns the names in a safetensors file; none if it is damaged, None if it is no such file.
+
+    A name that ends in `.safetensors` is enough, so that what is wrong with the file can be said.
+    """
+    if not file.is_file() or file.suffix != ".safetensors":
+        return None
+    try:
+        return list(safetensors_header_of(file, str(file)).tensors)
+    except InputError:
+        return []
+
+
+def _begins(path: str, magic: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from None

@@ -1,0 +1,335 @@
+"""Prompt files: a float32 array `[P, H]` as `.npy`, and beside it its provenance as `.json`.
+
+The array is readable by numpy alone. Both files are written atomically.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from prompt_tuning_core import git_lfs
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files.npy_header import read_npy_header
+
+# Not ".npy": numpy and people would take a leftover for a prompt.
+_TEMPORARY = ".partial"
+
+BEST_FILE = "best_prompt.npy"
+"""The prompt of a run with the highest value of BEST_METRIC."""
+
+_REFERENCE = "numpy_checkpoints"
+_REFERENCE_STEP = re.compile(r"checkpoint_(\d+)")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a temporary file beside `path` that replaces it if the block succeeds.
+
+    The content is on the disk before the name is, so that a crash leaves either the file that was
+    there or the new one. A temporary file that a killed process left is removed by
+    `remove_leftovers`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for their owner only; a prompt is as public as any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def remove_leftovers(directory: str | os.PathLike[str]) -> None:
+    """Removes the temporary files that killed saves left in `directory`."""
+    for path in Path(directory).glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[str, Any]) -> None:
+    """Writes a prompt and its provenance.
+
+    Args:
+      path: Where to write, ending in `.npy`; the provenance goes to the same name with `.json`.
+      prompt: `[P, H]`; stored as float32.
+      provenance: JSON-serialisable facts: model, task, initializer, seed, step, metrics, versions.
+        The prompt's shape and checksum are added.
+
+    Raises:
+      InputError: If `path` does not end in `.npy` or `prompt` is not a matrix.
+    """
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise InputError(f"{path}: the name of a prompt file ends in .npy")
+    prompt = np.ascontiguousarray(prompt, np.float32)
+    if prompt.ndim != 2:
+        raise InputError(f"{path}: found a prompt of shape {prompt.shape}, expected (P, H)")
+    facts = with_checksum(prompt, provenance)
+    # The provenance first: a prompt never stands without one, and the checksum tells a stale pair.
+    write_json(path.with_suffix(".json"), facts)
+    with atomic_write(path) as file:
+        np.save(file, prompt, allow_pickle=False)
+
+
+def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Reads a prompt alone; the arguments and errors are those of `read`.
+
+    Returns:
+      `[P, H]` float32.
+    """
+    return read(path, shape)[0]
+
+
+def read(
+    path: str | os.PathLike[str], shape: tuple[int, int] | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads a prompt and its provenance.
+
+    Args:
+      path: A `.npy` file; the reference's prompt files have no ending, which is accepted too.
+      shape: The `(P, H)` it must have; None for any.
+
+    Returns:
+      `[P, H]` float32, and the provenance, empty if there is none.
+
+    Raises:
+      InputError: If the file is missing, corrupt, pickled, not a floating matrix, of another shape,
+        or does not match the checksum in its provenance.
+    """
+    name = f"prompt {path}"
+    provenance = read_provenance(path)
+    try:
+        with open(path, "rb") as file:
+            found = read_npy_header(file, os.fstat(file.fileno()).st_size, name).shape
+            check_shape(name, found, shape, provenance)
+            file.seek(0)
+            array = np.load(file, allow_pickle=False)
+    except OSError as e:
+        raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
+    with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
+        array = array.astype(np.float32)
+    check_checksum(name, array, provenance, Path(path).with_suffix(".json"))
+    return array, provenance
+
+
+def with_checksum(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a provenance with the shape and the checksum of `array` `[P, H]` float32."""
+    own = {"shape": list(array.shape), "sha256": checksum(array)}
+    # First, for people who read it; and again, as it may be the provenance of another form.
+    return {**own, **provenance, **own}
+
+
+def check_shape(
+    name: str,
+    found: tuple[int, ...],
+    expected: tuple[int, int] | None,
+    provenance: Mapping[str, Any] = types.MappingProxyType({}),
+) -> None:
+    """Checks the shape that a file says its prompt has.
+
+    Args:
+      name: What to call the file in errors.
+      found: The shape.
+      expected: The `(P, H)` it must be; None for any two numbers.
+      provenance: The prompt's, which may say what model it was trained for.
+
+    Raises:
+      InputError: If it is another.
+    """
+    if expected is not None and found != tuple(expected):
+        model = provenance.get("model")
+        trained_for = model.get("path") if isinstance(model, Mapping) else None
+        raise InputError(
+            f"{name}: has shape {found}, expected {tuple(expected)}; set PROMPT_LENGTH to its "
+            "first number, or use a prompt of this model"
+            + (f" (by its provenance, this one is of {trained_for})" if trained_for else "")
+        )
+    if len(found) != 2 or min(found) < 1:
+        raise InputError(f"{name}: has shape {found}, expected (P, H)")
+
+
+def check_is_one_matrix(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks that a prompt module's parameters, by name, are what a prompt file can hold.
+
+    Raises:
+      InputError: If they are not one matrix.
+    """
+    if [len(shape) for shape in shapes.values()] != [2]:
+        raise InputError(
+            f"a prompt file holds one matrix (P, H), and this prompt module has {dict(shapes)}"
+        )
+
+
+def check_checksum(
+    name: str, array: np.ndarray, provenance: Mapping[str, Any], where: object
+) -> None:
+    """Checks a prompt against the checksum in its provenance, if that has one.
+
+    Args:
+      name: What to call the file in errors.
+      array: float32 `[P, H]`.
+      provenance: Its provenance.
+      where: Where the provenance stands.
+
+    Raises:
+      InputError: If the checksum is another prompt's.
+    """
+    recorded = provenance.get("sha256")
+    if recorded is not None and recorded != checksum(array):
+        raise InputError(
+            f"{name}: its content does not match the checksum in {where}; restore the file, or "
+            "remove its provenance"
+        )
+
+
+def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the provenance beside the prompt `path`; empty if there is none.
+
+    Raises:
+      InputError: If the file is not a JSON object.
+    """
+    path = Path(path).with_suffix(".json")
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return {}
+    git_lfs.refuse(content, f"provenance {path}")
+    try:
+        facts = json.loads(content)
+    except ValueError as e:
+        raise InputError(f"{path}: not JSON: {e}") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: found {type(facts).__name__}, expected a JSON object")
+    return facts
+
+
+def name_at(step: int) -> str:
+    """Returns the file name of the prompt that a run saves at `step`."""
+    return f"prompt_{step}.npy"
+
+
+def by_step(directory: str | os.PathLike[str]) -> list[Path]:
+    """Returns the prompts in a run's directory, by rising step."""
+    paths = [
+        path for path in Path(directory).glob("prompt_*.npy") if step_of(path.name) is not None
+    ]
+    return sorted(paths, key=lambda path: step_of(path.name) or 0)
+
+
+def newest(directory: str | os.PathLike[str]) -> Path | None:
+    """Returns the prompt of the highest step in a run's directory; None if there is none."""
+    return next(reversed(by_step(directory)), None)
+
+
+def best_or_newest(directory: str | os.PathLike[str]) -> Path | None:
+    """Returns a run's best prompt where it kept one, else its newest; None if there is none."""
+    best = Path(directory) / BEST_FILE
+    return best if best.is_file() else newest(directory)
+
+
+def best_or_newest_of(names: Iterable[str]) -> str | None:
+    """Returns the file name, of those given, that `best_or_newest` would take; None if none is."""
+    names = set(names)
+    if BEST_FILE in names:
+        return BEST_FILE
+    steps = {step: name for name in names if (step := step_of(name)) is not None}
+    return steps[max(steps)] if steps else None
+
+
+def step_of(path: str | os.PathLike[str]) -> int | None:
+    """Returns the step in a prompt's path; None if it has none.
+
+    That is N of `prompt_N.npy`, and of a prompt of the reference in `checkpoint_N/`.
+    """
+    path = Path(path)
+    match = re.fullmatch(r"prompt_([0-9]+)\.npy", path.name)
+    if match is None and path.parent.parent.name == _REFERENCE:
+        match = _REFERENCE_STEP.fullmatch(path.parent.name)
+    return int(match[1]) if match else None
+
+
+def of_reference(directory: Any) -> Any:
+    """Finds the prompt in a run's directory of the reference, google-research/prompt-tuning.
+
+    Its runs write `numpy_checkpoints/checkpoint_STEP/NAME`, a `.npy` file without an ending.
+
+    Args:
+      directory: The run's, its `numpy_checkpoints`, or a `checkpoint_STEP` in that: an absolute
+        `pathlib.Path` or `etils.epath.Path`.
+
+    Returns:
+      The path of the file, of the highest step there is; None if it is no such directory.
+
+    Raises:
+      InputError: If there is no step, or not one prompt in it.
+    """
+    if directory.parent.name == _REFERENCE and _REFERENCE_STEP.fullmatch(directory.name):
+        step = directory
+    else:
+        parent = directory if directory.name == _REFERENCE else directory / _REFERENCE
+        if not parent.is_dir():
+            return None
+        steps = {
+            int(match[1]): path
+            for path in parent.iterdir()
+            if (match := _REFERENCE_STEP.fullmatch(path.name))
+        }
+        if not steps:
+            raise InputError(f"prompt {parent}: a directory without prompts (checkpoint_STEP/…)")
+        step = steps[max(steps)]
+    if not step.is_dir():
+        return None
+    files = sorted(path for path in step.iterdir() if _is_npy(path))
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
+        raise InputError(
+            f"prompt {step}: expected one file that numpy wrote, found {names}; give the path of "
+            "the prompt itself"
+        )
+    return files[0]
+
+
+def _is_npy(path: Any) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return bool(file.read(6) == b"\x93NUMPY")
+    except OSError as e:
+        raise InputError(f"prompt {path}: can't be read: {e.strerror or e}") from None
+
+
+def checksum(prompt: np.ndarray) -> str:
+    """Returns the SHA-256 of a float32 array's bytes in C order, as hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(prompt, np.float32).tobytes()).hexdigest()

@@ -1,0 +1,65 @@
+"""A prompt as a tensor of a safetensors file, its provenance as JSON in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import prompt_files
+from prompt_tuning_files.formats import Prompt
+from prompt_tuning_files.safetensors_header import SafetensorsHeader, read_tensor
+
+_PROVENANCE = "provenance"
+
+
+def read(
+    file: str | os.PathLike[str],
+    header: SafetensorsHeader,
+    tensor_name: str,
+    shape: tuple[int, int] | None = None,
+) -> Prompt:
+    """Reads a prompt from a file whose header has been read.
+
+    Args:
+      file: The file.
+      header: Its header.
+      tensor_name: The prompt's name in it.
+      shape: The `(P, H)` that it must have, checked before the array is read; None for any.
+
+    Raises:
+      InputError: If there is no such tensor, it is of another shape or not of floating numbers, or
+        the metadata's provenance is damaged or has another prompt's checksum.
+    """
+    name = f"prompt {file}"
+    if tensor_name not in header.tensors:
+        raise InputError(f"{name}: has no tensor {tensor_name!r}")
+    tensor = header.tensors[tensor_name]
+    if tensor.dtype is None:
+        raise InputError(f"{name}: has the dtype {tensor.code}, expected a floating one")
+    provenance = _provenance(header.metadata, name)
+    prompt_files.check_shape(name, tensor.shape, shape, provenance)
+    with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
+        array = read_tensor(file, tensor, name).astype(np.float32)
+    prompt_files.check_checksum(name, array, provenance, "its metadata")
+    return Prompt(array, provenance)
+
+
+def metadata(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the metadata of a file that is to hold the prompt `array` `[P, H]` float32."""
+    facts = prompt_files.with_checksum(array, provenance)
+    return {_PROVENANCE: json.dumps(facts, ensure_ascii=False)}
+
+
+def _provenance(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(metadata.get(_PROVENANCE, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: the provenance in its metadata isn't JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{name}: the provenance in its metadata isn't a JSON object")
+    return facts

@@ -1,0 +1,156 @@
+"""The prompt in PROMPT_FILE: the file that this means, and what its provenance tells."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import zipfile
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.gin_config import FilledMacros, Macros
+from prompt_tuning_files import formats, prompt_files
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedPrompt:
+    """A prompt that was trained before.
+
+    Attributes:
+      given: The value of PROMPT_FILE.
+      path: Its file or directory; for the directory of a run, the one that is taken.
+      length: P, how many positions it has.
+      provenance: What is written beside it; empty if nothing is.
+    """
+
+    given: str
+    path: str
+    length: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def step(self) -> int | None:
+        """The step at which it was saved, by its provenance or its name; None if neither says."""
+        step = self.provenance.get("step")
+        return step if isinstance(step, int) else prompt_files.step_of(self.path)
+
+    @property
+    def choice(self) -> str:
+        """A line that says which prompt is taken."""
+        path, name = self.path, os.path.basename(self.path)
+        if "://" in self.given:  # It is read from a copy, whose path means nothing.
+            inside = "" if self.given.endswith(name) else f"/{name}"
+            path = self.given.rstrip("/") + inside
+        step = "" if self.step is None else f", step {self.step}"
+        best = ", the best of its run" if name == prompt_files.BEST_FILE else ""
+        return f"prompt: {path}{step}{best}"
+
+
+def find(path: str | os.PathLike[str]) -> TrainedPrompt | None:
+    """Finds the prompt that PROMPT_FILE means.
+
+    Args:
+      path: A prompt of any installed form, or the directory of a run; see `formats.locate_prompt`.
+
+    Returns:
+      The prompt; None for a `.npz` archive, of which an array's name may choose one of several.
+
+    Raises:
+      InputError: If there is none, or it cannot be read.
+    """
+    if os.path.isfile(path) and zipfile.is_zipfile(path):
+        return None
+    located = formats.locate_prompt(path)
+    prompt = located.format.read_prompt(located.path)
+    return TrainedPrompt(os.fspath(path), located.path, prompt.array.shape[0], prompt.provenance)
+
+
+def announce(macros: Macros) -> FilledMacros:
+    """Tells which prompt PROMPT_FILE means; for `gin_config.parse` in training."""
+    prompt = _named(macros)
+    return FilledMacros() if prompt is None else FilledMacros(notes=[prompt.choice])
+
+
+def fill(macros: Macros) -> FilledMacros:
+    """Takes from the prompt in PROMPT_FILE what the person left out; for `eval` and `infer`.
+
+    Raises:
+      InputError: As `macros_of`.
+    """
+    prompt = _named(macros)
+    if prompt is None:
+        return FilledMacros()
+    found = macros_of(prompt, macros.given, macros.known)
+    values = {name: value for name, value in found.items() if name in macros.used}
+    notes = [f"of this prompt: {name} = {value!r}" for name, value in values.items()]
+    return FilledMacros(values, f"the provenance of {prompt.path}", [prompt.choice, *notes])
+
+
+def _named(macros: Macros) -> TrainedPrompt | None:
+    path = macros.known.get("PROMPT_FILE")
+    return find(path) if isinstance(path, str) and "PROMPT_FILE" in macros.used else None
+
+
+def macros_of(
+    prompt: TrainedPrompt, given: Mapping[str, Any], known: Collection[str]
+) -> dict[str, Any]:
+    """Returns the macros that `eval` and `infer` take from a prompt and its provenance.
+
+    Args:
+      prompt: The prompt.
+      given: The macros that the person has bound; none of them is returned.
+      known: The macros that have any value, a packaged file's for example.
+
+    Returns:
+      Values by name: of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME and its
+      MIXTURE_OR_TASK_MODULE, VOCABULARY_FILE and its VOCABULARY_EXTRA_IDS, as far as they are
+      known.
+
+    Raises:
+      InputError: If PROMPT_LENGTH is another, or the vocabulary is not here and no other is known.
+    """
+    found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length}
+    length = given.get("PROMPT_LENGTH", prompt.length)
+    if isinstance(length, int) and length != prompt.length:
+        raise InputError(
+            f"PROMPT_LENGTH is {length}, and the prompt {prompt.path} has {prompt.length} "
+            "positions; leave PROMPT_LENGTH out, or give another PROMPT_FILE"
+        )
+    task = _mapping(prompt.provenance.get("task"))
+    name = task.get("name")
+    if name and given.get("MIXTURE_OR_TASK_NAME", name) == name:
+        found["MIXTURE_OR_TASK_NAME"] = name
+        if task.get("module"):
+            found["MIXTURE_OR_TASK_MODULE"] = task["module"]
+    if lengths := _mapping(task.get("feature_lengths")):
+        found["TASK_FEATURE_LENGTHS"] = dict(lengths)
+    vocabulary = _mapping(prompt.provenance.get("vocabulary")).get("path")
+    if isinstance(vocabulary, str) and "VOCABULARY_FILE" not in given:
+        if "://" in vocabulary or os.path.exists(os.path.expanduser(vocabulary)):
+            found["VOCABULARY_FILE"] = vocabulary
+            extra_ids = _macro_of(prompt.provenance.get("config"), "VOCABULARY_EXTRA_IDS")
+            if extra_ids is not None:
+                found["VOCABULARY_EXTRA_IDS"] = extra_ids
+        elif "VOCABULARY_FILE" not in known:
+            raise InputError(
+                f"the vocabulary of the prompt {prompt.path} is {vocabulary} by its provenance, "
+                "and there is no such file; set VOCABULARY_FILE"
+            )
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _macro_of(config: object, name: str) -> Any:
+    """Returns the value of a macro in an operative config; None if it has no plain one."""
+    from prompt_tuning_core import provenance  # It imports gin.
+
+    text = provenance.bindings(config).get(name) if isinstance(config, str) else None
+    try:
+        return None if text is None else ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return None  # A reference, which only that run's files explain.

@@ -1,0 +1,554 @@
+"""Text tasks: files of inputs and targets, described in gin or registered by a Python module.
+
+In gin, the scope is the task's name:
+
+```
+import prompt_tuning_tasks as tasks
+
+sst2/tasks.TextTask:
+  splits = {'train': 'sst2/train.tsv', 'validation': 'sst2/dev.tsv'}
+  inputs = 'sst2 sentence: {sentence}'
+  targets = '{label}'
+  target_names = {'0': 'negative', '1': 'positive'}
+
+MIXTURE_OR_TASK_NAME = 'sst2'
+```
+
+A mixture of tasks is described likewise:
+
+```
+reviews/tasks.Mixture.rates = {'sst2': 2.0, 'imdb': 1.0}
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
+from prompt_tuning_tasks import metrics
+
+Row = Mapping[str, object]
+Source = str | os.PathLike[str] | Callable[[], Iterable[Row]]
+Sources = Source | Sequence[Source]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One example as text.
+
+    Attributes:
+      inputs: The input text.
+      targets: The target text.
+      place: Where it comes from, such as `train.tsv:7`, to name in errors; "" if that is not known.
+    """
+
+    inputs: str
+    targets: str
+    place: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTask:
+    """Describes a text-to-text task.
+
+    Attributes:
+      name: How the task is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
+      splits: Where the rows of each split come from: the path of a `.jsonl` file (an object a
+        line), or of a `.tsv` or `.csv` file (column names in its first line; CSV as RFC 4180 has
+        it), each possibly compressed (`.gz`, `.bz2`, `.xz` behind its ending); a function that
+        returns rows; or a list of these, read in turn.
+      inputs: Template of the input text; `{column}` is replaced by the row's value.
+      targets: Template of the target text.
+      target_names: Text to use for each rendered target, for files that number their classes; None
+        to use targets as they are.
+      metrics: Names of metrics (`prompt_tuning_tasks.metrics`), or functions of targets and
+        predictions that return a mapping of names to values.
+
+    Raises:
+      InputError: If a template is malformed, a metric unknown, or a value of another kind.
+    """
+
+    name: str
+    splits: Mapping[str, Sources]
+    inputs: str = "{inputs}"
+    targets: str = "{targets}"
+    target_names: Mapping[str, str] | None = None
+    metrics: Sequence[str | metrics.Metric] = ("exact_match",)
+
+    def __post_init__(self) -> None:
+        for template in (self.inputs, self.targets):
+            _columns(template)
+        if not isinstance(self.splits, Mapping):
+            raise InputError(
+                f"task {self.name!r} has the splits {self.splits!r}, expected for example "
+                "{'train': 'train.tsv'}"
+            )
+        if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):
+            raise InputError(
+                f"task {self.name!r} has the metrics {self.metrics!r}, expected a list: "
+                "['exact_match']"
+            )
+        for metric in self.metrics:
+            metrics.get(metric)
+
+    @property
+    def components(self) -> tuple[tuple[TextTask, float], ...]:
+        """The task itself with rate 1; see `Mixture.components`."""
+        return ((self, 1.0),)
+
+    def examples(self, split: str) -> list[Example]:
+        """Reads a split.
+
+        Raises:
+          InputError: If the task has no such split, a file is missing, or a row cannot be used; the
+            message names the file and the line.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}"
+            )
+        examples = [
+            Example(self._render(self.inputs, row, place), self._target(row, place), place)
+            for place, row in _rows(self.splits[split], f"task {self.name!r}, split {split!r}")
+        ]
+        if not examples:
+            raise InputError(f"task {self.name!r}: split {split!r} is empty")
+        return examples
+
+    def inputs_from(self, row: Row, place: str) -> str:
+        """Renders the input of one row; `place` (file and line) is named in errors."""
+        return self._render(self.inputs, row, place)
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The columns that the input template names, each once."""
+        return list(dict.fromkeys(_columns(self.inputs)))
+
+    def _target(self, row: Row, place: str) -> str:
+        target = self._render(self.targets, row, place)
+        if self.target_names is None:
+            return target
+        try:
+            return self.target_names[target]
+        except KeyError:
+            known = ", ".join(map(repr, self.target_names))
+            raise InputError(
+                f"{place}: the target {target!r} has no name in target_names, which has {known}"
+            ) from None
+
+    @staticmethod
+    def _render(template: str, row: Row, place: str) -> str:
+        missing = [column for column in _columns(template) if row.get(column) is None]
+        if missing:
+            raise InputError(
+                f"{place}: no column {missing[0]!r} for the template {template!r}"
+                f"{nearest(missing[0], row)}"
+            )
+        return template.format_map(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Describes several tasks that one prompt is trained on.
+
+    Attributes:
+      name: How the mixture is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
+      rates: How often training draws from each task, by the task's name. Only proportions matter.
+
+    Raises:
+      InputError: If there is no task or a rate is not a positive number.
+    """
+
+    name: str
+    rates: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rates, Mapping) or not self.rates:
+            raise InputError(
+                f"mixture {self.name!r} has the rates {self.rates!r}, expected for example "
+                "{'task_a': 2.0, 'task_b': 1.0}"
+            )
+        for task, rate in self.rates.items():
+            number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+            if not (number and rate > 0 and math.isfinite(rate)):
+                raise InputError(
+                    f"mixture {self.name!r}: the rate of {task!r} is {rate!r}, expected a positive "
+                    "number"
+                )
+
+    @property
+    def components(self) -> tuple[tuple[TextTask, float], ...]:
+        """Its tasks with their rates, in the order of their names.
+
+        Raises:
+          InputError: If there is no such task.
+        """
+        # Sorted, because gin's operative config sorts mappings: it has to repeat the run.
+        return tuple((self._task(name), rate) for name, rate in sorted(self.rates.items()))
+
+    def _task(self, name: str) -> TextTask:
+        try:
+            task = get(name)
+        except InputError as e:
+            raise InputError(f"mixture {self.name!r}: {e}") from None
+        if isinstance(task, Mixture):
+            raise InputError(
+                f"mixture {self.name!r}: {name!r} is a mixture itself; name its tasks instead"
+            )
+        return task
+
+
+Task = TextTask | Mixture
+TaskT = TypeVar("TaskT", TextTask, Mixture)
+
+
+def _columns(template: str) -> list[str]:
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError as e:
+        raise InputError(f"the template {template!r} is malformed: {e}") from None
+    columns = []
+    for _, name, spec, conversion in fields:
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise InputError(
+                f"the template {template!r} holds {{{name}}}; a template holds plain column names"
+            )
+        columns.append(name)
+    return columns
+
+
+def _rows(sources: Sources, place: str) -> Iterator[tuple[str, Row]]:
+    """Yields each row with the place to name in errors."""
+    if callable(sources):
+        for number, row in enumerate(sources(), 1):
+            yield f"{place}, row {number}", row
+    elif isinstance(sources, (str, os.PathLike)):
+        path = Path(sources).expanduser()
+        reader = _READERS.get(_ending(path))
+        if reader is None:
+            known = ", ".join(_READERS)
+            raise InputError(
+                f"{place}: {path} has none of the endings {known}, with or without "
+                f"{', '.join(_COMPRESSED)} behind"
+            )
+        yield from reader(path)
+    elif isinstance(sources, Sequence):
+        for number, source in enumerate(sources, 1):
+            yield from _rows(source, f"{place}, source {number}")
+    else:
+        raise InputError(f"{place}: found {sources!r}, expected a path, a function or a list")
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+    for place, line in _full_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise InputError(f"{place}: not JSON: {e.msg} at column {e.colno}") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: found {type(row).__name__}, expected a JSON object")
+        yield place, row
+
+
+def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
+    return _table((place, line.split("\t")) for place, line in _full_lines(path))
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+    return _table(_csv_records(path))
+
+
+def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
+    records = csv.reader((line for _, line in _lines(path)), strict=True)
+    while True:
+        # A quoted value may go on over several lines; the first is the one to name.
+        place = f"{path}:{records.line_num + 1}"
+        try:
+            values = next(records)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            raise InputError(f"{place}: not CSV: {e}") from None
+        if not values:
+            raise InputError(f"{place}: the line is empty; remove it")
+        yield place, values
+
+
+def _table(records: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, Row]]:
+    """Yields rows of records whose first one has the names of the columns."""
+    place, names = next(records, ("", []))
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{place}: two columns have the name {name!r}")
+    for place, values in records:
+        if len(values) != len(names):
+            raise InputError(
+                f"{place}: found {len(values)} columns, expected the {len(names)} of the first "
+                f"line ({', '.join(names)})"
+            )
+        yield place, dict(zip(names, values, strict=True))
+
+
+def _full_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the lines without their ends; an empty one is an error."""
+    for place, line in _lines(path):
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            raise InputError(f"{place}: the line is empty; remove it")
+        yield place, line
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields each line, its end included, with its place."""
+    number = 0
+    try:
+        with _open(path) as file:
+            # In bytes, lines end at line feeds only, and text may hold other separators.
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    git_lfs.refuse(line, str(path))
+                # Some programs begin a file with a byte order mark.
+                yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except InputError:
+        raise
+    except UnicodeDecodeError as e:
+        raise InputError(
+            f"{path}:{number}: not UTF-8 text ({e.reason} at byte {e.start} of the line)"
+        ) from None
+    except Exception as e:  # OSError, or what a decompressor raises: each has its own
+        reason = getattr(e, "strerror", None) or str(e)
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
+    ".jsonl": _jsonl,
+    ".tsv": _tsv,
+    ".csv": _csv,
+}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+
+
+def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+    # Imported only for such files; a Python may have been built without some of them.
+    match path.suffix:
+        case ".gz":
+            import gzip
+
+            return gzip.open(path)
+        case ".bz2":
+            import bz2
+
+            return bz2.open(path)
+        case ".xz":
+            import lzma
+
+            return lzma.open(path)
+    return path.open("rb")
+
+
+def _ending(path: Path) -> str:
+    """Returns the ending of a file, as it is when not compressed."""
+    return path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
+
+
+def stem(path: str | os.PathLike[str]) -> str:
+    """Returns a file's name without its ending and that of its compression."""
+    plain = Path(path)
+    return (plain.with_suffix("") if plain.suffix in _COMPRESSED else plain).stem
+
+
+def has_rows(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file's name says that `read_rows` reads it."""
+    return _ending(Path(path)) in _READERS
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[tuple[str, Row]]:
+    """Reads a file of rows, as those of `TextTask.splits`.
+
+    Returns:
+      Each row with its file and line for errors.
+
+    Raises:
+      InputError: If the file cannot be read or a line cannot be parsed.
+    """
+    return list(_rows(path, str(path)))
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Reads a file of text, possibly compressed.
+
+    Returns:
+      Each line, without its end, with its file and number for errors.
+
+    Raises:
+      InputError: If the file cannot be read.
+    """
+    lines = _lines(Path(path).expanduser())
+    return [(place, line.removesuffix("\n").removesuffix("\r")) for place, line in lines]
+
+
+def import_module(name: str) -> None:
+    """Imports what registers tasks: a plugin of kind tasks or a module (MIXTURE_OR_TASK_MODULE).
+
+    Args:
+      name: The plugin's name, such as `my_tasks`, or the module's, such as `my_package.my_tasks`.
+
+    Raises:
+      InputError: If nothing has that name, a plugin and a module have it both, or the module fails
+        to import.
+      PluginError: If the plugin cannot be used.
+      PromptTuningError: If the module raises one itself.
+    """
+    plugins = registry.process_registry()
+    rows = [p for p in plugins.discover() if p.kind == "tasks"]
+    named = [p for p in rows if p.name == name]
+    file = _module_file(name)
+    usable = [p for p in named if p.status != "blocked"]
+    if usable and file and usable[0].value.partition(":")[0].strip() != name:
+        raise InputError(
+            f"MIXTURE_OR_TASK_MODULE {name!r} names both {usable[0]} and the module {file}; block "
+            f"the plugin with --block-plugin={usable[0].distribution}:{name}, or rename the module"
+        )
+    # A blocked plugin leaves its name to a module, and is refused where there is none.
+    if usable or (named and not file):
+        plugins.load("tasks", name)
+        return
+    try:
+        importlib.import_module(name)
+    except PromptTuningError:
+        raise
+    except Exception as e:  # A module may raise anything while it is imported.
+        # A missing module may also be one that this one imports. Python finds no relative ones.
+        missing = e.name if isinstance(e, ModuleNotFoundError) else None
+        if name.startswith(".") or (missing and f"{name}.".startswith(f"{missing}.")):
+            raise InputError(
+                f"MIXTURE_OR_TASK_MODULE {name!r} is neither a plugin of kind tasks nor a module "
+                f"that Python finds{nearest(name, [p.name for p in rows])}"
+            ) from e
+        raise InputError(f"MIXTURE_OR_TASK_MODULE {name!r} fails to import: {one_line(e)}") from e
+
+
+def _module_file(name: str) -> str | None:
+    """Returns the file of a module that stands in no package, without importing it."""
+    if not name.isidentifier():
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    # A folder without `__init__.py` is no module that registers tasks, such as one of data files.
+    return spec.origin if spec else None
+
+
+def with_a_template(task: Task) -> TextTask:
+    """Returns the task (MIXTURE_OR_TASK_NAME), whose input template a text can fill.
+
+    Raises:
+      InputError: If it is a mixture.
+    """
+    if isinstance(task, TextTask):
+        return task
+    raise InputError(
+        f"MIXTURE_OR_TASK_NAME {task.name!r} is a mixture, and a text fills the input template of "
+        f"one task; name one of {', '.join(task.rates)}"
+    )
+
+
+def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:
+    """Reads texts to be answered (INFER_INPUT_FILE).
+
+    The rows of a `.jsonl`, `.tsv` or `.csv` file fill the task's input template. Any other file is
+    text, and each line fills a template of one column. Files may be compressed, as those of
+    `TextTask.splits`.
+
+    Returns:
+      Examples in the file's order, with empty targets.
+
+    Raises:
+      InputError: If the file cannot be read or is empty, or a row lacks a column of the template.
+    """
+    try:
+        rows = read_rows(path) if has_rows(path) else _rows_of_lines(path, task)
+    except InputError as e:
+        raise InputError(f"INFER_INPUT_FILE {e}") from None
+    if not rows:
+        raise InputError(f"INFER_INPUT_FILE {path}: is empty")
+    return [Example(task.inputs_from(row, place), "", place) for place, row in rows]
+
+
+def _rows_of_lines(path: str | os.PathLike[str], task: TextTask) -> list[tuple[str, Row]]:
+    columns = task.input_columns
+    if len(columns) != 1:
+        raise InputError(
+            f"{path}: a line of text fills one column, and the input template of task "
+            f"{task.name!r} has {len(columns)}; give a .jsonl, .tsv or .csv file"
+        )
+    return [(place, {columns[0]: line}) for place, line in read_lines(path)]
+
+
+_REGISTERED: dict[str, Task] = {}
+
+
+def register(task: TaskT) -> TaskT:
+    """Makes a task or mixture known by its name; for the module of MIXTURE_OR_TASK_MODULE.
+
+    Raises:
+      InputError: If another task or mixture has that name.
+    """
+    if _REGISTERED.setdefault(task.name, task) != task:
+        raise InputError(f"another task is registered as {task.name!r} already")
+    return task
+
+
+def names() -> list[str]:
+    """Returns the names of the tasks and mixtures that are registered or described in gin."""
+    return sorted({*_REGISTERED, *_described_in_gin()})
+
+
+def get(name: str) -> Task:
+    """Returns the task or mixture called `name`, registered or described in gin.
+
+    Raises:
+      InputError: If there is none; the message names the nearest ones.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    described = _described_in_gin()
+    if name not in described:
+        raise InputError(
+            f"unknown task {name!r}{nearest(name, [*_REGISTERED, *described])} (a task is "
+            "described in gin as NAME/tasks.TextTask, or registered by MIXTURE_OR_TASK_MODULE)"
+        )
+    if len(described[name]) > 1:
+        raise InputError(f"{name!r} is described in gin both as a task and as a mixture")
+    import gin
+
+    # The task's own scope, whatever scope asks for it.
+    with gin.config_scope([name]):
+        return gin.get_configurable(described[name].pop())(name=name)
+
+
+def _described_in_gin() -> dict[str, set[type[Task]]]:
+    import gin
+
+    kinds: dict[str, type[Task]] = {"TextTask": TextTask, "Mixture": Mixture}
+    pattern = rf"^(\S+)/(?:[\w.]+\.)?({'|'.join(kinds)})\."
+    found: dict[str, set[type[Task]]] = {}
+    for name, kind in re.findall(pattern, gin.config_str(), re.MULTILINE):
+        found.setdefault(name, set()).add(kinds[kind])
+    return found

@@ -1,0 +1,158 @@
+"""Fake distributions, and commands that see them, in this process or in new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.commands.main import main as run_command
+
+
+class Site:
+    """A folder on the path of the processes that it starts, where distributions are faked.
+
+    Attributes:
+      folder: The folder; what `distribution` writes is written here.
+      cwd: The current directory of the processes, which is empty at first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "site"
+        self.cwd = folder / "cwd"
+        self.folder.mkdir()
+        self.cwd.mkdir()
+
+    def distribution(
+        self,
+        name: str,
+        entry_points: Mapping[str, Mapping[str, str]] | str,
+        modules: Mapping[str, str] | None = None,
+        *,
+        version: str = "1.0",
+        summary: str = "",
+        requires: Sequence[str] = (),
+    ) -> None:
+        """Installs a distribution by what an installer leaves.
+
+        Args:
+          name: Its name.
+          entry_points: Names and values by group, `prompt_tuning.` left out; or the text of the
+            file.
+          modules: Text by file name; a package's files have `package/` in front.
+          version: Its version.
+          summary: Its description.
+          requires: Its `Requires-Dist` fields.
+        """
+        info = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        fields = [("Metadata-Version", "2.4"), ("Name", name), ("Version", version)]
+        fields += [("Summary", summary)] if summary else []
+        fields += [("Requires-Dist", requirement) for requirement in requires]
+        info.joinpath("METADATA").write_text(
+            "".join(f"{field}: {value}\n" for field, value in fields)
+            + "\nSummary: not a field, but a line of the description\n"
+        )
+        if not isinstance(entry_points, str):
+            entry_points = "".join(
+                f"[prompt_tuning.{group}]\n" + "".join(f"{n} = {v}\n" for n, v in names.items())
+                for group, names in entry_points.items()
+            )
+        info.joinpath("entry_points.txt").write_text(entry_points)
+        for file, source in (modules or {}).items():
+            path = self.folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+
+    def write(self, file: str, text: str) -> Path:
+        """Writes a file to the processes' current directory."""
+        path = self.cwd / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def python(self, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python; `variables` are added to an environment without any of ours."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PROMPT_TUNING_", "PYTHON", "COVERAGE"))
+        }
+        environment["PYTHONPATH"] = str(self.folder)
+        environment |= variables
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=self.cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def command(self, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs `prompt-tuning` with these arguments."""
+        return self.python("-m", "prompt_tuning_core", *args, **variables)
+
+    def error(self, *args: str, **variables: str) -> str:
+        """Runs `prompt-tuning`, which must refuse, and returns the one line that it says."""
+        process = self.command(*args, **variables)
+        assert process.returncode == 2, process.stderr
+        assert process.stdout == ""
+        assert process.stderr.startswith("prompt-tuning: error: "), process.stderr
+        assert process.stderr.count("\n") == 1, process.stderr
+        return process.stderr.removeprefix("prompt-tuning: error: ").rstrip("\n")
+
+    def rows(self, *args: str, **variables: str) -> dict[str, list[dict[str, Any]]]:
+        """Runs `prompt-tuning list-plugins --json`, and returns its objects by name."""
+        process = self.command("list-plugins", "--json", *args, **variables)
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in json.loads(process.stdout):
+            rows.setdefault(row["name"], []).append(row)
+        return rows
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """An empty folder for fake distributions."""
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def in_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The `site`, seen by this process, whose current directory is the site's."""
+    monkeypatch.syspath_prepend(site.folder)
+    monkeypatch.chdir(site.cwd)
+    modules = set(sys.modules)
+    registry.configure()
+    yield site
+    monkeypatch.undo()
+    registry.configure()
+    # Another test may fake a module of the same name.
+    for name in set(sys.modules) - modules:
+        if str(site.folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def main(
+    in_process: Site, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """A function that runs `prompt-tuning` with its arguments in this process.
+
+    It returns the exit code, and what was written to standard output and to standard error.
+    """
+    del in_process  # What it arranges is all that is needed.
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = run_command(arguments)
+        return (code, *capsys.readouterr())
+
+    return run

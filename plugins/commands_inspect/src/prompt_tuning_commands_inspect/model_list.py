@@ -1,0 +1,19 @@
+"""List the models that can be named where a path is."""
+
+from __future__ import annotations
+
+import argparse
+
+from prompt_tuning_commands_inspect import known_names
+from prompt_tuning_files import names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds nothing: this command has no arguments."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints them."""
+    del arguments  # There are none.
+    known_names.print_table(names.models())
+    return 0

@@ -1,0 +1,101 @@
+"""Show a prompt: shape, norms, provenance, nearest pieces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from prompt_tuning_commands_inspect import nearest_pieces
+from prompt_tuning_core.commands.text_tables import aligned
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import formats, vocabularies
+
+_LINE = 80  # Longer lists are broken.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this command."""
+    parser.add_argument("prompt", metavar="PROMPT", help="a prompt of any installed form")
+    parser.add_argument("--model", metavar="CHECKPOINT", help="whose embeddings to compare with")
+    parser.add_argument(
+        "--vocabulary", metavar="FILE", help="the model's vocabulary; default: in its folder"
+    )
+    parser.add_argument(
+        "--nearest", metavar="N", type=int, help="pieces to show for each position; default: 5"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints it."""
+    for flag in ("vocabulary", "nearest"):
+        if getattr(arguments, flag) is not None and arguments.model is None:
+            raise InputError(f"--{flag} needs --model; see prompt-tuning prompt show -h")
+    if arguments.nearest is not None and arguments.nearest < 1:
+        raise InputError(f"--nearest is {arguments.nearest}, expected at least 1")
+    found = formats.locate_prompt(arguments.prompt)
+    prompt = found.format.read_prompt(found.path)
+    positions = _positions(prompt.array)
+    if arguments.model is not None:
+        pieces = _nearest(prompt, arguments.model, arguments.vocabulary, arguments.nearest or 5)
+        positions = [(*row, near) for row, near in zip(positions, pieces, strict=True)]
+    norms = np.linalg.norm(prompt.array, axis=1)
+    facts = {
+        "prompt": found.path,
+        "form": found.form,
+        "shape": str(prompt.array.shape),
+        "norm": f"{np.linalg.norm(prompt.array):.4g}",
+        "norm of a position": f"{norms.mean():.4g} on average, {norms.min():.4g} to "
+        f"{norms.max():.4g}",
+    }
+    print("\n".join(aligned(list(facts.items()))))
+    provenance = list(_flat(prompt.provenance))
+    print("\nprovenance:", "" if provenance else "the file has none")
+    print("".join(f"  {line}\n" for line in aligned(provenance)) if provenance else "")
+    heading = ("POSITION", "NORM", *(["NEAREST PIECES, BY COSINE"] if arguments.model else []))
+    print("\n".join(aligned([heading, *positions])))
+    return 0
+
+
+def _positions(array: np.ndarray) -> list[tuple[str, ...]]:
+    norms = np.linalg.norm(array, axis=1)
+    return [(str(position), f"{norm:.4g}") for position, norm in enumerate(norms)]
+
+
+def _nearest(prompt: formats.Prompt, model: str, vocabulary: str | None, count: int) -> list[str]:
+    """Returns a cell for each position: the pieces nearest to it, with their cosines."""
+    if not np.isfinite(prompt.array).all():
+        raise InputError("the prompt has values that aren't finite: no pieces are near to it")
+    known = prompt.provenance.get("vocabulary")
+    pieces = nearest_pieces.read_pieces(
+        vocabularies.SentencePieceVocabulary(
+            vocabularies.locate(vocabulary, model, "--vocabulary")
+        ),
+        known if isinstance(known, Mapping) else None,
+    )
+    ids, cosines = nearest_pieces.nearest_rows(
+        formats.open_model(model), prompt.array, count, rows=len(pieces)
+    )
+    return [
+        "  ".join(
+            f"{pieces[number]} {cosine:.2f}" for number, cosine in zip(row, near, strict=True)
+        )
+        for row, near in zip(ids, cosines, strict=True)
+    ]
+
+
+def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields nested facts by dotted names, each short enough for a line."""
+    for key, value in facts.items():
+        name = prefix + key
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, list) and len(text) > _LINE:
+            yield from _flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
+        elif len(text.splitlines()) > 1:
+            yield name, f"{len(text.splitlines())} lines"
+        else:
+            yield name, text

@@ -1,0 +1,1 @@
+"""The demo's gin files, for the engine `local`."""

@@ -1,0 +1,1 @@
+"""Tasks as the engine reads them, and batches of their examples."""

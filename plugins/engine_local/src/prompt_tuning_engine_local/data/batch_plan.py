@@ -1,0 +1,231 @@
+"""Which examples each batch holds, and how long it is padded: pure functions of the position.
+
+Nothing is drawn while a run goes on. Batch k follows from the number of examples, their lengths
+and the seed, so that a run resumes exactly from the number of its next batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+_WINDOW = 64
+"""The most batches among which examples are exchanged to bring similar lengths together."""
+
+_RATE_UNITS = 2**16
+"""Mixture rates are rounded to multiples of 1 / 2**16."""
+
+_INPUT_SIXTEENTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+"""The padded lengths of inputs, in sixteenths of the most: finer where texts are short."""
+
+_TARGET_SIXTEENTHS = (4, 8, 16)
+"""The same of targets: few, since each is compiled with each length of inputs."""
+
+_SHORTEST_INPUTS = 16
+"""No shorter padded inputs: more compiled shapes would cost more than they save."""
+
+_SHORTEST_TARGETS = 4
+"""No shorter padded targets. A label has two or three ids, and a target position costs more than an
+input position: it has logits besides."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedLengths:
+    """The few lengths to which batches are padded; each pair of them is compiled once.
+
+    Attributes:
+      inputs: Lengths of inputs, increasing.
+      targets: Lengths of targets, increasing.
+    """
+
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, inputs: int, targets: int, *, bucketing: bool = True, target_bucketing: bool = True
+    ) -> PaddedLengths:
+        """Derives the lengths from the most ids of inputs and targets.
+
+        Args:
+          inputs: The most ids of inputs.
+          targets: The most ids of targets.
+          bucketing: Whether there are shorter lengths than the most; with False, the only ones.
+          target_bucketing: The same for targets alone.
+        """
+        if not bucketing:
+            return cls((inputs,), (targets,))
+        return cls(
+            _lengths(inputs, _INPUT_SIXTEENTHS, _SHORTEST_INPUTS, multiple=8),
+            _lengths(targets, _TARGET_SIXTEENTHS, _SHORTEST_TARGETS, multiple=4)
+            if target_bucketing
+            else (targets,),
+        )
+
+    def groups(self, inputs: Sequence[int], targets: Sequence[int]) -> np.ndarray:
+        """Returns a number for each example, the same for those that are padded alike.
+
+        Args:
+          inputs: The length of each example's inputs, at most the longest of `self.inputs`.
+          targets: The length of each example's targets.
+
+        Returns:
+          int64 `[N]`; longer inputs have higher numbers.
+        """
+        return np.searchsorted(self.inputs, inputs) * len(self.targets) + np.searchsorted(
+            self.targets, targets
+        )
+
+    def fitting(self, inputs: int, targets: int) -> tuple[int, int]:
+        """Returns the shortest lengths that hold so many ids of inputs and targets."""
+        return (
+            self.inputs[np.searchsorted(self.inputs, inputs)],
+            self.targets[np.searchsorted(self.targets, targets)],
+        )
+
+
+class ExampleStream:
+    """An endless sequence of example numbers, readable at any position.
+
+    Each source gives all of its examples once an epoch, each epoch in a new order. Several sources
+    take turns at their rates, as evenly as whole examples allow.
+
+    Args:
+      sizes: How many examples each source has. Examples are numbered through, source by source.
+      rates: How often each source is drawn from, in proportion; None for one source.
+      seed: Determines the orders.
+      shuffle: With False, every epoch has the order of the examples.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rates: Sequence[float] | None,
+        seed: int,
+        *,
+        shuffle: bool = True,
+    ) -> None:
+        self.sizes = tuple(sizes)
+        self._seed = seed
+        self._shuffle = shuffle
+        self._first = np.cumsum([0, *self.sizes[:-1]])
+        self._weights = _whole_numbers(rates or [1.0] * len(self.sizes))
+        # Item j of a source with weight w is due at (2j + 1) / 2w of a turn.
+        due = np.concatenate([(2 * np.arange(w) + 1) / (2 * w) for w in self._weights])
+        sources = np.repeat(np.arange(len(self.sizes)), self._weights)
+        items = np.concatenate([np.arange(w) for w in self._weights])
+        order = np.lexsort((sources, due))
+        self._turn_sources, self._turn_items = sources[order], items[order]
+        # The orders in use: of this epoch and of the next.
+        self._order = functools.lru_cache(maxsize=2 * len(self.sizes))(self._make_order)
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        """Returns the example numbers at positions `start` to `stop`, exclusive, as int64."""
+        turns, places = np.divmod(np.arange(start, stop), len(self._turn_sources))
+        sources = self._turn_sources[places]
+        positions = turns * self._weights[sources] + self._turn_items[places]
+        examples = np.empty(stop - start, np.int64)
+        for source in np.unique(sources):
+            mine = sources == source
+            examples[mine] = self._first[source] + self._of_source(int(source), positions[mine])
+        return examples
+
+    def _of_source(self, source: int, positions: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(positions, self.sizes[source])
+        if not self._shuffle:
+            return places
+        examples = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            examples[mine] = self._order(source, int(epoch))[places[mine]]
+        return examples
+
+    def _make_order(self, source: int, epoch: int) -> np.ndarray:
+        return permutation(self.sizes[source], self._seed, 0, source, epoch)
+
+
+class BatchPlan:
+    """The examples of every batch.
+
+    Batch k holds the stream's positions k * B to (k + 1) * B. With groups, batches that lie in one
+    epoch are then made anew among themselves, in windows of up to 64: their examples, sorted by
+    group, are cut into batches, which come in a drawn order. A batch that takes from two epochs
+    keeps its examples, so that each epoch still has every example once. With several sources, each
+    of which has epochs of its own, windows are of 64 batches throughout: a window holds the
+    examples that it would hold without groups.
+
+    Args:
+      stream: Gives the examples.
+      batch_size: B.
+      seed: Determines the order of the batches.
+      groups: A number for each example; those with the same number should share a batch. None
+        leaves the stream's order.
+    """
+
+    def __init__(
+        self, stream: ExampleStream, batch_size: int, seed: int, groups: np.ndarray | None = None
+    ) -> None:
+        self._stream = stream
+        self._batch_size = batch_size
+        self._seed = seed
+        self._groups = groups
+        # Two, as the batches of one window may be read while those of the next are made.
+        self._window = functools.lru_cache(maxsize=2)(self._make_window)
+
+    def __getitem__(self, batch: int) -> np.ndarray:
+        """Returns the example numbers of a batch, int64 `[B]`."""
+        if self._groups is None:
+            size = self._batch_size
+            return self._stream.take(batch * size, (batch + 1) * size)
+        first, stop = self._window_of(batch)
+        return self._window(first, stop)[batch - first]
+
+    def _window_of(self, batch: int) -> tuple[int, int]:
+        if len(self._stream.sizes) > 1:
+            first = batch // _WINDOW * _WINDOW
+            return first, first + _WINDOW
+        epoch = batch * self._batch_size // self._stream.sizes[0]
+        # The batches that lie in this epoch, in windows of even size.
+        first = -(-epoch * self._stream.sizes[0] // self._batch_size)
+        count = (epoch + 1) * self._stream.sizes[0] // self._batch_size - first
+        if batch - first >= count:
+            return batch, batch + 1
+        windows = -(-count // _WINDOW)
+        window = (batch - first) * windows // count
+        return first - (-window * count // windows), first - (-(window + 1) * count // windows)
+
+    def _make_window(self, first: int, stop: int) -> np.ndarray:
+        assert self._groups is not None
+        examples = self._stream.take(first * self._batch_size, stop * self._batch_size)
+        if stop - first == 1:
+            return examples[None]
+        # Stable, so that examples of one group keep the stream's order, which differs each epoch.
+        examples = examples[np.argsort(self._groups[examples], kind="stable")]
+        batches = examples.reshape(stop - first, self._batch_size)
+        return batches[permutation(stop - first, self._seed, 1, first)]
+
+
+def permutation(size: int, seed: int, *key: int) -> np.ndarray:
+    """Returns the numbers below `size` in the order that a seed and a key determine.
+
+    It sorts the output of a bit generator, which numpy keeps the same from version to version,
+    unlike that of `numpy.random.Generator.permutation`.
+    """
+    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)).random_raw(size)
+    return np.argsort(bits, kind="stable")
+
+
+def _lengths(most: int, sixteenths: Sequence[int], shortest: int, multiple: int) -> tuple[int, ...]:
+    """Returns `most` and shorter lengths, multiples of what compiled code likes."""
+    shorter = {math.ceil(most * n / 16 / multiple) * multiple for n in sixteenths}
+    return tuple(sorted({n for n in shorter if shortest <= n < most} | {most}))
+
+
+def _whole_numbers(rates: Sequence[float]) -> np.ndarray:
+    """Returns positive integers in proportion to rates, as small as they can be."""
+    units = [max(1, round(rate / math.fsum(rates) * _RATE_UNITS)) for rate in rates]
+    return np.array(units) // math.gcd(*units)

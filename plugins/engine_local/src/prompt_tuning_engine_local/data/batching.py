@@ -1,0 +1,203 @@
+"""From a task's texts to batches of ids: SentencePiece and Grain, without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from prompt_tuning_engine_local.data import batch_plan
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
+from prompt_tuning_tasks import Example
+from prompt_tuning_tasks.feature_lengths import FeatureLengths, LengthCheck
+
+Batch = dict[str, np.ndarray]
+
+
+def padded_lengths(
+    lengths: FeatureLengths, *, bucketing: bool, target_bucketing: bool = True
+) -> batch_plan.PaddedLengths:
+    """Returns the lengths that batches are padded to; see `batch_plan.PaddedLengths.of`."""
+    return batch_plan.PaddedLengths.of(
+        lengths.inputs, lengths.targets, bucketing=bucketing, target_bucketing=target_bucketing
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedExample:
+    """The ids of one example, each with EOS, within the feature lengths."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def cut(
+        cls, inputs: Sequence[int], targets: Sequence[int], lengths: FeatureLengths
+    ) -> TokenizedExample:
+        """Returns an example of ids, of which there may be too many."""
+        return cls(
+            np.asarray(inputs[: lengths.inputs], np.int32),
+            np.asarray(targets[: lengths.targets], np.int32),
+        )
+
+
+def tokenize(
+    examples: Sequence[Example],
+    vocabulary: SentencePieceVocabulary,
+    lengths: FeatureLengths,
+    what: str,
+    *,
+    strict: bool = False,
+) -> list[TokenizedExample]:
+    """Turns texts into ids, appends EOS, and cuts what is too long, as T5X does.
+
+    How many were cut is said in a warning that begins with `what`.
+
+    Args:
+      examples: The texts.
+      vocabulary: Of inputs and targets.
+      lengths: The most ids.
+      what: Names the examples.
+      strict: Whether a text that is too long is an error instead (STRICT_LENGTHS).
+
+    Raises:
+      InputError: If `strict` and a text is too long; the first one is named.
+    """
+    check = LengthCheck(lengths, what, strict)
+    tokenized = []
+    for example in examples:
+        # T5X appends EOS before it cuts, so a text that was cut has none.
+        inputs, targets = (
+            [*vocabulary.encode(text), vocabulary.eos_id]
+            for text in (example.inputs, example.targets)
+        )
+        check.see(len(inputs), len(targets), example.place)
+        tokenized.append(TokenizedExample.cut(inputs, targets, lengths))
+    check.report()
+    return tokenized
+
+
+def make_batch(examples: Sequence[TokenizedExample], padded: batch_plan.PaddedLengths) -> Batch:
+    """Pads examples to the shortest lengths that hold them all.
+
+    Returns:
+      int32 arrays named as in T5X: `encoder_input_tokens` `[B, L]`, `decoder_target_tokens` and
+      `decoder_input_tokens` `[B, T]` (the targets shifted right, beginning with 0), and float32
+      `decoder_loss_weights` `[B, T]`, 0 where padded.
+    """
+    input_length, target_length = padded.fitting(
+        max(len(e.inputs) for e in examples), max(len(e.targets) for e in examples)
+    )
+    inputs = np.zeros((len(examples), input_length), np.int32)
+    targets = np.zeros((len(examples), target_length), np.int32)
+    for row, example in enumerate(examples):
+        inputs[row, : len(example.inputs)] = example.inputs
+        targets[row, : len(example.targets)] = example.targets
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets > 0).astype(np.float32),
+    }
+
+
+def training_batches(
+    sources: Sequence[Sequence[TokenizedExample]],
+    lengths: FeatureLengths,
+    batch_size: int,
+    seed: int,
+    rates: Sequence[float] | None = None,
+    *,
+    shuffle: bool = True,
+    bucketing: bool = True,
+    target_bucketing: bool = True,
+) -> grain.DatasetIterator[Batch]:
+    """Returns an iterator of batches without end, in an order that `seed` determines.
+
+    Every example comes once an epoch, each epoch in a new order; the batch that spans two epochs
+    takes from both. See `batch_plan.BatchPlan` for which examples share a batch.
+
+    Args:
+      sources: The examples of each task.
+      lengths: The most ids.
+      batch_size: Examples a batch.
+      seed: A whole number, not negative.
+      rates: How often each task is drawn from, in proportion; None for one task.
+      shuffle: With False, examples come in their order.
+      bucketing: Whether examples of similar length share a batch (if shuffled) and batches are
+        padded no further than they need (`batch_plan.PaddedLengths`). With False they are padded
+        to `lengths`.
+      target_bucketing: With False, targets are padded to `lengths` all the same.
+
+    Returns:
+      Grain's iterator. `get_state()` is the position, which JSON can hold; `set_state()` restores
+      it, in an iterator made from the same arguments.
+    """
+    examples = [example for source in sources for example in source]
+    padded = padded_lengths(lengths, bucketing=bucketing, target_bucketing=target_bucketing)
+    groups = padded.groups([len(e.inputs) for e in examples], [len(e.targets) for e in examples])
+    stream = batch_plan.ExampleStream(
+        [len(source) for source in sources], rates, seed, shuffle=shuffle
+    )
+    plan = batch_plan.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)
+    # One thread makes the next batches while the device is busy with this one.
+    return iter(
+        grain.MapDataset.source(_Batches(plan, examples, padded)).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        )
+    )
+
+
+class _Batches:
+    """Grain's view of a plan: batches by number, without end."""
+
+    def __init__(
+        self,
+        plan: batch_plan.BatchPlan,
+        examples: Sequence[TokenizedExample],
+        padded: batch_plan.PaddedLengths,
+    ) -> None:
+        self._plan = plan
+        self._examples = examples
+        self._padded = padded
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, batch: int) -> Batch:
+        return make_batch([self._examples[n] for n in self._plan[batch]], self._padded)
+
+
+def evaluation_batches(
+    examples: Sequence[TokenizedExample], padded: batch_plan.PaddedLengths, batch_size: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yields every example once, those of similar length together, in batches of one size.
+
+    Yields:
+      A batch, and int64 `[n]`, the numbers of the examples that its first n rows are; the last
+      batch is filled up with rows that mean nothing.
+    """
+    inputs = [len(example.inputs) for example in examples]
+    # With a single length all are one group, and stay in order.
+    order = np.argsort(padded.groups(inputs, [1] * len(inputs)), kind="stable")
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        # Repeated examples end when their originals do; empty ones might be answered at length.
+        rows = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+        yield make_batch([examples[n] for n in rows], padded), numbers
+
+
+def checksum(sources: Sequence[Sequence[TokenizedExample]]) -> str:
+    """Returns the SHA-256 of all examples' ids in their order, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{len(source)} examples".encode())
+        for example in source:
+            for ids in (example.inputs, example.targets):
+                digest.update(len(ids).to_bytes(8, "little"))
+                digest.update(np.ascontiguousarray(ids, "<i4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Text tasks behind the protocols of `engine_task`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.data.engine_task import (
+    Answers,
+    Component,
+    Reading,
+    Split,
+    as_numbers,
+)
+from prompt_tuning_tasks import Example, Mixture, Task, TextTask, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEngineTask:
+    """A text task or a mixture of them.
+
+    Attributes:
+      source: The task.
+    """
+
+    source: Task
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.source.name
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether it is a mixture."""
+        return isinstance(self.source, Mixture)
+
+    def components(self, split: str) -> Sequence[Component]:
+        """Returns all of its tasks; reading one without the split is an error."""
+        del split
+        return [TextComponent(task) for task, _ in self.source.components]
+
+    def rate(self, component: Component) -> float:
+        """Returns how often training draws from a component; only proportions matter."""
+        return {task.name: rate for task, rate in self.source.components}[component.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextComponent:
+    """A text task.
+
+    Attributes:
+      task: The task.
+    """
+
+    task: TextTask
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.name
+
+    def read(self, split: str, reading: Reading) -> Split:
+        """Reads and tokenizes a split.
+
+        Raises:
+          InputError: If it cannot be read, or a text is too long and lengths are strict.
+        """
+        return self.read_examples(self.task.examples(split), split, reading)
+
+    def read_examples(self, examples: Sequence[Example], split: str, reading: Reading) -> Split:
+        """Tokenizes given examples of a split."""
+        what = f"task {self.name!r}, split {split!r}"
+        tokenized = batching.tokenize(
+            examples, reading.vocabulary, reading.lengths, what, strict=reading.strict
+        )
+        return _TextSplit(self.task, examples, tokenized)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TextSplit:
+    task: TextTask
+    examples: Sequence[Example]
+    tokenized: Sequence[batching.TokenizedExample]
+    needs_scores: bool = False
+
+    @property
+    def task_name(self) -> str:
+        return self.task.name
+
+    def metrics(self, answers: Answers) -> dict[str, float]:
+        targets = [example.targets for example in self.examples]
+        values: dict[str, float] = {}
+        for metric in self.task.metrics:
+            function = metrics.get(metric)
+            values.update(as_numbers(function(targets, answers.texts), metrics.name_of(function)))
+        return values

@@ -1,0 +1,156 @@
+"""Attention of T5 with relative position biases.
+
+Shapes below: B batch, H width of the model; kernels are `[H, heads * head width]`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from prompt_tuning_engine_local.model.blocks import Dense, product
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.network_config import T5Config
+
+# Far below any attention logit, yet finite.
+_MASKED = -1e10
+
+
+class Attention(nn.Module):
+    """Multi-head attention without scaling at run time, as T5 has it."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Makes the submodules."""
+        config = self.config
+        joined = config.num_heads * config.head_dim
+        # T5 folds the 1 / sqrt(head width) of the logits into the query's initial values.
+        self.query = Dense(joined, config.dtype, config.head_dim**-0.5)
+        self.key = Dense(joined, config.dtype)
+        self.value = Dense(joined, config.dtype)
+        self.out = Dense(config.emb_dim, config.dtype)
+
+    def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of `x` `[B, K, H]`: each `[B, heads, K, head width]`.
+
+        Heads come before positions, as the products of attention take them: a cache of these needs
+        no transposing at each step of decoding.
+        """
+        return self._split(self.key(x)), self._split(self.value(x))
+
+    def attend(
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        bias: jax.Array,
+        dropout: Dropout,
+    ) -> jax.Array:
+        """Attends from `x` to given keys and values.
+
+        Args:
+          x: `[B, Q, H]` queries.
+          keys: `[B, heads, K, head width]`.
+          values: `[B, heads, K, head width]`.
+          bias: Added to the logits, broadcastable to `[B, heads, Q, K]`; see `masked`.
+          dropout: Called at each place where T5X has dropout.
+
+        Returns:
+          `[B, Q, H]`.
+        """
+        queries = self._split(self.query(x))
+        batch, heads, _, _ = queries.shape
+        keep = dropout.mask(batch, heads, 1, keys.shape[2])
+
+        # Computed again for the gradient: what is quadratic in the length is not kept for it.
+        @jax.checkpoint
+        def mix(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+            logits = product(queries, keys.mT)
+            weights = jax.nn.softmax(logits + bias, axis=-1).astype(values.dtype)
+            return product(dropout.apply(weights, keep), values).astype(values.dtype)
+
+        mixed = mix(queries, keys, values).swapaxes(1, 2)
+        return self.out(mixed.reshape(*mixed.shape[:2], -1))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        source: jax.Array,
+        bias: jax.Array,
+        dropout: Dropout,
+    ) -> jax.Array:
+        """Attends from `x` `[B, Q, H]` to `source` `[B, K, H]`; see `attend`."""
+        keys, values = self.keys_values(source)
+        return self.attend(x, keys, values, bias, dropout)
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return x.swapaxes(1, 2)
+
+
+class RelativePositionBias(nn.Module):
+    """Biases of attention logits by bucketed distance, one set for all layers of a stack."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, query_positions: np.ndarray | jax.Array, num_keys: int) -> jax.Array:
+        """Returns float32 `[1, heads, Q, K]` for query positions `[Q]` and keys 0 … K - 1."""
+        config = self.config
+        embedding = self.param(
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (config.num_heads, config.relpos_buckets),
+            jnp.float32,
+        )
+        # [num_keys, num_keys] buckets are a constant of the program; a query row is picked from it.
+        buckets = relative_position_buckets(
+            num_keys,
+            config.relpos_buckets,
+            config.relpos_max_distance,
+            bidirectional=self.bidirectional,
+        )
+        return jnp.take(embedding, jnp.asarray(buckets)[query_positions], axis=1)[None]
+
+
+def masked(bias: jax.Array | float, mask: jax.Array) -> jax.Array:
+    """Returns float32 `bias` of logits, so low where `mask` is False that nothing attends there.
+
+    A query whose keys are all masked attends to them evenly.
+    """
+    return jnp.where(mask, bias, _MASKED)
+
+
+@functools.lru_cache(maxsize=64)
+def relative_position_buckets(
+    length: int, num_buckets: int, max_distance: int, *, bidirectional: bool
+) -> np.ndarray:
+    """Buckets of all pairs of positions (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to
+    `max_distance`; with `bidirectional`, keys behind and before the query have buckets of their
+    own, otherwise keys behind the query share bucket 0.
+
+    Returns:
+      int32 `[length, length]`, indexed by query and key position.
+    """
+    distance = np.arange(length)[:, None] - np.arange(length)[None, :]  # query - key
+    buckets = np.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        buckets += np.where(distance < 0, num_buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(distance, 0)
+    exact = num_buckets // 2
+    # In float32 with its epsilon, as in T5X: a distance at an edge must land in the same bucket.
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    growth = np.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)
+    large = np.minimum(exact + growth.astype(np.int32), num_buckets - 1)
+    return (buckets + np.where(distance < exact, distance, large)).astype(np.int32)

@@ -1,0 +1,86 @@
+"""Optimizers with T5X's defaults; any other optax transformation can be named in gin as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def adafactor(
+    learning_rate: optax.ScalarOrSchedule = 0.3,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    *,
+    multiply_by_parameter_scale: bool = False,
+    clipping_threshold: float | None = 1.0,
+    weight_decay_rate: float | None = 1e-5,
+) -> optax.GradientTransformation:
+    """Adafactor (Shazeer and Stern 2018) with the settings of Lester et al. 2021, appendix A.
+
+    T5X's numbers: the second moment of a matrix is factored if both of its sizes are at least 128,
+    that of a prompt too, as at P = 150 and H = 512. An array of any other rank is never factored.
+    The update of an array is clipped as a whole.
+
+    Args:
+      learning_rate: A constant or an optax schedule.
+      decay_rate: Exponent of the second moment's decay, `1 - t^-decay_rate` at step t = 1, 2, …,
+        counted from the step of the loaded model (`start_at`).
+      step_offset: Subtracted from the step within that decay: the step of the loaded model has the
+        decay begin anew.
+      multiply_by_parameter_scale: Whether the step is relative to the root mean square of the
+        parameter.
+      clipping_threshold: Largest root mean square of an update; None for no clipping.
+      weight_decay_rate: Share of the parameter subtracted at each step, independent of the
+        learning rate; None for none.
+    """
+    inner = optax.adafactor(
+        learning_rate=learning_rate,
+        decay_rate=decay_rate,
+        decay_offset=step_offset,
+        multiply_by_parameter_scale=multiply_by_parameter_scale,
+        clipping_threshold=clipping_threshold,
+        weight_decay_rate=weight_decay_rate,
+        factored=True,
+        min_dim_size_to_factor=128,
+    )
+
+    def init(params: optax.Params) -> optax.OptState:
+        return inner.init(_matrices_or_vectors(params))
+
+    def update(
+        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        flat, state = inner.update(
+            _matrices_or_vectors(gradients), state, _matrices_or_vectors(params)
+        )
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), flat, gradients), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def start_at(state: optax.OptState, step: int) -> optax.OptState:
+    """Returns the state of a new optimizer, Adafactor's decay counted from `step` as in T5X.
+
+    The step of a released model is 1,000,000 or more, and its first steps then move the second
+    moment by 1e-5 of a squared gradient, where a count from 0 moves it by all of it. Schedules of
+    the learning rate still count from 0.
+
+    Args:
+      state: What the optimizer's `init` returned.
+      step: The step of the loaded model.
+    """
+
+    def counted(node: Any) -> Any:
+        if isinstance(node, optax.FactoredState):
+            return node._replace(count=jnp.asarray(step, jnp.int32))
+        return node
+
+    return jax.tree.map(counted, state, is_leaf=lambda node: isinstance(node, optax.FactoredState))
+
+
+def _matrices_or_vectors(tree: Any) -> Any:
+    """Makes each array that is no matrix a vector, since optax would factor one of rank 3."""
+    return jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf.reshape(-1), tree)

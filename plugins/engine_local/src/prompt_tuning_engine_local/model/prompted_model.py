@@ -1,0 +1,216 @@
+"""A T5 with a prompt: its parameters, its loss and its generation, as pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.prompts import check_not_packed, check_supported
+from prompt_tuning_engine_local.model import decoding, losses
+from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.network import T5, PromptFactory, T5Config
+from prompt_tuning_files import prompt_files
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
+
+# Arrays of either kind, by name: JAX takes numpy's as well as its own.
+Params = Mapping[str, Any]
+
+_PROMPT = "encoder/prompt/"
+
+
+class EncoderDecoderModel:
+    """A T5 1.1 whose prompt is trained and whose other parameters are frozen.
+
+    Parameters are mappings of "/"-joined names; the prompt module's begin with `encoder/prompt/`.
+
+    Args:
+      config: Sizes and numerics.
+      vocabulary: Of inputs and targets.
+      prompt_factory: Makes the prompt module (the macro PROMPT).
+      z_loss: See `losses.cross_entropy`.
+      label_smoothing: See `losses.cross_entropy`.
+      loss_normalizing_factor: See `losses.cross_entropy`.
+
+    Raises:
+      InputError: If the prompt module needs what this engine does not do.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        vocabulary: SentencePieceVocabulary,
+        prompt_factory: PromptFactory,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
+        loss_normalizing_factor: float | str | None = None,
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.prompt_factory = prompt_factory
+        self.prompt = check_supported(prompt_factory(), "the local engine")
+        self.network = T5(config, prompt_factory)
+        self.bare_network = T5(config)
+        self.z_loss = z_loss
+        self.label_smoothing = label_smoothing
+        self.loss_normalizing_factor = loss_normalizing_factor
+        if vocabulary.vocab_size > config.num_embeddings:
+            raise InputError(
+                f"the vocabulary {vocabulary.sentencepiece_model_file} has {vocabulary.vocab_size} "
+                f"ids, {vocabulary.added_ids} of them extra ids that are not in the file, and the "
+                f"model NUM_EMBEDDINGS = {config.num_embeddings}; give the model's vocabulary, or "
+                "set VOCABULARY_EXTRA_IDS to as many as the model has"
+            )
+
+    @property
+    def counts_padding(self) -> bool:
+        """Whether the training loss depends on how far targets are padded."""
+        factor = self.loss_normalizing_factor
+        return isinstance(factor, str) and factor.upper() == "NUM_TOTAL_TARGET_TOKENS"
+
+    @functools.cached_property
+    def frozen_parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every parameter but the prompt's, by name.
+
+        The dtype is the one that the network computes with: a parameter is cast to it once.
+        """
+        config = self.bare_network.config
+        # The layers of a stack are alike, and tracing the first of each takes a tenth of the time.
+        shallow = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
+        tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        params: Any = jax.eval_shape(T5(shallow).init, jax.random.key(0), tokens, tokens, tokens)
+        params = params["params"]
+        for stack, layers in [
+            (params["encoder"], config.num_encoder_layers),
+            (params["decoder"], config.num_decoder_layers),
+        ]:
+            layer = stack.pop("layers_0")
+            stack.update({f"layers_{number}": layer for number in range(layers)})
+        return dict(sorted(flatten(params).items()))
+
+    def init_prompt(self, rng: jax.Array) -> dict[str, jax.Array]:
+        """Runs the prompt module's initializers, and nothing of the frozen model's.
+
+        Returns:
+          float32 arrays by name.
+
+        Raises:
+          ValueError: From the initializer, if it cannot serve the prompt's shape.
+        """
+        tokens = jnp.ones((1, 1), jnp.int32)
+        embedded = jnp.zeros((1, 1, self.config.emb_dim), self.config.dtype)
+        # Called without a transformation: an initializer then reads the rows it needs, no more.
+        variables = self.prompt_factory().init(rng, tokens, embedded, method="input")
+        params = {_PROMPT + name: leaf for name, leaf in flatten(variables["params"]).items()}
+        untrained = [n for n in params if not self.prompt.is_trained(n.removeprefix(_PROMPT))]
+        if untrained:
+            raise InputError(
+                f"the local engine trains every parameter of a prompt, and {untrained[0]!r} is "
+                "declared not to be trained"
+            )
+        return params
+
+    def loss(
+        self, prompt: Params, frozen: Params, batch: Params, dropout_rng: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the training loss of a batch, and its mean per target token that is no padding.
+
+        Args:
+          prompt: The trained parameters.
+          frozen: The others.
+          batch: See `batching.make_batch`.
+          dropout_rng: A key, or None for no dropout.
+
+        Returns:
+          Two float32 scalars: the loss as normalised for training, and the sum of the same loss
+          divided by the sum of the loss weights.
+        """
+        check_not_packed(batch.get("encoder_segment_ids"))
+        logits: Any = self.network.apply(
+            _variables(frozen, prompt),
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            Dropout(self.config.dropout_rate, dropout_rng),
+        )
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        loss, per_token = (
+            losses.cross_entropy(
+                logits, targets, weights, self.label_smoothing, self.z_loss, normalizer
+            )
+            for normalizer in (self.loss_normalizing_factor, "NUM_REAL_TARGET_TOKENS")
+        )
+        return loss, per_token
+
+    def score(self, prompt: Params | None, frozen: Params, batch: Params) -> jax.Array:
+        """Returns the log-likelihood of the targets of each example, without dropout.
+
+        Args:
+          prompt: The prompt's parameters; None for the bare model.
+          frozen: The others.
+          batch: See `batching.make_batch`.
+
+        Returns:
+          float32 `[B]`: sums over the target tokens that are no padding, EOS included.
+        """
+        network = self.bare_network if prompt is None else self.network
+        logits: Any = network.apply(
+            _variables(frozen, prompt or {}),
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+        )
+        per_token, _ = losses.target_log_probabilities(logits, batch["decoder_target_tokens"])
+        return jnp.sum(per_token * batch["decoder_loss_weights"], axis=-1)
+
+    def generate(
+        self, prompt: Params | None, frozen: Params, tokens: jax.Array, max_length: int
+    ) -> jax.Array:
+        """Decodes greedily with a key-value cache.
+
+        Args:
+          prompt: The prompt's parameters; None for the bare model.
+          frozen: The others.
+          tokens: `[B, L]` int32 inputs with EOS, 0 where padded.
+          max_length: T, the most ids to generate.
+
+        Returns:
+          int32 `[B, T]`, 0 behind EOS.
+        """
+        network = self.bare_network if prompt is None else self.network
+        variables = _variables(frozen, prompt or {})
+        encoded, real = network.apply(variables, tokens, method="encode")
+        cache = network.apply(variables, encoded, max_length, method="start_cache")
+
+        def step(last: jax.Array, cache: object, position: jax.Array) -> Any:
+            return network.apply(variables, last, cache, position, real, method="decode_step")
+
+        return decoding.greedy(step, cache, tokens.shape[0], max_length, self.vocabulary.eos_id)
+
+
+def prompt_matrix(params: Params) -> np.ndarray:
+    """Returns the one matrix `[P, H]` that a prompt file holds.
+
+    Raises:
+      InputError: If the prompt module has other parameters than one matrix.
+    """
+    prompt_files.check_is_one_matrix({name: leaf.shape for name, leaf in params.items()})
+    (matrix,) = params.values()
+    # A copy: the training step reuses the parameters' memory.
+    return np.array(matrix)
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the leaves of nested mappings by "/"-joined name."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def _variables(frozen: Params, prompt: Params) -> dict[str, Any]:
+    return {"params": traverse_util.unflatten_dict({**frozen, **prompt}, sep="/")}

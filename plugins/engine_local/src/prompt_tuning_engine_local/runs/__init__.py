@@ -1,0 +1,1 @@
+"""Training, evaluation and inference: what the commands do."""

@@ -1,0 +1,65 @@
+"""Where arrays live: parameters on every device, each batch split among them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from prompt_tuning_core.errors import InputError
+
+T = TypeVar("T")
+
+
+def compiler_options() -> dict[str, str]:
+    """Returns XLA's options for the training step on JAX's default backend."""
+    if jax.default_backend() != "cpu":
+        return {}
+    # By default, what is computed again for the gradient is computed as early as can be, and kept.
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+class Placement:
+    """Places arrays on local devices of JAX's default backend.
+
+    Args:
+      num_devices: How many to use; None for all (NUM_DEVICES).
+
+    Raises:
+      InputError: If there are not as many.
+    """
+
+    def __init__(self, num_devices: int | None = None) -> None:
+        local = jax.local_devices()
+        count = len(local) if num_devices is None else num_devices
+        if not 1 <= count <= len(local):
+            raise InputError(
+                f"NUM_DEVICES is {num_devices!r}, and there are {len(local)} local devices of kind "
+                f"{local[0].platform}"
+            )
+        mesh = Mesh(np.array(local[:count]), ("batch",))
+        self.num_devices = count
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._split = NamedSharding(mesh, PartitionSpec("batch"))
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Checks that a batch can be split evenly.
+
+        Raises:
+          InputError: If not.
+        """
+        if batch_size % self.num_devices:
+            raise InputError(
+                f"BATCH_SIZE is {batch_size}, which {self.num_devices} devices cannot share "
+                f"evenly; choose a multiple of {self.num_devices}, or set NUM_DEVICES"
+            )
+
+    def everywhere(self, tree: T) -> T:
+        """Returns a tree of arrays, copied to each device."""
+        return jax.device_put(tree, self._everywhere)
+
+    def split(self, tree: T) -> T:
+        """Returns a tree of arrays `[B, …]`, their first axis split among the devices."""
+        return jax.device_put(tree, self._split)

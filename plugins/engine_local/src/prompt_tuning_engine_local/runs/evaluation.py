@@ -1,0 +1,185 @@
+"""Predicts targets by greedy decoding and scores them with a task's metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numpy as np
+
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.data.engine_task import (
+    Answers,
+    Component,
+    EngineTask,
+    Reading,
+    Split,
+)
+from prompt_tuning_engine_local.data.text_components import TextComponent
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs.devices import Placement
+from prompt_tuning_tasks import Example, TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The metrics of one evaluation and what they were computed from.
+
+    Attributes:
+      task_name: The task's name.
+      metrics: Values by name.
+      examples: The evaluated examples.
+      predictions: The decoded text of each, in the same order.
+      scores: The log-likelihood of each example's targets, if a metric needed it.
+    """
+
+    task_name: str
+    metrics: dict[str, float]
+    examples: Sequence[Example]
+    predictions: Sequence[str]
+    scores: Sequence[float] | None = None
+
+
+class Predictor:
+    """A frozen model that answers texts, with any prompt or none.
+
+    Args:
+      model: The model.
+      frozen: Its frozen parameters.
+      lengths: The most ids of inputs and of predictions; longer inputs are cut, and that is said.
+      batch_size: Texts decoded at once.
+      placement: The devices that share a batch.
+      bucketing: Whether texts of similar length are decoded together, padded no further than they
+        need; otherwise they are padded to `lengths` (BUCKETING).
+      strict_lengths: Whether a text that is too long is an error (STRICT_LENGTHS).
+
+    Attributes:
+      frozen: The frozen parameters, by name.
+    """
+
+    def __init__(
+        self,
+        model: EncoderDecoderModel,
+        frozen: Params,
+        lengths: FeatureLengths,
+        batch_size: int,
+        placement: Placement,
+        *,
+        bucketing: bool = True,
+        strict_lengths: bool = False,
+    ) -> None:
+        self._reading = Reading(model.vocabulary, lengths, strict_lengths)
+        self.frozen = frozen
+        self._batch_size = batch_size
+        self._placement = placement
+        self._padded = batching.padded_lengths(lengths, bucketing=bucketing)
+        self._generate = jax.jit(model.generate, static_argnums=3)
+        self._score = jax.jit(model.score)
+
+    def predict(
+        self,
+        texts: Sequence[str | Example],
+        prompt: Params | None,
+        what: str = "inputs",
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """Returns the decoded answer to each text, in order.
+
+        Args:
+          texts: Inputs, as text, or as examples whose targets do not matter.
+          prompt: The prompt's parameters; None for the bare model.
+          what: Names the texts in warnings.
+          progress: Called with the number of texts answered so far.
+
+        Raises:
+          InputError: If a text is too long and lengths are strict.
+        """
+        examples = [
+            Example(text, "") if isinstance(text, str) else dataclasses.replace(text, targets="")
+            for text in texts
+        ]
+        reading = self._reading
+        tokenized = batching.tokenize(
+            examples, reading.vocabulary, reading.lengths, what, strict=reading.strict
+        )
+        return self._decoded(self._answer(tokenized, prompt, progress))
+
+    def prepare(self, component: Component, split: str) -> Split:
+        """Reads a split of a task, once for many evaluations.
+
+        Raises:
+          InputError: If the split cannot be read, or a text is too long and lengths are strict.
+        """
+        return component.read(split, self._reading)
+
+    def evaluate_prepared(self, split: Split, prompt: Params | None) -> Evaluation:
+        """Scores the predictions for what `prepare` returned with the task's metrics."""
+        ids = self._answer(split.tokenized, prompt)
+        scores = self._log_likelihoods(split.tokenized, prompt) if split.needs_scores else None
+        answers = Answers(ids, self._decoded(ids), scores)
+        return Evaluation(
+            split.task_name,
+            split.metrics(answers),
+            split.examples,
+            answers.texts,
+            None if scores is None else scores.tolist(),
+        )
+
+    def evaluate(self, task: TextTask, split: str, prompt: Params | None) -> Evaluation:
+        """Scores the predictions for a split of a text task with the task's metrics."""
+        return self.evaluate_prepared(self.prepare(TextComponent(task), split), prompt)
+
+    def evaluate_examples(
+        self, task: TextTask, examples: Sequence[Example], prompt: Params | None, split: str
+    ) -> Evaluation:
+        """Scores the predictions for given examples of a split of a text task."""
+        read = TextComponent(task).read_examples(examples, split, self._reading)
+        return self.evaluate_prepared(read, prompt)
+
+    def _answer(
+        self,
+        examples: Sequence[batching.TokenizedExample],
+        prompt: Params | None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """Returns the ids of each answer, int32 `[N, T]`."""
+        length = self._reading.lengths.targets
+        answers = np.zeros((len(examples), length), np.int32)
+        done = 0
+        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
+            tokens = self._placement.split(batch["encoder_input_tokens"])
+            ids = self._generate(prompt, self.frozen, tokens, length)
+            # The rows behind these only fill the batch up.
+            answers[rows] = np.asarray(ids)[: len(rows)]
+            done += len(rows)
+            progress(done)
+        return answers
+
+    def _log_likelihoods(
+        self, examples: Sequence[batching.TokenizedExample], prompt: Params | None
+    ) -> np.ndarray:
+        """Returns the log-likelihood of each example's targets, float32 `[N]`."""
+        scores = np.zeros(len(examples), np.float32)
+        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
+            values = self._score(prompt, self.frozen, self._placement.split(batch))
+            scores[rows] = np.asarray(values)[: len(rows)]
+        return scores
+
+    def _decoded(self, ids: np.ndarray) -> list[str]:
+        return [self._reading.vocabulary.decode(row) for row in ids]
+
+
+def metrics_of(task: EngineTask, evaluations: Iterable[Evaluation]) -> dict[str, float]:
+    """Returns the metrics of a task, or of a mixture's tasks together, named `TASK/METRIC`.
+
+    Args:
+      task: The task or mixture.
+      evaluations: One for each of its components.
+    """
+    return {
+        f"{evaluation.task_name}/{name}" if task.is_mixture else name: value
+        for evaluation in evaluations
+        for name, value in evaluation.metrics.items()
+    }

@@ -1,0 +1,126 @@
+"""Evaluates a prompt on a task's split, and answers the texts of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+import rich.console
+
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_local.data import find_task
+from prompt_tuning_engine_local.data.engine_task import EngineTask
+from prompt_tuning_engine_local.model.prompted_model import Params
+from prompt_tuning_engine_local.runs import preparing, reporting
+from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
+from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
+from prompt_tuning_files import prompt_files, trained_prompts
+from prompt_tuning_tasks import Mixture, TextTask
+
+
+def evaluate(options: EvaluationOptions) -> dict[str, float]:
+    """Scores a prompt on a split, and writes the metrics and the predictions.
+
+    The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`, for each task of a
+    mixture. The prompt is what PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
+
+    Returns:
+      The metrics by name; those of a mixture are named `TASK/METRIC`.
+
+    Raises:
+      PromptTuningError: If something given cannot be used; nothing is written then.
+    """
+    hook = preparing.load_hooks(options)
+    task = find_task.find(options.task_name, options.mixture_or_task_module)
+    saved = None if options.prompt_file is None else trained_prompts.find(options.prompt_file)
+    loaded, prompt = _load(options)
+    components = task.components(options.split)
+    prepared = [loaded.predictor.prepare(component, options.split) for component in components]
+    results = [loaded.predictor.evaluate_prepared(one, prompt) for one in prepared]
+    metrics = metrics_of(task, results)
+    step = None if saved is None else saved.step
+    hook.evaluated(step=loaded.frozen.step if step is None else step, metrics=metrics)
+    for result in results:
+        _write_evaluation(Path(options.output_dir).expanduser(), options.split, result)
+    return metrics
+
+
+def infer(options: InferenceOptions) -> Path:
+    """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
+
+    `prompt_tuning_tasks.read_inputs` says which files it reads; without a task, a text is
+    taken as it is, or from the column "inputs".
+
+    Returns:
+      The file written.
+
+    Raises:
+      PromptTuningError: If something given cannot be used; nothing is written then.
+    """
+    preparing.load_hooks(options)
+    task = TextTask("infer", {})
+    if options.mixture_or_task_name is not None:
+        task = _with_a_template(find_task.find(options.task_name, options.mixture_or_task_module))
+    source = Path(options.input_file).expanduser()
+    texts = tasks.read_inputs(source, task)
+    loaded, prompt = _load(options)
+    answers = loaded.predictor.predict(texts, prompt, str(source))
+    target = Path(options.output_dir).expanduser() / f"{tasks.stem(source)}-predictions.jsonl"
+    _write_jsonl(
+        target,
+        ({"inputs": t.inputs, "prediction": a} for t, a in zip(texts, answers, strict=True)),
+    )
+    rich.console.Console().print(
+        f"{len(texts)} predictions: {target}", highlight=False, soft_wrap=True
+    )
+    return target
+
+
+def _with_a_template(task: EngineTask) -> TextTask:
+    """Returns the task, whose input template a text can fill."""
+    if isinstance(task.source, TextTask | Mixture):
+        return tasks.with_a_template(task.source)
+    raise InputError(
+        f"MIXTURE_OR_TASK_NAME {task.name!r} is seqio's, whose preprocessors make whole examples "
+        "and have no input template; predict for one of its splits with `prompt-tuning eval`, or "
+        "give the texts as the model is to read them, with MIXTURE_OR_TASK_NAME = None"
+    )
+
+
+def _load(options: Options) -> tuple[preparing.Loaded, Params]:
+    """Reads the frozen model and makes the prompt."""
+    loaded = preparing.load(options, preparing.place(options))
+    # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
+    prompt = options.model.init_prompt(jax.random.key(0))
+    return loaded, loaded.placement.everywhere(prompt)
+
+
+def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:
+    """Writes the metrics and predictions of one task, and shows the metrics."""
+    task = result.task_name
+    rows: list[dict[str, object]] = [
+        {"inputs": example.inputs, "targets": example.targets, "prediction": prediction}
+        for example, prediction in zip(result.examples, result.predictions, strict=True)
+    ]
+    for row, score in zip(rows, result.scores or (), strict=False):
+        row["score"] = score
+    _write_jsonl(directory / f"{task}-{split}-predictions.jsonl", rows)
+    prompt_files.write_json(
+        directory / f"{task}-{split}-metrics.json",
+        {"task": task, "split": split, "examples": len(result.examples), **result.metrics},
+    )
+    rich.console.Console().print(
+        reporting.table(
+            "", [f"{task}, {split}", *result.metrics],
+            [[f"{len(result.examples)} examples", *(f"{v:.4f}" for v in result.metrics.values())]],
+        )
+    )  # fmt: skip
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    with prompt_files.atomic_write(path) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,270 @@
+"""Options of the three commands, and the one table of types and ranges of what users set in gin."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import optax
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+
+
+class Check(NamedTuple):
+    """The values that a macro may have.
+
+    Attributes:
+      expected: What they are, for messages.
+      accepts: Tells one from others.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+    def or_none(self, meaning: str = "") -> Check:
+        """Returns a check that accepts None as well."""
+        return Check(
+            f"{self.expected}, or None{meaning}", lambda value: value is None or self.accepts(value)
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    # True and False are numbers to Python, and a mistake here.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(least: int) -> Check:
+    return Check(
+        f"a whole number of at least {least}", lambda value: _is_whole(value) and value >= least
+    )
+
+
+def _fraction(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+_TEXT = Check("a text in quotes", lambda value: isinstance(value, str) and value != "")
+_BOOL = Check("True or False", lambda value: isinstance(value, bool))
+_NAMES = Check(
+    "a list of names, such as ['name']",
+    lambda value: isinstance(value, list | tuple) and all(isinstance(name, str) for name in value),
+)
+_SEED = Check(
+    f"a whole number from 0 to {2**32 - 1}", lambda value: _is_whole(value) and 0 <= value < 2**32
+)
+_LENGTHS = Check(
+    "a mapping such as {'inputs': 128, 'targets': 8}",
+    lambda value: (
+        isinstance(value, Mapping)
+        and set(value) == {"inputs", "targets"}
+        and all(_is_whole(length) and length > 0 for length in value.values())
+    ),
+)
+
+MACROS: Mapping[str, Check] = {
+    # Where things are.
+    "MODEL_DIR": _TEXT,
+    "INITIAL_CHECKPOINT_PATH": _TEXT,
+    "CHECKPOINT_PATH": _TEXT,
+    "EVAL_OUTPUT_DIR": _TEXT,
+    "INFER_OUTPUT_DIR": _TEXT,
+    "INFER_INPUT_FILE": _TEXT,
+    "PROMPT_FILE": _TEXT.or_none(),
+    "VOCABULARY_FILE": _TEXT.or_none(),
+    # The task.
+    "MIXTURE_OR_TASK_NAME": _TEXT.or_none(),
+    "MIXTURE_OR_TASK_MODULE": _TEXT.or_none(),
+    "TASK_FEATURE_LENGTHS": _LENGTHS,
+    "EVAL_SPLIT": _TEXT,
+    "STRICT_LENGTHS": _BOOL,
+    "BUCKETING": _BOOL,
+    "SHUFFLE": _BOOL,
+    "PACK": _BOOL,
+    # The run.
+    "TRAIN_STEPS": _whole(0).or_none(),
+    "TRAIN_STEPS_RELATIVE": _whole(0).or_none(),
+    "BATCH_SIZE": _whole(1),
+    "EVAL_PERIOD": _whole(1),
+    "SAVE_PERIOD": _whole(1),
+    "KEEP_CHECKPOINTS": _whole(1).or_none(" for every prompt"),
+    "BEST_METRIC": _TEXT.or_none(),
+    "RANDOM_SEED": _SEED.or_none(" to draw one"),
+    "NUM_DEVICES": _whole(1).or_none(" for all"),
+    "HOOKS": _NAMES,
+    # The model.
+    "NUM_EMBEDDINGS": _whole(1),
+    "EMBED_DIM": _whole(1),
+    "NUM_HEADS": _whole(1),
+    "HEAD_DIM": _whole(1),
+    "MLP_DIM": _whole(1),
+    "NUM_ENCODER_LAYERS": _whole(1),
+    "NUM_DECODER_LAYERS": _whole(1),
+    "VOCABULARY_EXTRA_IDS": _whole(0),
+    "DROPOUT_RATE": Check("a number of at least 0 and below 1", _fraction),
+    "LABEL_SMOOTHING": Check("a number of at least 0 and below 1", _fraction),
+}
+"""The values that each macro of the packaged gin files may have; other macros are not checked."""
+
+
+def check(macro: str, value: Any) -> None:
+    """Checks the value of a macro.
+
+    Raises:
+      InputError: If the macro may not have it.
+    """
+    if macro in MACROS and not MACROS[macro].accepts(value):
+        raise InputError(f"{macro} is {value!r}, expected {MACROS[macro].expected}")
+
+
+def _set_by(macro: str, **default: Any) -> Any:
+    """Returns a field that a macro sets."""
+    return dataclasses.field(metadata={"macro": macro}, **default)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that all three commands have; nothing is read to check them.
+
+    Attributes:
+      model: The model, with its prompt module (MODEL).
+      checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH; in training,
+        INITIAL_CHECKPOINT_PATH).
+      task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
+      mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
+      mixture_or_task_module: A Python module to import first; it registers tasks
+        (MIXTURE_OR_TASK_MODULE).
+      batch_size: Examples in a batch (BATCH_SIZE).
+      num_devices: How many local devices share a batch; None for all of JAX's default backend
+        (NUM_DEVICES).
+      bucketing: True has examples of similar length share a batch, padded no further than they
+        need; False pads all to `task_feature_lengths` (BUCKETING).
+      strict_lengths: True refuses a text that is longer than `task_feature_lengths`; False cuts
+        it, with a warning (STRICT_LENGTHS).
+      hooks: Names of hooks plugins (HOOKS).
+      extra_hooks: More of them, from the command line.
+
+    Raises:
+      InputError: If a value has the wrong type or is out of range.
+    """
+
+    model: EncoderDecoderModel
+    checkpoint_path: str = _set_by("CHECKPOINT_PATH")
+    task_feature_lengths: Mapping[str, int] = _set_by("TASK_FEATURE_LENGTHS")
+    mixture_or_task_name: str | None = _set_by("MIXTURE_OR_TASK_NAME", default=None)
+    mixture_or_task_module: str | None = _set_by("MIXTURE_OR_TASK_MODULE", default=None)
+    batch_size: int = _set_by("BATCH_SIZE", default=32)
+    num_devices: int | None = _set_by("NUM_DEVICES", default=None)
+    bucketing: bool = _set_by("BUCKETING", default=True)
+    strict_lengths: bool = _set_by("STRICT_LENGTHS", default=False)
+    hooks: Sequence[str] = _set_by("HOOKS", default=())
+    extra_hooks: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Checks each field by the table."""
+        for field in dataclasses.fields(self):
+            check(field.metadata.get("macro", ""), getattr(self, field.name))
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task, which must be set.
+
+        Raises:
+          InputError: If it is None.
+        """
+        if self.mixture_or_task_name is None:
+            raise InputError("MIXTURE_OR_TASK_NAME is None, expected the name of a task")
+        return self.mixture_or_task_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    """Options of a training run; see `Options` for the others.
+
+    Attributes:
+      model_dir: Where to write; may hold this same run, unfinished (MODEL_DIR).
+      total_steps: The step to stop at, counted from the step of the loaded model, which is 0 for a
+        file that does not say (TRAIN_STEPS).
+      relative_steps: How many steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
+      optimizer: Trains the prompt (OPTIMIZER).
+      eval_period: Steps between evaluations; there is one before the first step and one after the
+        last as well (EVAL_PERIOD).
+      save_period: Steps between saves (SAVE_PERIOD).
+      keep_checkpoints: How many prompts and states to keep, the newest; None keeps every prompt.
+        States are kept to resume the run, two of them at least (KEEP_CHECKPOINTS).
+      best_metric: The metric whose highest value decides which prompt is kept as
+        `best_prompt.npy`; None for none (BEST_METRIC).
+      random_seed: Determines initial values, order and dropout; None draws one (RANDOM_SEED).
+      train_split: The split to train on.
+      eval_split: The split to evaluate on.
+      shuffle: False takes the examples in the files' order (SHUFFLE).
+      pack: Must be False: prompt tuning does not support packed examples (PACK).
+    """
+
+    checkpoint_path: str = _set_by("INITIAL_CHECKPOINT_PATH")
+    batch_size: int = _set_by("BATCH_SIZE", default=128)
+    model_dir: str = _set_by("MODEL_DIR")
+    optimizer: optax.GradientTransformation
+    total_steps: int | None = _set_by("TRAIN_STEPS", default=None)
+    relative_steps: int | None = _set_by("TRAIN_STEPS_RELATIVE", default=None)
+    eval_period: int = _set_by("EVAL_PERIOD", default=1000)
+    save_period: int = _set_by("SAVE_PERIOD", default=1000)
+    keep_checkpoints: int | None = _set_by("KEEP_CHECKPOINTS", default=None)
+    best_metric: str | None = _set_by("BEST_METRIC", default=None)
+    random_seed: int | None = _set_by("RANDOM_SEED", default=None)
+    train_split: str = "train"
+    eval_split: str = "validation"
+    shuffle: bool = _set_by("SHUFFLE", default=True)
+    pack: bool = _set_by("PACK", default=False)
+
+    def __post_init__(self) -> None:
+        """Checks each field by the table, and that examples are not packed."""
+        super().__post_init__()
+        if self.pack:
+            raise InputError("PACK is True, and prompt tuning does not support packed examples")
+
+    def last_step(self, first: int) -> int:
+        """Returns the step to stop at, for a model of step `first`.
+
+        Raises:
+          InputError: If the model is past it, or no option tells it.
+        """
+        last = self.total_steps if self.relative_steps is None else first + self.relative_steps
+        if last is None or last < first:
+            raise InputError(
+                f"TRAIN_STEPS is {last!r}, expected a whole number of at least {first}: the step "
+                f"to stop at, counted from the loaded model's step {first}"
+            )
+        return last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(Options):
+    """Options of an evaluation; see `Options` for the others.
+
+    Attributes:
+      output_dir: Where to write (EVAL_OUTPUT_DIR).
+      prompt_file: Where the prompt is from, to tell hooks its step; None has them told the frozen
+        model's (PROMPT_FILE).
+      split: The split (EVAL_SPLIT).
+    """
+
+    output_dir: str = _set_by("EVAL_OUTPUT_DIR")
+    prompt_file: str | None = _set_by("PROMPT_FILE", default=None)
+    split: str = _set_by("EVAL_SPLIT", default="test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceOptions(Options):
+    """Options of inference; see `Options` for the others.
+
+    `mixture_or_task_name` is the task whose template to use, or None.
+
+    Attributes:
+      output_dir: Where to write (INFER_OUTPUT_DIR).
+      input_file: The file to read (INFER_INPUT_FILE).
+    """
+
+    output_dir: str = _set_by("INFER_OUTPUT_DIR")
+    input_file: str = _set_by("INFER_INPUT_FILE")

@@ -1,0 +1,206 @@
+"""The progress bar, the TensorBoard files and the picture of the curves of a training run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import rich.console
+import rich.progress
+import rich.table
+
+from prompt_tuning_engine_local import extras
+from prompt_tuning_files.prompt_files import atomic_write
+
+LOSS = "loss_per_nonpadding_target_token"
+METRICS_FILE = "metrics.jsonl"
+
+
+class TrainingReport:
+    """Shows metrics while training and keeps them.
+
+    What it is told also goes to `metrics.jsonl` in the run's directory, a line for each step and
+    each evaluation, from which a run that goes on takes the history before.
+
+    Args:
+      directory: The run's directory.
+      console: Where the progress bar and lines go.
+      resumed_at: The step from which the run goes on; what was reported behind it is dropped.
+
+    Attributes:
+      history: For each metric its values by step, "train/" or "eval/" in front of its name.
+    """
+
+    def __init__(
+        self, directory: Path, console: rich.console.Console, resumed_at: int | None = None
+    ) -> None:
+        self.history: dict[str, dict[int, float]] = {}
+        self._console = console
+        self._tensorboard = _TensorBoard(directory / "tensorboard", resumed_at)
+        self._lines = self._reopen(directory / METRICS_FILE, resumed_at)
+        self._progress: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    @contextlib.contextmanager
+    def training(self, steps: int, batch_size: int, done: int = 0) -> Iterator[None]:
+        """Shows a progress bar on a terminal while the block runs.
+
+        Args:
+          steps: How many steps the whole run takes.
+          batch_size: Examples a step.
+          done: How many of the steps an earlier part of the run has taken.
+        """
+        with rich.progress.Progress(
+            rich.progress.TextColumn("training"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[loss]}"),
+            _ExamplesPerSecond(batch_size),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        ) as self._progress:
+            self._task = self._progress.add_task("", total=steps, completed=done, loss="")
+            yield
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of a training step."""
+        self._keep("train", step, metrics)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=1, loss=f"loss {metrics[LOSS]:.3f}")
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes and prints the metrics of an evaluation."""
+        self._keep("eval", step, metrics)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        losses = self.history.get(f"train/{LOSS}", {})
+        loss = f", loss per token {losses[step]:.3f}" if step in losses else ""
+        self._console.print(f"step {step}: {values}{loss}", highlight=False)
+
+    def flush(self) -> None:
+        """Puts what was reported so far on the disk."""
+        self._lines.flush()
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Ends the files."""
+        self._lines.close()
+        self._tensorboard.close()
+
+    def draw(self, path: Path) -> None:
+        """Writes the curves of training loss and evaluation metrics as a PNG.
+
+        Without Matplotlib, which the extra `curves` brings, prints a line that says so instead.
+        """
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError as error:
+            self._console.print(
+                f"no {path.name}: {error}{extras.how_to_install(error)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            return
+        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        FigureCanvasAgg(figure)  # Needs no display.
+        losses, metrics = figure.subplots(1, 2)
+        by_step = self.history.get(f"train/{LOSS}", {})
+        losses.plot(list(by_step), list(by_step.values()), linewidth=0.8)
+        losses.set(xlabel="step", ylabel="training loss per target token")
+        for name, by_step in self.history.items():
+            if name.startswith("eval/"):
+                label = name.removeprefix("eval/")
+                metrics.plot(list(by_step), list(by_step.values()), marker=".", label=label)
+        metrics.set(xlabel="step", ylabel="evaluation")
+        if metrics.lines:
+            metrics.legend()
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", dpi=120)
+
+    def _keep(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
+        named = {f"{group}/{name}": value for name, value in metrics.items()}
+        self._remember(step, named)
+        self._lines.write(json.dumps({"step": step, **named}) + "\n")
+        self._tensorboard.write(step, named)
+
+    def _remember(self, step: int, named: Mapping[str, float]) -> None:
+        for name, value in named.items():
+            self.history.setdefault(name, {})[step] = value
+
+    def _reopen(self, path: Path, resumed_at: int | None) -> TextIO:
+        """Opens the file of metrics for what comes, with what came up to `resumed_at` in it."""
+        kept = []
+        if resumed_at is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break  # A crash cut the last line; what follows it is taken again.
+                if row["step"] <= resumed_at:
+                    kept.append(line + "\n")
+                    self._remember(row.pop("step"), row)
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
+        return path.open("a", encoding="utf-8")
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> rich.table.Table:
+    """Returns a table for the terminal; all columns but the first are aligned to the right."""
+    result = rich.table.Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        result.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+class _TensorBoard:
+    """A file of events for TensorBoard.
+
+    Not tensorboardX's `SummaryWriter`, whose thread prints a traceback of its own when the disk is
+    full.
+    """
+
+    def __init__(self, directory: Path, resumed_at: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event = event_pb2.Event
+        self._writer = EventsWriter(str(directory / "events"))
+        if resumed_at is not None:
+            # Tells TensorBoard to drop what an earlier file has from this step on.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(
+                event_pb2.Event(wall_time=time.time(), step=resumed_at + 1, session_log=start)
+            )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._writer.write_event(
+            self._event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        )
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _ExamplesPerSecond(rich.progress.ProgressColumn):
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        self._batch_size = batch_size
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        speed = "?" if task.speed is None else f"{task.speed * self._batch_size:.0f}"
+        return rich.text.Text(f"{speed} examples/s")

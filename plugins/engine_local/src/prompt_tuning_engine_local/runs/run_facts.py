@@ -1,0 +1,49 @@
+"""The provenance beside a prompt: where it came from and how to make it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+from prompt_tuning_core import provenance
+from prompt_tuning_engine_local.model.model_files import FrozenModel
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
+
+
+def describe_run(
+    model: EncoderDecoderModel,
+    frozen: FrozenModel,
+    task: str,
+    module: str | None,
+    lengths: FeatureLengths,
+    seed: int,
+    examples_sha256: str,
+) -> dict[str, Any]:
+    """Returns the facts that hold for every prompt of a run, JSON-serialisable.
+
+    `prompt_tuning_core.provenance.facts` says when to call it.
+    """
+    seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
+    return {
+        "model": {
+            "path": frozen.path,
+            "sha256": frozen.sha256,
+            "step": frozen.step,
+            **dataclasses.asdict(model.config),
+        },
+        "vocabulary": {
+            "path": str(model.vocabulary.sentencepiece_model_file),
+            "sha256": model.vocabulary.sha256,
+            "size": model.vocabulary.vocab_size,
+        },
+        "task": {
+            "name": task,
+            "module": module,
+            "feature_lengths": dataclasses.asdict(lengths),
+            "training_examples_sha256": examples_sha256,
+        },
+        "seed": seed,
+        **provenance.facts(("prompt-tuning-engine-local", *seqio)),
+    }

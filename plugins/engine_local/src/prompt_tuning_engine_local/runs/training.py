@@ -1,0 +1,344 @@
+"""Trains a prompt on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import rich.console
+
+from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.model import model_files, optimizers, prompted_model
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs import devices, interruptions, reporting, state_store
+from prompt_tuning_engine_local.runs.evaluation import Predictor, metrics_of
+from prompt_tuning_engine_local.runs.options import TrainingOptions
+from prompt_tuning_engine_local.runs.preparing import Prepared, prepare
+from prompt_tuning_engine_local.runs.state_store import TrainingState
+from prompt_tuning_files import prompt_files
+
+CONFIG_FILE = "config.gin"
+CURVES_FILE = "curves.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A finished run, as hooks get it (`run_finished`).
+
+    Attributes:
+      directory: MODEL_DIR.
+      console: Where the run writes.
+      model: The model.
+      frozen: The frozen model's file and parameters.
+      task: The task or mixture: of `prompt_tuning_tasks`, or seqio's own.
+      predictor: Answers texts with any prompt.
+      initial_prompt: The prompt's parameters before training.
+      prompt: The prompt's parameters at the end.
+      prompt_path: The last prompt file.
+      seed: The run's seed.
+      history: For each metric its values by step; see `reporting.TrainingReport`.
+    """
+
+    directory: Path
+    console: rich.console.Console
+    model: EncoderDecoderModel
+    frozen: model_files.FrozenModel
+    task: Any
+    predictor: Predictor
+    initial_prompt: Params
+    prompt: Params
+    prompt_path: Path
+    seed: int
+    history: Mapping[str, Mapping[int, float]]
+
+
+def train(options: TrainingOptions) -> TrainingRun:
+    """Trains a prompt and writes it, with its provenance, to MODEL_DIR.
+
+    The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
+    before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
+    `tensorboard`, and `curves.png` if Matplotlib is installed. The same call again goes on exactly
+    where the last save was, with the same result as if it had never stopped; `total_steps` may be
+    raised.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      PromptTuningError: If something given cannot be used, or the directory holds another run;
+        nothing is written then.
+      KeyboardInterrupt: If the run was interrupted; its state has been saved.
+    """
+    prepared = prepare(options)
+    directory = prepared.directory
+    with (
+        # First, since opening the store removes what a killed save has left.
+        state_store.lock(directory),
+        contextlib.closing(
+            state_store.StateStore(directory, options.keep_checkpoints or 2)
+        ) as store,
+    ):
+        run = _Trainer(options, prepared, store).run()
+    prepared.hook.run_finished(run=run)
+    return run
+
+
+class _Trainer:
+    """Takes the steps of a prepared run, and evaluates and saves its prompt.
+
+    Constructing one writes the files of a new run, or reads the newest state of an earlier one.
+
+    Args:
+      options: The run's options.
+      prepared: The run before its first step.
+      store: The saved states, in the run's directory, which this process has locked.
+
+    Raises:
+      InputError: If another process has begun a run in the directory, or its run is past the last
+        step.
+    """
+
+    def __init__(
+        self, options: TrainingOptions, prepared: Prepared, store: state_store.StateStore
+    ) -> None:
+        self._options = options
+        self._prepared = prepared
+        self._store = store
+        self._console = rich.console.Console()
+        # Copied, since the training step reuses the parameters' memory.
+        self._initial = {name: np.array(leaf) for name, leaf in prepared.prompt.items()}
+        saved = self._newest_state()
+        state = saved or self._first_state()
+        self._is_new = saved is None
+        self._report = reporting.TrainingReport(
+            prepared.directory, self._console, None if self._is_new else state.step
+        )
+        self._step = state.step
+        self._prompt: Params = prepared.loaded.placement.everywhere(state.prompt)
+        self._optimizer = prepared.loaded.placement.everywhere(state.optimizer)
+        self._metrics: Mapping[str, float] = state.notes.get("metrics", {})
+        self._best: float | None = state.notes.get("best")
+
+    def run(self) -> TrainingRun:
+        """Takes the steps that are left, and draws the curves.
+
+        Raises:
+          InputError: If the directory cannot be written to any more.
+        """
+        directory = self._prepared.directory
+        try:
+            if self._is_new:
+                self._evaluate()
+                self._save()
+            self._take_steps()
+            self._store.wait()
+            self._report.close()
+        except OSError as error:
+            kept = prompt_files.newest(directory)
+            raise InputError(
+                f"MODEL_DIR {directory}: cannot be written to ({error.strerror or error}); "
+                + (f"{kept.name} is whole; " if kept else "nothing was saved; ")
+                + "make room, and the same command goes on from the last save"
+            ) from error
+        self._report.draw(directory / CURVES_FILE)
+        return self._finished()
+
+    def _first_state(self) -> TrainingState:
+        first, prompt = self._prepared.first, self._prepared.prompt
+        optimizer = optimizers.start_at(self._options.optimizer.init(prompt), first)
+        return TrainingState(first, prompt, optimizer, {})
+
+    def _newest_state(self) -> TrainingState | None:
+        """Returns the state that an earlier process saved; begins a new run if there is none."""
+        prepared, directory = self._prepared, self._prepared.directory
+        if state_store.read_run(directory) != prepared.earlier:
+            raise InputError(
+                f"MODEL_DIR {directory}: another run has begun there in the meantime; give another "
+                "directory"
+            )
+        prompt_files.remove_leftovers(directory)
+        saved = self._store.newest(like=self._first_state())
+        if saved is None:
+            # The seed must be known before anything depends on it.
+            prompt_files.write_json(directory / state_store.RUN_FILE, prepared.facts)
+            prepared.hook.prompt_initialized(
+                prompt=prompted_model.prompt_matrix(self._initial), provenance=prepared.facts
+            )
+        elif prepared.last < saved.step:
+            raise InputError(
+                f"TRAIN_STEPS is {prepared.last}, and the run in {directory} has reached step "
+                f"{saved.step}; raise TRAIN_STEPS, or give another directory"
+            )
+        else:
+            prepared.batches.set_state(saved.notes["data"])
+            self._console.print(f"going on from step {saved.step}", highlight=False)
+        with prompt_files.atomic_write(directory / CONFIG_FILE) as file:
+            file.write(prepared.facts["config"].encode())
+        return saved
+
+    def _take_steps(self) -> None:
+        options, prepared = self._options, self._prepared
+        frozen, placement = prepared.loaded.frozen.params, prepared.loaded.placement
+        step_fn = make_step(options.model, options.optimizer)
+        dropout_rng = prepared.dropout_rng
+        taken, all_steps = self._step - prepared.first, prepared.last - prepared.first
+        with (
+            interruptions.Interruptions() as interrupted,
+            self._report.training(all_steps, options.batch_size, done=taken),
+        ):
+            for step in range(self._step + 1, prepared.last + 1):
+                batch = placement.split(next(prepared.batches))
+                self._advance(
+                    step,
+                    *step_fn(self._prompt, self._optimizer, frozen, batch, dropout_rng, step),
+                )
+                is_last = step == prepared.last
+                if is_last or step % options.eval_period == 0:
+                    self._evaluate()
+                if is_last or step % options.save_period == 0 or interrupted.received:
+                    self._save()
+                if interrupted.received:
+                    self._store.wait()
+                    self._console.print(
+                        f"stopped at step {step}; the same command goes on from there"
+                    )
+                    interrupted.stop()
+
+    def _advance(
+        self, step: int, prompt: Params, optimizer: Any, metrics: Mapping[str, jax.Array]
+    ) -> None:
+        """Takes the results of a step.
+
+        Raises:
+          InputError: If the loss is not finite; what was saved before stays.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        _check_finite(values["loss"], step, self._prepared.directory)
+        self._step, self._prompt, self._optimizer = step, prompt, optimizer
+        self._report.step(step, values)
+        self._prepared.hook.step_logged(step=step, metrics=values)
+
+    def _evaluate(self) -> None:
+        """Evaluates the prompt, and writes it as the best one if it is the best so far."""
+        prepared, best_metric = self._prepared, self._options.best_metric
+        predictor = prepared.loaded.predictor
+        self._metrics = metrics_of(
+            prepared.task,
+            [predictor.evaluate_prepared(one, self._prompt) for one in prepared.eval_sets],
+        )
+        self._report.evaluation(self._step, self._metrics)
+        if best_metric is not None:
+            value = _chosen(self._metrics, best_metric)
+            if self._best is None or value > self._best:
+                self._best = value
+                self._write_prompt(prepared.directory / prompt_files.BEST_FILE)
+        prepared.hook.evaluated(step=self._step, metrics=dict(self._metrics))
+
+    def _save(self) -> None:
+        """Writes the prompt, and the state in the background."""
+        directory, keep = self._prepared.directory, self._options.keep_checkpoints
+        self._report.flush()
+        path = directory / prompt_files.name_at(self._step)
+        provenance = self._write_prompt(path)
+        notes = {
+            "data": self._prepared.batches.get_state(),
+            "metrics": dict(self._metrics),
+            "best": self._best,
+        }
+        self._store.save(TrainingState(self._step, self._prompt, self._optimizer, notes))
+        for old in prompt_files.by_step(directory)[: -keep if keep else 0]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)
+        self._prepared.hook.prompt_saved(path=path, provenance=provenance)
+
+    def _write_prompt(self, path: Path) -> dict[str, Any]:
+        provenance = {
+            **self._prepared.facts,
+            "step": self._step,
+            "metrics": {self._options.eval_split: dict(self._metrics)},
+        }
+        prompt_files.save(path, prompted_model.prompt_matrix(self._prompt), provenance)
+        return provenance
+
+    def _finished(self) -> TrainingRun:
+        """Returns the finished run, and prints its first and last metrics."""
+        options, prepared = self._options, self._prepared
+        run = TrainingRun(
+            directory=prepared.directory,
+            console=self._console,
+            model=options.model,
+            frozen=prepared.loaded.frozen,
+            task=prepared.task.source,
+            predictor=prepared.loaded.predictor,
+            initial_prompt=self._initial,
+            prompt={name: np.asarray(leaf) for name, leaf in self._prompt.items()},
+            prompt_path=prepared.directory / prompt_files.name_at(prepared.last),
+            seed=prepared.seed,
+            history=self._report.history,
+        )
+        self._console.print(_summary(run, options.eval_split, prepared.first, prepared.last))
+        self._console.print(f"prompt: {run.prompt_path}", highlight=False, soft_wrap=True)
+        return run
+
+
+def make_step(
+    model: EncoderDecoderModel, optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
+    """Returns the jitted training step; gradients exist for the prompt only."""
+    dropout = model.config.dropout_rate > 0
+
+    def step_fn(
+        prompt: Params,
+        state: Any,
+        frozen: Params,
+        batch: batching.Batch,
+        dropout_rng: jax.Array,
+        step: int,
+    ) -> tuple[Params, Any, dict[str, jax.Array]]:
+        rng = jax.random.fold_in(dropout_rng, step) if dropout else None
+        (loss, per_token), gradient = jax.value_and_grad(model.loss, has_aux=True)(
+            prompt, frozen, batch, rng
+        )
+        updates, state = optimizer.update(gradient, state, prompt)
+        prompt = optax.apply_updates(prompt, updates)
+        return prompt, state, {"loss": loss, reporting.LOSS: per_token}
+
+    return jax.jit(step_fn, donate_argnums=(0, 1), compiler_options=devices.compiler_options())
+
+
+def _chosen(metrics: Mapping[str, float], name: str) -> float:
+    try:
+        return metrics[name]
+    except KeyError:
+        raise InputError(
+            f"BEST_METRIC {name!r} is no metric here{nearest(name, metrics)}"
+        ) from None
+
+
+def _check_finite(loss: float, step: int, directory: Path) -> None:
+    if not math.isfinite(loss):
+        kept = prompt_files.newest(directory)
+        raise InputError(
+            f"the loss is {loss} at step {step}; "
+            + (f"the last prompt saved is {kept}" if kept else "no prompt was saved")
+            + "; lower the learning rate"
+        )
+
+
+def _summary(run: TrainingRun, split: str, first: int, last: int) -> Any:
+    names = [name for name in run.history if name.startswith("eval/")]
+    rows = [
+        [f"step {step}", *(f"{run.history[name][step]:.4f}" for name in names)]
+        for step in dict.fromkeys((first, last))
+        if all(step in run.history[name] for name in names)
+    ]
+    columns = [f"{run.task.name}, {split}", *(n.removeprefix("eval/") for n in names)]
+    return reporting.table("", columns, rows)

@@ -1,7 +1,0 @@
-"""The vocabulary under the name that gin files have for it; the core reads it."""
-
-from __future__ import annotations
-
-from prompt_tuning_core.vocabularies import SentencePieceVocabulary
-
-__all__ = ["SentencePieceVocabulary"]

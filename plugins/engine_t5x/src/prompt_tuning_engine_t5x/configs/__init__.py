@@ -1,0 +1,1 @@
+"""The gin files of the engine `t5x`."""

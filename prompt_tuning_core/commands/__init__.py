@@ -1,0 +1,1 @@
+"""The command `prompt-tuning`, and the commands that the core itself brings."""

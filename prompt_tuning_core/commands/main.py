@@ -1,0 +1,201 @@
+"""The command `prompt-tuning`: finds the named command among the plugins, and runs it.
+
+Imports are late: every command, `list-plugins` above all, must work and be quick whatever is
+installed. So the entry points say which commands there are, and only the named one is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from prompt_tuning_core import __version__, registry
+from prompt_tuning_core.commands.text_tables import aligned
+from prompt_tuning_core.errors import (
+    InputError,
+    PluginLoadError,
+    PromptTuningError,
+    nearest,
+    one_line,
+)
+
+PROGRAM = "prompt-tuning"
+
+_FILTERS = {"--allow-plugin": "use no plugin but", "--block-plugin": "don't use"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, and nowhere an abbreviated flag."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: The arguments; those of the process if `None`.
+
+    Returns:
+      The exit code: what the command returns, such as 1 where `list-plugins --check` finds a plugin
+      that cannot be used; 2 for bad input, with one line on standard error; 130 if interrupted.
+    """
+    try:
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()  # Here, where a reader that has left is no error.
+        return code
+    except PromptTuningError as error:
+        return _fail(_own_line(error))
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has left; keep Python from flushing into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # What is wrong with a config, gin raises as any type.
+        line = _explained_by_gin(error)
+        if line is None:
+            raise
+        return _fail(line)
+
+
+def _fail(line: str) -> int:
+    print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+    return 2
+
+
+def _own_line(error: PromptTuningError) -> str:
+    # gin appends to an exception that passes through it the calls that it passed through.
+    return " ".join(str(error).split("\n  In call to configurable")[0].split())
+
+
+def _explained_by_gin(error: Exception) -> str | None:
+    if "gin" not in sys.modules:
+        return None
+    from prompt_tuning_core import gin_config
+
+    return gin_config.explain(error)
+
+
+def _run(argv: list[str]) -> int:
+    filters = _filters_parser().parse_known_args(argv)[0]
+    installed = registry.configure(filters.allow_plugin, filters.block_plugin)
+    claims = [plugin for plugin in installed.discover() if plugin.kind == "command"]
+    commands = {plugin.name: plugin for plugin in claims if plugin.status == "ok"}
+    if not argv or argv[0] in ("-h", "--help"):
+        _print_help(commands)
+        return 0
+    if argv[0] == "--version":
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    name, rest = _named(argv, [plugin.name for plugin in claims])
+    if name is None:
+        _print_group_help(argv[0], commands)
+        return 0
+    command = installed.load("command", name)
+    parser = _Parser(
+        prog=f"{PROGRAM} {name.replace('.', ' ')}",
+        description=_summary(command),
+        parents=[_filters_parser()],
+    )
+    try:
+        command.add_arguments(parser)
+    except Exception as error:  # A plugin may raise anything.
+        plugin = installed.find("command", name)
+        raise PluginLoadError(f"{plugin} fails to add its arguments: {one_line(error)}") from error
+    return int(command.run(_parse(parser, rest, getattr(command, "takes_unknown_flags", False))))
+
+
+def _filters_parser() -> _Parser:
+    parser = _Parser(add_help=False)
+    for flag, verb in _FILTERS.items():
+        parser.add_argument(
+            flag,
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"{verb} this: a plugin, a distribution, or distribution:plugin (repeatable; "
+            f"also PROMPT_TUNING_{flag[2:].split('-')[0].upper()}_PLUGINS)",
+        )
+    return parser
+
+
+def _named(argv: Sequence[str], known: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Returns the command that the first words name, None for the help of a group, and the rest.
+
+    Args:
+      argv: The arguments.
+      known: The names of the commands; those that cannot be used say why when they are loaded.
+
+    Raises:
+      InputError: If there is no such command.
+    """
+    name, *rest = argv
+    if name not in known and any(command.startswith(f"{name}.") for command in known):
+        if not rest or rest[0] in ("-h", "--help"):
+            return None, []
+        name, *rest = f"{name}.{rest[0]}", *rest[1:]
+    if name not in known:
+        words = name.replace(".", " ")
+        hint = nearest(words, [command.replace(".", " ") for command in known])
+        raise InputError(f"unknown command {words!r}{hint}")
+    return name, rest
+
+
+def _parse(parser: _Parser, argv: Sequence[str], takes_unknown_flags: bool) -> argparse.Namespace:
+    """Parses a command's arguments; those that it does not know stand in `unknown`, if it may."""
+    # Set apart because argparse takes a flag with a blank in it for a positional argument.
+    bindings = [argument for argument in argv if argument.startswith("--gin.")]
+    arguments, unknown = parser.parse_known_args([a for a in argv if a not in bindings])
+    unknown += bindings
+    if unknown and not takes_unknown_flags:
+        parser.error(f"unknown argument {unknown[0]!r}")
+    arguments.unknown = unknown
+    return arguments
+
+
+def _summary(command: object) -> str:
+    return (command.__doc__ or "").strip().partition("\n")[0]
+
+
+def _print_help(commands: Mapping[str, registry.Plugin]) -> None:
+    """Prints the core's commands with a line each, and others' below their distribution's summary.
+
+    Nothing of a plugin is imported.
+    """
+    own = {name: plugin for name, plugin in commands.items() if plugin.is_core}
+    lines = aligned(
+        [
+            [
+                f"  {name.replace('.', ' ')}",
+                _summary(registry.process_registry().load("command", name)).rstrip("."),
+            ]
+            for name in own
+        ]
+    )
+    groups: dict[str, list[str]] = {}
+    for name, plugin in commands.items():
+        if name not in own:
+            heading = f"{plugin.description} ({plugin.distribution})"
+            groups.setdefault(heading, []).append(f"  {name.replace('.', ' ')}")
+    print(
+        f"usage: {PROGRAM} COMMAND …\n\nPrompt tuning of frozen T5 models, extended by plugins.\n"
+    )
+    print("\n".join(["commands:", *lines]))
+    for heading, names in groups.items():
+        print("\n".join(["", f"{heading}:", *names]))
+    print(f"\n{PROGRAM} COMMAND --help describes a command; --version prints the version.")
+
+
+def _print_group_help(group: str, commands: Mapping[str, registry.Plugin]) -> None:
+    names = [name.replace(".", " ") for name in commands if name.startswith(f"{group}.")]
+    print(f"usage: {PROGRAM} {group} ACTION …\n\nactions:")
+    print("\n".join(f"  {name}" for name in names))

@@ -1,0 +1,131 @@
+"""The kinds of plugins: the entry-point group of each, its names, and what it must be.
+
+A new kind is one more row of `KINDS`; nothing else in the core lists them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+GIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
+"""A name that gin can use: a Python identifier in ASCII."""
+
+COMMAND_NAME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)?")
+"""A command such as `list-plugins`, or `pets.feed` for `prompt-tuning pets feed`."""
+
+
+class Kind(NamedTuple):
+    """A kind of plugin.
+
+    Attributes:
+      name: The kind's name, as messages and `list-plugins` have it.
+      group: The entry-point group that declares a plugin of this kind.
+      usage: How a person uses a plugin; `{name}` stands for its name, `{words}` for the name with
+        a blank in place of the dot.
+      complaint: Says what a loaded object lacks to be of this kind, in words that follow "the
+        plugin"; `None` if it lacks nothing.
+      in_gin: Whether `prompt_tuning_core.plugins` offers it to gin files.
+      names: What a name must match.
+      unique: Where a name stands for one plugin: among all kinds whose names share gin's one
+        namespace, within the kind, or nowhere, where several plugins may have it.
+    """
+
+    name: str
+    group: str
+    usage: str
+    complaint: Callable[[object], str | None]
+    in_gin: bool = False
+    names: re.Pattern[str] = GIN_NAME
+    unique: Literal["gin", "kind", "no"] = "kind"
+
+
+def _not_callable(loaded: object) -> str | None:
+    if callable(loaded):
+        return None
+    return f"names a value of type {type(loaded).__name__}, which cannot be called"
+
+
+def _no_engine(loaded: object) -> str | None:
+    if not isinstance(loaded, type):
+        return f"names a value of type {type(loaded).__name__}, and an engine is a class"
+    return _lacking(loaded, "train", "eval", "infer", noun="an engine class")
+
+
+def _no_hooks(loaded: object) -> str | None:
+    # pluggy would call a class's functions without an instance. It checks the hooks themselves.
+    if isinstance(loaded, type):
+        return "names a class, and hooks are a module or an instance"
+    return None
+
+
+def _no_format(loaded: object) -> str | None:
+    if not isinstance(loaded, type):
+        return f"names a value of type {type(loaded).__name__}, and a format is a class"
+    whole = (
+        ("recognizes_model", "open_model"),
+        ("recognizes_prompt", "read_prompt"),
+    )
+    missing = [[m for m in methods if not hasattr(loaded, m)] for methods in whole]
+    if all(missing):
+        least = min(missing, key=len)
+        return f"names a format class that reads neither models nor prompts: no {', '.join(least)}"
+    return None
+
+
+def _no_catalog(loaded: object) -> str | None:
+    return _lacking(loaded, "models", "prompts", noun="a catalog")
+
+
+def _no_command(loaded: object) -> str | None:
+    return _lacking(loaded, "add_arguments", "run", noun="a command")
+
+
+def _no_package(loaded: object) -> str | None:
+    if hasattr(loaded, "__path__"):
+        return None
+    return f"names a value of type {type(loaded).__name__}, and gin files are in a package"
+
+
+def _no_module(loaded: object) -> str | None:
+    if hasattr(loaded, "__spec__"):
+        return None
+    return f"names a value of type {type(loaded).__name__}, and tasks are registered by a module"
+
+
+def _lacking(loaded: object, *methods: str, noun: str) -> str | None:
+    missing = [name for name in methods if not callable(getattr(loaded, name, None))]
+    return f"names {noun} without {', '.join(missing)}" if missing else None
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "initializer", "prompt_tuning.initializers", "@plugins.{name}()", _not_callable,
+            in_gin=True, unique="gin",
+        ),
+        Kind(
+            "prompt", "prompt_tuning.prompts", "@plugins.{name}", _not_callable,
+            in_gin=True, unique="gin",
+        ),
+        Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, unique="gin"),
+        Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, unique="gin"),
+        # The name is the engine's that may read the files, or `SHARED`.
+        Kind(
+            "configs", "prompt_tuning.configs", "--gin_file", _no_package,
+            unique="no",
+        ),
+        Kind("tasks", "prompt_tuning.tasks", "MIXTURE_OR_TASK_MODULE = '{name}'", _no_module),
+        Kind("format", "prompt_tuning.formats", "by a file's content", _no_format),
+        Kind("catalog", "prompt_tuning.catalogs", "a name where a path may be", _no_catalog),
+        Kind(
+            "command", "prompt_tuning.commands", "prompt-tuning {words}", _no_command,
+            names=COMMAND_NAME,
+        ),
+    )
+}  # fmt: skip
+
+SHARED = "shared"
+"""The name of plugins of the kind `configs` whose gin files any engine may read."""
