@@ -67,6 +67,7 @@ def fallback(name, table):
 @pytest.mark.parametrize("population", [None, 20, 10])
 @pytest.mark.parametrize("length", [5, 20, 60])
 @pytest.mark.filterwarnings("ignore:prompt length")
+@pytest.mark.slow
 def test_vocab(golden, table, way, seed, population, length):
     name = f"sample_k{seed}_pop{population}_P{length}"
     raw = golden[f"PRNGKey_k{seed}"]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from prompt_tuning_testing import INITIALIZER_CHECKS, SampleTable, check_initializer
 
+pytestmark = pytest.mark.slow
+
 CLAUSES = [
     "shape_and_dtype",
     "deterministic_and_rng",

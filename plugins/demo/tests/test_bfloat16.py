@@ -18,6 +18,8 @@ from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Predictor
 from prompt_tuning_files import formats
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ("float32", "bfloat16")
 PROMPT = "encoder/prompt/prompt/prompt"
 # A difference of log-likelihoods below which bfloat16, of 8 bits, decides by its rounding.

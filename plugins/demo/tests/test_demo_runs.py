@@ -17,6 +17,8 @@ from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_demo import baselines, compare_initializers, demo_table
 from prompt_tuning_engine_local.runs import options, training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def few_sentences():

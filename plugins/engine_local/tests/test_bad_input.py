@@ -16,6 +16,8 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_engine_local.runs import options
 
+pytestmark = pytest.mark.slow
+
 
 def complaint(arguments, folder, **environment):
     """Returns the one line of a command that must fail, and checks that it left nothing."""

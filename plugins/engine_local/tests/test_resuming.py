@@ -15,6 +15,8 @@ import pytest
 import safetensors.numpy
 from tiny import install, run_command, training_flags
 
+pytestmark = pytest.mark.slow
+
 STEPS, PERIOD = 20, 4
 
 # A hooks plugin that does what a test asks for in an environment variable, once.

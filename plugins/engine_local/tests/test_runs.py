@@ -26,6 +26,8 @@ from tiny import (
 
 from prompt_tuning_files import prompt_files
 
+pytestmark = pytest.mark.slow
+
 SCHEMES = {
     "prompts/from_random_uniform.gin": {},
     "prompts/from_sampled_vocab.gin": {},

@@ -29,6 +29,7 @@ def write(path, array, **options):
     return path
 
 
+@pytest.mark.slow
 def test_keeps_the_contract(tmp_path):
     results = check_initializer(
         init_file,

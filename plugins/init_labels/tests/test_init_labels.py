@@ -30,6 +30,7 @@ def make(texts, **options):
     return init_labels(TABLE, Letters(), texts, **options)
 
 
+@pytest.mark.slow
 def test_keeps_the_contract():
     results = check_initializer(
         init_labels,

@@ -17,6 +17,7 @@ SHAPE = (100, 200)
 
 @pytest.mark.parametrize(("factory", "parameter"), FACTORIES)
 class TestEach:
+    @pytest.mark.slow
     def test_keeps_the_contract(self, factory, parameter):
         shapes = st.sampled_from([(1, 1), (5, 7)])
         results = check_initializer(factory, shapes=shapes, max_examples=4)

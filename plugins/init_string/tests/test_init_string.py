@@ -45,6 +45,7 @@ def make(text, vocab=None, **options):
     return init_string(TABLE, vocab or LikeSeqio(), text, **options)
 
 
+@pytest.mark.slow
 def test_keeps_the_contract():
     results = check_initializer(
         init_string,

@@ -24,6 +24,7 @@ def row_numbers(prompt):
     return (np.asarray(prompt[:, 0]) / 2).astype(int)
 
 
+@pytest.mark.slow
 def test_keeps_the_contract():
     results = check_initializer(
         init_vocab,
@@ -61,6 +62,7 @@ def test_reads_the_population_within_a_trace(population):
     assert table.rows_read == min(population or 500, 500)
 
 
+@pytest.mark.slow
 def test_draws_the_same_rows_within_a_trace():
     initializer = init_vocab(TABLE, 10)
     eager = initializer(KEY, (4, 2))
