@@ -366,13 +366,13 @@ def test_bad_flags_are_one_line(engine, flag, expected):
     assert message.startswith(expected)
 
 
-def test_a_prompts_file_before_the_models_is_refused(engine):
-    engine.write("model.gin", "MODEL = 1\nPROMPT = 2\n")
+def test_a_prompt_before_the_models_file_is_refused(engine):
+    engine.write("model.gin", "MODEL = 1\nPROMPT = None\n")
     engine.write("prompt.gin", "\nPROMPT = 3\n")
     message = refusal(engine, "--gin_file=prompt.gin", "--gin_file=model.gin")
     assert message == (
-        "prompt.gin:2 sets PROMPT, and model.gin:2, which comes after it, sets it again; name the "
-        "model's file before the prompt's"
+        "prompt.gin:2 sets PROMPT, and model.gin:2, which comes after it, sets it to None; name "
+        "the model's file before it"
     )
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import prompt_tuning_catalog_google as released
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_engine_local.vocabularies import SentencePieceVocabulary
 from prompt_tuning_files import formats, prompt_files
 from prompt_tuning_files.embeddings import checkpoint_load, np_load, safetensors_load
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_init_labels import init_labels
 from prompt_tuning_tasks import TextTask
 
