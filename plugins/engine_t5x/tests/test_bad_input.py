@@ -134,17 +134,6 @@ def test_vocabularies(project):
 
 
 @pytest.mark.t5x
-def test_prompts_file_before_the_models_file(project):
-    flags = runs.training_flags()
-    flags[0], flags[1] = flags[1], flags[0]
-    message = refusal(project, flags)
-    assert "/prompts/from_file.gin:" in message
-    assert " sets PROMPT, and " in message
-    assert "/models/t5_1_1_prompt.gin:" in message
-    assert message.endswith("name the model's file before the prompt's")
-
-
-@pytest.mark.t5x
 def test_checkpoint_that_lacks_frozen_parameters(project):
     checkpoint = project / "t5x_checkpoint" / "checkpoint_0"
     index = checkpoint / "checkpoint"
