@@ -266,10 +266,10 @@ def operative_config() -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """Says in one line what gin complained of while it called a configurable.
+    """Says in one line what gin, or a plugin that it called, complained of.
 
     Returns:
-      The line; `None` if the exception is not gin's complaint about the configuration.
+      The line; `None` if the exception is no complaint about the configuration.
     """
     text = str(error)
     if isinstance(error, RuntimeError):
@@ -285,6 +285,13 @@ def explain(error: BaseException) -> str | None:
         )
         if match:
             return _missing(match[2], match[1])
+    if isinstance(error, ValueError):
+        # What a plugin that does not import the core raises: gin tells which it called.
+        match = re.search(r"\n  In call to configurable '([\w.]*?)'", text)
+        name = match[1].rpartition(".")[2] if match else ""
+        for plugin in registry.process_registry().loaded():
+            if plugin.name == name and KINDS[plugin.kind].in_gin:
+                return f"{plugin}: {_first_part(error)}"
     return None
 
 

@@ -185,11 +185,15 @@ def float32_initializer(initializer: Initializer) -> Initializer:
       initializer: Makes the first value, in any floating dtype.
 
     Returns:
-      An initializer. It raises `InputError` if the values are no floating numbers.
+      An initializer. It raises `InputError` if `initializer` refuses the shape, or if the values
+      are no floating numbers.
     """
 
     def initialize(rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
-        value = jnp.asarray(initializer(rng, shape))
+        try:
+            value = jnp.asarray(initializer(rng, shape))
+        except ValueError as error:  # An initializer need not know of our own errors.
+            raise InputError(str(error)) from error
         if not jnp.issubdtype(value.dtype, jnp.floating):
             raise InputError(
                 f"the initializer of a prompt returned {value.dtype}, expected floating numbers "

@@ -155,6 +155,9 @@ def test_a_label_with_pieces_outside_the_table(project, golden):
         ("init_lacking", "there is no 'absent' in it"),
         ("init_number", "type int, which cannot be called"),
         ("init_future", "requires 'prompt-tuning-core>=9'"),
+        # Plugins that import nothing of ours raise a ValueError.
+        ("init_refusing", "plugin 'init_refusing' of refusing 1.0: no luck today"),
+        ("init_narrow", "error: 3 numbers wide, not 32"),
     ],
 )
 def test_plugins(project, plugin, expected):
@@ -171,6 +174,15 @@ def test_plugins(project, plugin, expected):
     )
     names = {"init_lacking": "lacking:absent", "init_number": "lacking:X"}
     install(site, "lacking", "initializers", names, "X = 1\n")
+    refusing = "def f():\n    raise ValueError('no luck today')\n"
+    install(site, "refusing", "initializers", {"init_refusing": "refusing:f"}, refusing)
+    narrow = (
+        "def f():\n"
+        "    def initialize(rng, shape):\n"
+        "        raise ValueError(f'3 numbers wide, not {shape[1]}')\n"
+        "    return initialize\n"
+    )
+    install(site, "narrow", "initializers", {"init_narrow": "narrow:f"}, narrow)
     names = {"init_future": "future:f"}
     install(site, "future", "initializers", names, factory, "prompt-tuning-core>=9")
     flags = training_flags(**{"plugins.prompt_basic.prompt_init": None})

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.initializers import prompt_shape
 from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_files.initial_values import prompt_shape
 from prompt_tuning_files.npy_header import read_npy_header
 
 if TYPE_CHECKING:

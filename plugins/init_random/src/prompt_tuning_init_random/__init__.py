@@ -7,20 +7,18 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.initializers import prompt_shape
-
-if TYPE_CHECKING:
-    from prompt_tuning_core.protocols import Initializer
-
 __all__ = ["init_normal", "init_random", "init_truncated_normal"]
+
+Initializer = Callable[[jax.Array, Sequence[int]], jax.Array]
+"""Takes a key and `(P, H)`, and returns `[P, H]` float32."""
 
 
 def init_random(scale: float = 0.5) -> Initializer:
@@ -32,11 +30,11 @@ def init_random(scale: float = 0.5) -> Initializer:
       scale: The upper end of the range.
 
     Returns:
-      A function `(rng, shape) -> [P, H]` float32; it raises `InputError`, a `ValueError`, for a
-      shape that isn't `(P, H)` with sizes of at least 1.
+      A function `(rng, shape) -> [P, H]` float32; it raises `ValueError` for a shape that isn't
+      `(P, H)` with sizes of at least 1.
 
     Raises:
-      InputError: If `scale` isn't a positive finite number.
+      ValueError: If `scale` isn't a positive finite number.
     """
     return _drawn(jax.nn.initializers.uniform(_positive("scale", scale), jnp.float32))
 
@@ -48,11 +46,11 @@ def init_normal(stddev: float = 0.5) -> Initializer:
       stddev: The standard deviation.
 
     Returns:
-      A function `(rng, shape) -> [P, H]` float32; it raises `InputError`, a `ValueError`, for a
-      shape that isn't `(P, H)` with sizes of at least 1.
+      A function `(rng, shape) -> [P, H]` float32; it raises `ValueError` for a shape that isn't
+      `(P, H)` with sizes of at least 1.
 
     Raises:
-      InputError: If `stddev` isn't a positive finite number.
+      ValueError: If `stddev` isn't a positive finite number.
     """
     return _drawn(jax.nn.initializers.normal(_positive("stddev", stddev), jnp.float32))
 
@@ -68,11 +66,11 @@ def init_truncated_normal(stddev: float = 0.5) -> Initializer:
       stddev: The standard deviation before the cut.
 
     Returns:
-      A function `(rng, shape) -> [P, H]` float32; it raises `InputError`, a `ValueError`, for a
-      shape that isn't `(P, H)` with sizes of at least 1.
+      A function `(rng, shape) -> [P, H]` float32; it raises `ValueError` for a shape that isn't
+      `(P, H)` with sizes of at least 1.
 
     Raises:
-      InputError: If `stddev` isn't a positive finite number.
+      ValueError: If `stddev` isn't a positive finite number.
     """
     return _drawn(jax.nn.initializers.truncated_normal(_positive("stddev", stddev), jnp.float32))
 
@@ -84,15 +82,31 @@ def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):
-        raise InputError(f"{name} is {value!r}, expected a positive number")
+        raise ValueError(f"{name} is {value!r}, expected a positive number")
     # The largest draw of a normal in float32 is below 6 standard deviations.
     if not float(limits.tiny) <= float(value) <= float(limits.max) / 8:
-        raise InputError(f"{name} is {value}, expected a positive finite number")
+        raise ValueError(f"{name} is {value}, expected a positive finite number")
     return float(value)
 
 
 def _drawn(draw: Initializer) -> Initializer:
     def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
-        return draw(rng, prompt_shape(shape))
+        return draw(rng, _prompt_shape(shape))
 
     return initialize
+
+
+def _prompt_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Returns `shape` as `(P, H)`, two integers of at least 1."""
+    try:
+        length, width = map(operator.index, shape)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"shape of a prompt is {shape!r}, expected (P, H): its length and the model's width"
+        ) from None
+    if length < 1 or width < 1:
+        raise ValueError(
+            f"prompt length P is {length} and width H is {width}, expected at least 1; set "
+            "PROMPT_LENGTH"
+        )
+    return length, width

@@ -16,16 +16,9 @@ import jax
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.initializers import (
-    WarnOnce,
-    check_ids,
-    check_vocabulary,
-    check_width,
-    fill,
-    piece_ids,
-    prompt_shape,
-)
 from prompt_tuning_files.embeddings import as_table
+from prompt_tuning_files.initial_values import WarnOnce, check_width, fill, prompt_shape
+from prompt_tuning_files.text_rows import check_ids, check_vocabulary, piece_ids
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import EmbeddingTable, Initializer, Vocabulary

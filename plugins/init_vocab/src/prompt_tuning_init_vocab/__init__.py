@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.initializers import WarnOnce, check_width, prompt_shape
 from prompt_tuning_files.embeddings import as_table
+from prompt_tuning_files.initial_values import WarnOnce, check_width, prompt_shape
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import EmbeddingTable, Initializer

@@ -1,7 +1,7 @@
-"""What initializers have in common; for plugin authors, who may use it and need not.
+"""Parts that initializers reading tables share: shapes, widths, warnings, values for the rest.
 
-An initializer factory checks what it can without reading a file, and returns a function
-`(rng, shape) -> Array` that reads rows of tables when it is called.
+An initializer factory checks what it can without reading a file. It returns a function
+`(rng, shape) -> Array`, which reads rows of a table when it is called.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +18,9 @@ from prompt_tuning_core.errors import InputError
 if TYPE_CHECKING:
     import jax
 
-    from prompt_tuning_core.protocols import EmbeddingTable, Initializer, Vocabulary
+    from prompt_tuning_core.protocols import EmbeddingTable, Initializer
 
-__all__ = [
-    "WarnOnce",
-    "check_ids",
-    "check_vocabulary",
-    "check_width",
-    "fill",
-    "piece_ids",
-    "prompt_shape",
-]
+__all__ = ["WarnOnce", "check_width", "fill", "prompt_shape"]
 
 FALLBACK_SCALE = 0.01
 """Scale of the uniform values that fill positions nobody asked for, that of `flax.linen`."""
@@ -79,55 +71,6 @@ def check_width(table: EmbeddingTable, width: int) -> None:
         raise InputError(
             f"{table}: has vectors of {table.shape[1]} numbers, but the prompt needs {width}; "
             "use the embedding table of this model"
-        )
-
-
-def check_vocabulary(vocab: Any) -> None:
-    """Checks, without a call, that `vocab` is a vocabulary.
-
-    Raises:
-      InputError: If it has no `encode`.
-    """
-    # A str has an encode, too, and is what a vocabulary's path would be.
-    if isinstance(vocab, str) or not callable(getattr(vocab, "encode", None)):
-        raise InputError(
-            f"vocab is {vocab!r}, expected something with encode(str) -> ids; set VOCABULARY"
-        )
-
-
-def piece_ids(vocab: Vocabulary, text: str, what: str) -> np.ndarray:
-    """Returns the ids `[n]` of the pieces of `text`, at least one, as int64.
-
-    Args:
-      vocab: The vocabulary.
-      text: The text to encode.
-      what: What to call the text in errors.
-
-    Raises:
-      InputError: If there are no pieces, or they aren't integers.
-    """
-    ids = np.asarray(vocab.encode(text))
-    if ids.size == 0:
-        raise InputError(f"{what} {text!r} has no pieces in this vocabulary; give it other words")
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InputError(
-            f"{what} {text!r}: vocab.encode returned {ids.dtype} of shape {ids.shape}, expected "
-            "a sequence of ids"
-        )
-    return ids.astype(np.int64)
-
-
-def check_ids(table: EmbeddingTable, ids: np.ndarray, text: str, what: str) -> None:
-    """Checks that the ids `[n]` of the pieces of `text` are rows of `table`.
-
-    Raises:
-      InputError: If not; names the text, the id and the table's size.
-    """
-    outside = ids[(ids < 0) | (ids >= table.shape[0])]
-    if outside.size:
-        raise InputError(
-            f"{what} {text!r} has a piece with id {outside[0]}, but {table} has "
-            f"{table.shape[0]} rows; use the vocabulary and the table of one model"
         )
 
 
