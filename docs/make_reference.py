@@ -20,7 +20,7 @@ MODULES = {
     "core": [
         f"prompt_tuning_core.{name}"
         for name in (
-            "protocols", "prompts", "combine", "provenance", "kinds", "registry",
+            "protocols", "prompts", "combine", "kinds", "registry",
             "gin_config", "hookspecs", "errors", "commands.main", "commands.engines",
         )
     ],
@@ -28,7 +28,7 @@ MODULES = {
         f"prompt_tuning_files.{name}"
         for name in (
             "prompt_files", "trained_prompts", "remote_prompts", "formats", "embeddings", "names",
-            "initial_values", "text_rows", "vocabularies", "model_sizes",
+            "initial_values", "text_rows", "provenance", "git_lfs", "vocabularies", "model_sizes",
         )
     ],
     "tasks": [

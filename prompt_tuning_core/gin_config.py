@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 import gin
 from gin import config_parser
 
-from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import (
     InputError,
     PluginError,
@@ -371,7 +371,11 @@ class _Source:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
-        git_lfs.refuse(text.encode(), f"gin file {path}")
+        if text.startswith("version https://git-lfs.github.com/spec/"):
+            raise InputError(
+                f"gin file {path}: a Git LFS pointer, not the file that it stands for; run "
+                "git lfs pull in the repository that it is from"
+            )
         source = cls(str(path), text, is_file=True)
         source._scan()
         for statement in source.statements:

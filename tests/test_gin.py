@@ -14,7 +14,8 @@ from prompt_tuning_core import gin_config
 ENGINE = """\
 import json, pathlib, sys
 import app
-from prompt_tuning_core import gin_config, provenance
+from prompt_tuning_core import gin_config
+from prompt_tuning_files import provenance
 
 class Engine:
     def train(self, flags):

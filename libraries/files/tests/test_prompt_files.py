@@ -89,5 +89,5 @@ def test_bad_provenance(tmp_path):
     with pytest.raises(InputError, match="found list, expected a JSON object"):
         prompt_files.load(tmp_path / "prompt.npy")
     (tmp_path / "prompt.json").write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match=r"prompt\.json: not readable as JSON"):
         prompt_files.load(tmp_path / "prompt.npy")

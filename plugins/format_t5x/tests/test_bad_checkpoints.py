@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from prompt_tuning_core.commands.main import main
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.git_lfs import POINTER
 from prompt_tuning_files import embeddings, formats
+from prompt_tuning_files.git_lfs import POINTER
 from prompt_tuning_format_t5x import T5X, T5XOrbax
 
 EMBEDDING = "token_embedder/embedding"

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, PluginError
-from prompt_tuning_files import names, prompt_files
+from prompt_tuning_files import git_lfs, names, prompt_files
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from typing import IO
 
 import numpy as np
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import git_lfs
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 """Names of the dtypes that embedding tables and prompts may be stored in."""

@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import strict_json
 from prompt_tuning_files.npy_header import read_npy_header
 
 # Not ".npy": numpy and people would take a leftover for a prompt.
@@ -217,21 +217,10 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the provenance beside the prompt `path`; empty if there is none.
 
     Raises:
-      InputError: If the file is not a JSON object.
+      InputError: If the file cannot be read, or is not a JSON object.
     """
     path = Path(path).with_suffix(".json")
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return {}
-    git_lfs.refuse(content, f"provenance {path}")
-    try:
-        facts = json.loads(content)
-    except ValueError as e:
-        raise InputError(f"{path}: not JSON: {e}") from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{path}: found {type(facts).__name__}, expected a JSON object")
-    return facts
+    return strict_json.read_object(path, f"provenance {path}") if path.exists() else {}
 
 
 def name_at(step: int) -> str:

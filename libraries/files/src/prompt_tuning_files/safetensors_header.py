@@ -16,9 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import strict_json
+from prompt_tuning_files import git_lfs, strict_json
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the format.
 _FLOATING = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}

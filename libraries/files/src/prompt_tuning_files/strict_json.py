@@ -1,9 +1,40 @@
-"""JSON as files of weights need it: where a name occurs twice, one of its values would be lost."""
+"""JSON in which no object has a name twice: one of the two values would be lost."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
+
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import git_lfs
+
+__all__ = ["loads", "read_object", "unique"]
+
+
+def read_object(path: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+      path: The file.
+      name: The name of the file in errors.
+
+    Raises:
+      InputError: If it can't be read, or holds something else, or a name twice.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: can't be read: {error.strerror or error}") from None
+    git_lfs.refuse(content, name)
+    try:
+        found = loads(content)
+    except ValueError as error:
+        raise InputError(f"{name}: not readable as JSON ({error}); copy it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{name}: found {type(found).__name__}, expected a JSON object")
+    return found
 
 
 def loads(text: str | bytes) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.gin_config import FilledMacros, Macros
-from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_files import formats, prompt_files, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +147,6 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _macro_of(config: object, name: str) -> Any:
     """Returns the value of a macro in an operative config; None if it has no plain one."""
-    from prompt_tuning_core import provenance  # It imports gin.
-
     text = provenance.bindings(config).get(name) if isinstance(config, str) else None
     try:
         return None if text is None else ast.literal_eval(text)

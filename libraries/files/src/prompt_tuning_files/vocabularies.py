@@ -14,9 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import names, tokenizer_json
+from prompt_tuning_files import git_lfs, names, tokenizer_json
 
 EXTRA_IDS = 100
 """How many extra ids the vocabularies of T5 and mT5 have."""

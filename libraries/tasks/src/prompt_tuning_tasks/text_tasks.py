@@ -36,8 +36,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from prompt_tuning_core import git_lfs, registry
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
+from prompt_tuning_files import git_lfs
 from prompt_tuning_tasks import metrics
 
 Row = Mapping[str, object]

@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import git_lfs
 from prompt_tuning_files.names import Known
 
 PROMPTS_VARIABLE = "PROMPT_TUNING_PROMPTS"

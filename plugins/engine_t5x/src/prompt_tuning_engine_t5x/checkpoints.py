@@ -26,11 +26,12 @@ from etils import epath
 from flax import traverse_util
 from t5x import checkpoints, state_utils
 
-from prompt_tuning_core import provenance, registry
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, close
 from prompt_tuning_core.prompts import check_is_plain
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
 from prompt_tuning_files import prompt_files as files
+from prompt_tuning_files import provenance
 
 if TYPE_CHECKING:
     import seqio

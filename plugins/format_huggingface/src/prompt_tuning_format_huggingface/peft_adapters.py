@@ -27,8 +27,8 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import names, safetensors_prompts
 from prompt_tuning_files.formats import Prompt
 from prompt_tuning_files.safetensors_header import SafetensorsHeader, safetensors_header_of
+from prompt_tuning_files.strict_json import read_object
 from prompt_tuning_format_huggingface import t5_config
-from prompt_tuning_format_huggingface.json_files import read_object
 
 if TYPE_CHECKING:
     import numpy as np

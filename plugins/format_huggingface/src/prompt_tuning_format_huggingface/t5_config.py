@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_format_huggingface.json_files import read_object
+from prompt_tuning_files.strict_json import read_object
 
 FILE_NAME = "config.json"
 

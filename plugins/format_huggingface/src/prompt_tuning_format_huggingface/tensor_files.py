@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import git_lfs
 from prompt_tuning_files.safetensors_header import Tensor, safetensors_header_of
-from prompt_tuning_format_huggingface.json_files import read_object
+from prompt_tuning_files.strict_json import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

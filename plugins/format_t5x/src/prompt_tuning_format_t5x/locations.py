@@ -8,8 +8,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError, one_line
+from prompt_tuning_files import git_lfs
 
 if TYPE_CHECKING:
     import tensorstore as ts

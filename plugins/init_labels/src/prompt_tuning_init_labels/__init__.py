@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from prompt_tuning_core import git_lfs
 from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_files import git_lfs
 from prompt_tuning_files.embeddings import as_table
 from prompt_tuning_files.initial_values import WarnOnce, check_width, fill, prompt_shape
 from prompt_tuning_files.text_rows import check_ids, check_vocabulary, piece_ids

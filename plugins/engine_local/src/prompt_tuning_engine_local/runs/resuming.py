@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core import provenance
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import provenance
 
 # What may change between the parts of one run, since no step depends on it: how far to go, what to
 # report and keep, and where things are (the model is compared by its checksum).

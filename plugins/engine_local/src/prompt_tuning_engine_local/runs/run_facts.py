@@ -6,9 +6,9 @@ import dataclasses
 import sys
 from typing import Any
 
-from prompt_tuning_core import provenance
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_files import provenance
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
@@ -23,7 +23,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
-    `prompt_tuning_core.provenance.facts` says when to call it.
+    `prompt_tuning_files.provenance.facts` says when to call it.
     """
     seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
     return {

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import strict_json
 
 if TYPE_CHECKING:
     import orbax.checkpoint
@@ -231,15 +231,7 @@ def read_run(directory: Path) -> dict[str, Any] | None:
       InputError: If they cannot be read.
     """
     path = directory / RUN_FILE
-    try:
-        facts = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{path}: found {type(facts).__name__}, expected a JSON object")
-    return facts
+    return strict_json.read_object(path, f"run {path}") if path.exists() else None
 
 
 def is_writable(directory: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a run writes beside a prompt, whichever engine made it: plugins, versions and config."""
+"""The facts of a run that every engine writes beside a prompt: plugins, versions and config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from prompt_tuning_core import gin_config, registry
+from prompt_tuning_core import registry
+
+__all__ = ["bindings", "facts"]
 
 _VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
 
@@ -17,19 +19,23 @@ _NOT_OF_A_RUN = ("format", "catalog", "command")
 
 
 def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what is known of this process's run, JSON-serialisable.
+    """Returns the facts of this process's run, JSON-serialisable.
 
-    Call it when the run's gin configurables have been called: the operative config and the list of
-    plugins hold those in use.
+    Call it after the run's gin configurables: the operative config and the list of plugins hold
+    those that were called.
 
     Args:
-      distributions: Those whose version is recorded besides the core's, JAX's, Flax's, optax's and
-        numpy's.
+      distributions: Their versions are recorded after those of the core, JAX, Flax, optax and
+        numpy.
 
     Returns:
       `initializer` (the bindings of the initializers in use, a line each), `plugins`, `versions`,
       `started` (UTC) and `config` (the operative config).
     """
+    from prompt_tuning_core import (
+        gin_config,  # It imports gin, which reading a prompt does not need.
+    )
+
     config = gin_config.operative_config()
     plugins = [p for p in registry.process_registry().loaded() if p.kind not in _NOT_OF_A_RUN]
     return {

@@ -1,6 +1,6 @@
 """Pointers of Git LFS: the few lines of text that stand for a file until `git lfs pull`.
 
-Every reader of models, tables, prompts, vocabularies and configs asks here, so that a clone without
+Every reader of models, tables, prompts, vocabularies and rows asks here, so that a clone without
 its large files is named as one (https://github.com/git-lfs/git-lfs, docs/spec.md).
 """
 
@@ -10,6 +10,8 @@ import contextlib
 import os
 
 from prompt_tuning_core.errors import InputError
+
+__all__ = ["POINTER", "refuse", "refuse_at"]
 
 POINTER = b"version https://git-lfs.github.com/spec/v1"
 """What a pointer begins with."""
