@@ -64,7 +64,10 @@ MODULES = {
     ],
     "engine-t5x": [
         "prompt_tuning_engine_t5x",
-        *(f"prompt_tuning_engine_t5x.{name}" for name in ("tasks", "partitioning", "requirements")),
+        *(
+            f"prompt_tuning_engine_t5x.{name}"
+            for name in ("find_module", "tasks", "partitioning", "requirements")
+        ),
     ],
 }  # fmt: skip
 

@@ -81,10 +81,6 @@ BAD_INPUT = [
     (["train", "--gin_file"], "argument --gin_file: expected one argument"),
     (["list-plugins", "--jason"], "unknown argument '--jason'; see prompt-tuning list-plugins"),
     (["list-plugins", "--js"], "unknown argument '--js'"),
-    (["find-module"], "the following arguments are required: module"),
-    (["find-module", "no_such.module"], "no module named 'no_such.module'"),
-    (["find-module", "json.no_such"], "no module named 'json.no_such'"),
-    (["find-module", "sys"], "built into Python"),
     (
         ["gin-path", "models/no_such.gin", "--engine=fake"],
         "'models/no_such.gin' not found; tried /",
@@ -282,21 +278,6 @@ def test_console_script_is_the_same(site):
         pytest.skip("the core is not installed beside this Python")
     code = f"import subprocess; print(subprocess.check_output([{str(script)!r}, '--version']))"
     assert prompt_tuning_core.__version__ in site.python("-c", code).stdout
-
-
-def test_find_module_prints_the_folder_without_importing(site):
-    site.folder.joinpath("outer", "inner").mkdir(parents=True)
-    for package in ("outer", "outer/inner"):
-        site.folder.joinpath(package, "__init__.py").write_text("1 / 0")
-    site.folder.joinpath("outer", "module.py").write_text("1 / 0")
-    site.folder.joinpath("space", "below").mkdir(parents=True)
-    for name, folder in [
-        ("outer", "outer"),
-        ("outer.inner", "outer/inner"),
-        ("outer.module", "outer"),
-        ("space.below", "space/below"),
-    ]:
-        assert site.command("find-module", name).stdout == f"{site.folder / folder}\n"
 
 
 def test_gin_path_prints_where_an_engines_files_are(site, main):

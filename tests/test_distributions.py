@@ -444,9 +444,6 @@ def test_a_core_alone_lists_its_commands_and_a_strangers_initializer(
         "gin file 'x.gin' not found; tried /"
     )
     assert core_and_stranger.prompt_tuning("gin-path", "--engine=mine") == "\n"
-    assert core_and_stranger.prompt_tuning("find-module", "prompt_tuning_core").strip() == str(
-        core_and_stranger.site_packages / "prompt_tuning_core"
-    )
 
 
 def test_a_strangers_initializer_is_listed(core_and_stranger: Environment) -> None:

@@ -154,7 +154,7 @@ def test_allow_list_blocks_the_rest(zoo):
         for row in r
         if row["status"] == "ok"
     }
-    core = {"eval", "find-module", "gin-path", "infer", "list-plugins", "train"}
+    core = {"eval", "gin-path", "infer", "list-plugins", "train"}
     assert ok == {
         "init_good": "good", "init_twice": "right", **dict.fromkeys(core, "prompt-tuning-core")
     }  # fmt: skip
