@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
     import random_t5
     import training_loop
     from prompt_tuning_demo import model as demo_model
-    from prompt_tuning_demo.tasks import DEMO_REVIEWS
+    from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
     from prompt_tuning_engine_local.data import batching
     from prompt_tuning_files.vocabularies import SentencePieceVocabulary
     from prompt_tuning_tasks.feature_lengths import FeatureLengths

@@ -66,7 +66,7 @@ MODULES = {
         "prompt_tuning_engine_t5x",
         *(
             f"prompt_tuning_engine_t5x.{name}"
-            for name in ("find_module", "tasks", "partitioning", "requirements")
+            for name in ("find_module", "task_registration", "partitioning", "requirements")
         ),
     ],
 }  # fmt: skip
@@ -76,7 +76,7 @@ NEED_T5X = {
     "core": ["prompt_tuning_core.integrations.flaxformer.layers"],
     "engine-t5x": [
         f"prompt_tuning_engine_t5x.{name}"
-        for name in ("checkpoints", "optimizers", "models", "hooks", "preflight")
+        for name in ("checkpoints", "prompt_optimizer", "decoder_only_model", "hooks", "preflight")
     ],
 }
 

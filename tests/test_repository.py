@@ -123,6 +123,13 @@ def test_plugins_of_this_repository_are_in_no_conflict_and_all_installed() -> No
     assert {plugin: found.get(plugin) for plugin in expected} == dict.fromkeys(expected, "ok")
 
 
+def test_no_two_modules_have_one_name() -> None:
+    files = [file.name for project in PROJECTS for file in source(project).rglob("*.py")]
+    apart = {"__init__.py", "__main__.py"}
+
+    assert sorted({name for name in files if files.count(name) > 1} - apart) == []
+
+
 # A plugin's name as text gives it: quoted, or as gin and the command line have it.
 QUOTED = r"""[`'"@/]%s[`'"(]|plugins\.%s\b|--engine[ =]%s\b|--block-plugin[ =]%s\b"""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning_demo import base, model
-from prompt_tuning_demo.tasks import DEMO_REVIEWS
+from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.model import model_files, optimizers
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel

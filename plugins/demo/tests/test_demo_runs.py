@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def few_sentences():
     """The demo's task with a short validation split, so that evaluating takes no time."""
-    from prompt_tuning_demo.tasks import DEMO_REVIEWS
+    from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
 
     whole = DEMO_REVIEWS.splits
     return tasks.register(
@@ -37,7 +37,7 @@ def few_sentences():
 
 
 def _first_rows():
-    from prompt_tuning_demo.tasks import review_rows
+    from prompt_tuning_demo.demo_tasks import review_rows
 
     return review_rows("validation")[:32]
 

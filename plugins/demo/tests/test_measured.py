@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from prompt_tuning_demo import baselines, compare_initializers, full_fine_tuning, model, tasks
+from prompt_tuning_demo import (
+    baselines,
+    compare_initializers,
+    demo_tasks,
+    full_fine_tuning,
+    model,
+)
 from prompt_tuning_tasks import TextTask
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +40,8 @@ def test_the_file_is_what_the_script_writes_about_this_base(module):
 def test_the_baselines_were_chosen_on_the_validation_films():
     measured = baselines.read()
     assert measured.examples == {
-        split: len(tasks.DEMO_REVIEWS.examples(split)) for split in ("train", "validation", "test")
+        split: len(demo_tasks.DEMO_REVIEWS.examples(split))
+        for split in ("train", "validation", "test")
     }
     tuned, counted = measured.baselines
     assert (tuned.name, counted.name) == ("full fine-tuning", "TF-IDF + logistic regression")
@@ -68,7 +75,7 @@ def few_sentences(monkeypatch):
 
     def rows():
         # Short ones alone, so that few lengths are compiled.
-        short = [row for row in tasks.review_rows("train") if len(row["text"]) < 45]
+        short = [row for row in demo_tasks.review_rows("train") if len(row["text"]) < 45]
         return short[:48]
 
     few = TextTask(
@@ -77,7 +84,7 @@ def few_sentences(monkeypatch):
         inputs="{text}",
         targets="{label}",
     )
-    monkeypatch.setattr(tasks, "DEMO_REVIEWS", few)
+    monkeypatch.setattr(demo_tasks, "DEMO_REVIEWS", few)
     monkeypatch.setattr(baselines, "SEEDS", (4, 5))
     monkeypatch.setattr(baselines, "_LEARNING_RATES", (0.0, 1e-3))
     monkeypatch.setattr(baselines, "_DROPOUT_RATES", (0.1,))

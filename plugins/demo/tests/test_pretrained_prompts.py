@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from prompt_tuning_demo import model
-from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
+from prompt_tuning_demo.demo_tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
 from prompt_tuning_files import formats, names
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 

@@ -16,9 +16,9 @@ from collections import Counter
 import pytest
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_demo import pretrain, reviews, tasks
+from prompt_tuning_demo import demo_tasks, pretrain, reviews
 
-TASKS = {task.name: task for task in (tasks.DEMO_REVIEWS, tasks.DEMO_PLOT_OR_REVIEW)}
+TASKS = {task.name: task for task in (demo_tasks.DEMO_REVIEWS, demo_tasks.DEMO_PLOT_OR_REVIEW)}
 
 
 def _words(text: str) -> str:
@@ -120,7 +120,7 @@ def test_quoted_sentences_are_found() -> None:
 
 def test_task_has_the_splits_and_labels(corpus: reviews.Corpus) -> None:
     for split in reviews.SPLITS:
-        examples = tasks.DEMO_REVIEWS.examples(split)
+        examples = demo_tasks.DEMO_REVIEWS.examples(split)
         assert [(e.inputs, e.targets) for e in examples] == [
             (review.text, review.label) for review in corpus.reviews[split]
         ]
@@ -135,7 +135,7 @@ def test_plots_and_reviews_are_split_by_the_same_films(
             films.setdefault(_words(sentence), set()).add(row["movie_name"])
     for split in reviews.SPLITS:
         of_split = {film for film, other in corpus.split_of_film.items() if other == split}
-        examples = tasks.DEMO_PLOT_OR_REVIEW.examples(split)
+        examples = demo_tasks.DEMO_PLOT_OR_REVIEW.examples(split)
         # A short sentence may be about films of other splits as well, as "a must-see" is.
         assert all(films[_words(example.inputs)] & of_split for example in examples)
         counts = Counter(example.targets for example in examples)

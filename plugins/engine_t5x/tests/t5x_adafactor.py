@@ -12,7 +12,7 @@ import adafactor_cases
 import numpy as np
 from t5x import adafactor
 
-from prompt_tuning_engine_t5x import optimizers
+from prompt_tuning_engine_t5x import prompt_optimizer
 from prompt_tuning_prompt_basic import PromptBasic
 
 # As configs/models/t5_1_1_prompt.gin has it.
@@ -28,7 +28,9 @@ def prompts(setting: str, shape: tuple[int, int]) -> np.ndarray:
     """Returns the prompts after each step, `[STEPS, P, H]`; a frozen parameter stays."""
     arguments, first = adafactor_cases.SETTINGS[setting]
     prompt, gradients = adafactor_cases.problem(shape)
-    definition = optimizers.prompt_only(adafactor.Adafactor(**{**GIN, **arguments}), PromptBasic)
+    definition = prompt_optimizer.prompt_only(
+        adafactor.Adafactor(**{**GIN, **arguments}), PromptBasic
+    )
     frozen = np.ones((128, 128), np.float32)
 
     def tree(array: np.ndarray) -> dict:

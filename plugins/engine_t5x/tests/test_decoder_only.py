@@ -37,7 +37,7 @@ def t5x():
     pytest.importorskip("t5x", reason="needs T5X")
     from t5x import decoding, models
 
-    from prompt_tuning_engine_t5x.models import PromptDecoderOnlyModel
+    from prompt_tuning_engine_t5x.decoder_only_model import PromptDecoderOnlyModel
 
     return SimpleNamespace(decoding=decoding, models=models, Prompted=PromptDecoderOnlyModel)
 

@@ -107,7 +107,7 @@ def measure(console: rich.console.Console) -> Measured:
       InputError: If the data package or scikit-learn is not installed.
     """
     from prompt_tuning_demo import reviews, word_counts
-    from prompt_tuning_demo.tasks import DEMO_REVIEWS
+    from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
 
     word_counts.check_installed()
     counted = _word_counts(console)
@@ -124,8 +124,8 @@ def measure(console: rich.console.Console) -> Measured:
 
 def _full_fine_tuning(console: rich.console.Console) -> Baseline:
     """Returns what it reached; settings are chosen with one seed."""
+    from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
     from prompt_tuning_demo.full_fine_tuning import FullFineTuning, Settings
-    from prompt_tuning_demo.tasks import DEMO_REVIEWS
 
     trainer = FullFineTuning(DEMO_REVIEWS, METRIC)
     runs = {}
@@ -155,7 +155,7 @@ def _full_fine_tuning(console: rich.console.Console) -> Baseline:
 
 
 def _word_counts(console: rich.console.Console) -> Baseline:
-    from prompt_tuning_demo.tasks import DEMO_REVIEWS
+    from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
     from prompt_tuning_demo.word_counts import Settings, WordCounts
 
     trainer = WordCounts(DEMO_REVIEWS)

@@ -131,8 +131,8 @@ def compare(directory: Path, seeds: Sequence[int] = SEEDS, steps: int = STEPS) -
     Raises:
       InputError: If a run fails; its own message is on the terminal.
     """
+    from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
     from prompt_tuning_demo.held_out import HeldOut
-    from prompt_tuning_demo.tasks import DEMO_REVIEWS
 
     directory.mkdir(parents=True, exist_ok=True)
     _train(directory, OTHER_TASK, "--gin_file=runs/demo_plot_or_review.gin", _seed(seeds[0]))

@@ -21,9 +21,9 @@ import rich.console
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.hookspecs import hookimpl
 from prompt_tuning_demo import baselines, scripts
+from prompt_tuning_demo.demo_tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
 from prompt_tuning_demo.held_out import HeldOut
 from prompt_tuning_demo.prefixes import PLOT_OR_REVIEW_PREFIX, SENTIMENT
-from prompt_tuning_demo.tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
 from prompt_tuning_engine_local.runs.reporting import table
 from prompt_tuning_engine_local.runs.training import TrainingRun
 from prompt_tuning_files import prompt_files

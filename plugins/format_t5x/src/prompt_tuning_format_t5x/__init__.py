@@ -42,7 +42,7 @@ class _Format:
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """See `prompt_tuning_files.formats.PromptFormat`."""
-        from prompt_tuning_format_t5x.models import read_prompt
+        from prompt_tuning_format_t5x.checkpoint_model import read_prompt
 
         return read_prompt(self.open_model(path), path, shape)
 

@@ -26,8 +26,8 @@ from prompt_tuning_format_t5x.arrays import (
     dtype_named,
     size_in_bytes,
 )
+from prompt_tuning_format_t5x.checkpoint_model import CheckpointModel, step_of
 from prompt_tuning_format_t5x.locations import MSGPACK_INDEX, Checkpoint, Store
-from prompt_tuning_format_t5x.models import CheckpointModel, step_of
 
 _VERSIONS = (2, 3)
 _ARRAY, _SCALAR = 1, 3

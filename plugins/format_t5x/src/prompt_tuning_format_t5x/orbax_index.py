@@ -18,8 +18,8 @@ from prompt_tuning_format_t5x.arrays import (
     checked_shape,
     stored_variables,
 )
+from prompt_tuning_format_t5x.checkpoint_model import CheckpointModel, step_of
 from prompt_tuning_format_t5x.locations import ORBAX_INDEX, Checkpoint, Store
-from prompt_tuning_format_t5x.models import CheckpointModel, step_of
 
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 _Keys = tuple[str, ...]
