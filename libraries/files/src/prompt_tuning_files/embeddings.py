@@ -1,8 +1,8 @@
 """Embedding tables read by rows, never whole.
 
-An XXL table is 526 MB, of which a prompt needs a hundred rows. The tables here open nothing when
-they are made, read a header at first use, and then only the rows asked for, by positioned reads
-(a memory map would fault in the file's pages around every row). In gin:
+For example, an XXL table is 526 MB, and a prompt needs a hundred of its rows. Making a table here
+opens no file. The first use reads the header; after that, only the requested rows are read, by
+positioned reads (a memory map would load the pages around every row). In gin:
 
 ```
 from prompt_tuning_files import embeddings
@@ -37,13 +37,13 @@ _BLOCK_BYTES = 1 << 20
 
 
 def np_load(path: str | os.PathLike[str]) -> EmbeddingTable:
-    """A table in a `.npy` file.
+    """Makes a table that is read from a `.npy` file.
 
     Args:
       path: The file, `[V, H]` in float16, float32 or float64, in C order. Opened at first use.
 
     Raises:
-      InputError: Here, if `path` is no path; at first use, if the file is missing, truncated,
+      InputError: At once, if `path` is no path; at first use, if the file is missing, truncated,
         pickled, in Fortran order, or of another rank or dtype.
     """
     return _NpyTable(path)
@@ -52,14 +52,14 @@ def np_load(path: str | os.PathLike[str]) -> EmbeddingTable:
 def safetensors_load(
     path: str | os.PathLike[str], variable: str = EMBEDDING_VARIABLE
 ) -> EmbeddingTable:
-    """A table in a safetensors file.
+    """Makes a table that is read from a safetensors file.
 
     Args:
       path: The file. Opened at first use.
       variable: The name of a tensor `[V, H]` in float16, bfloat16, float32 or float64.
 
     Raises:
-      InputError: Here, if an argument is of the wrong type; at first use, if the file is missing,
+      InputError: At once, if an argument has the wrong type; at first use, if the file is missing,
         truncated or corrupt, has no such variable, or has it in another rank or dtype.
     """
     return _SafetensorsTable(path, variable)
@@ -68,7 +68,7 @@ def safetensors_load(
 def checkpoint_load(
     checkpoint_path: str | os.PathLike[str], variable_path: str = EMBEDDING_VARIABLE
 ) -> EmbeddingTable:
-    """The table of a model's checkpoint, of any form that an installed format plugin reads.
+    """Makes a table that is read from a model of any form that an installed format plugin reads.
 
     Args:
       checkpoint_path: The checkpoint. Opened at first use.
@@ -76,7 +76,7 @@ def checkpoint_load(
         be left out, as in T5X.
 
     Raises:
-      InputError: Here, if an argument is of the wrong type; at first use, as `formats.open_model`,
+      InputError: At once, if an argument has the wrong type; at first use, as `formats.open_model`,
         and if the model has no such variable, or has it in another rank or dtype.
     """
     return _ModelTable(checkpoint_path, variable_path)
@@ -114,7 +114,7 @@ def as_table(x: Any) -> EmbeddingTable:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where a C-ordered table lies in a file."""
+    """The place of a C-ordered table in a file."""
 
     shape: tuple[int, int]
     dtype: np.dtype
@@ -122,7 +122,7 @@ class _Layout:
 
 
 class _FileTable:
-    """A table read from a file by positioned reads; subclasses say where in the file it lies."""
+    """A table read from a file by positioned reads; subclasses find its place in the file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = _checked_path(path)
@@ -138,8 +138,8 @@ class _FileTable:
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Reads rows `ids` `[n]`; returns float32 `[n, H]`.
 
-        Beside its result it holds at most one block of about 1 MiB. Rows that follow one another
-        in the file are read together, and repeated ones once.
+        Holds at most one block of about 1 MiB in memory, apart from the result. Neighbouring rows
+        are read together, and repeated rows once.
 
         Raises:
           InputError: If an id is outside the table, or a row isn't finite.
@@ -166,7 +166,7 @@ class _FileTable:
                 count = int(wanted[stop - 1] - first) + 1
                 data = self._read(file, layout.offset + int(first) * row_bytes, count * row_bytes)
                 block = np.frombuffer(data, layout.dtype).reshape(count, width)
-                with np.errstate(over="ignore"):  # Of float64; told below as not finite.
+                with np.errstate(over="ignore"):  # float64 may overflow; checked below.
                     block = block.astype(np.float32)
                 _check_finite(block, int(first), self)
                 result[order[start:stop]] = block[wanted[start:stop] - first]
@@ -275,7 +275,7 @@ class _ModelTable:
 
     @property
     def dtype(self) -> np.dtype:
-        import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
+        import jax.numpy as jnp  # numpy gets bfloat16 from jax.
 
         return np.dtype(getattr(jnp, self._model.variables[self._variable].dtype))
 
@@ -312,7 +312,7 @@ class _ArrayTable:
         else:
             import jax
 
-            # Within a trace an operation on a concrete array is traced, too, unless told not to be.
+            # Inside a trace, JAX would trace even operations on concrete arrays.
             with jax.ensure_compile_time_eval():
                 rows = np.asarray(self._array[ids])
         with np.errstate(over="ignore"):
@@ -337,7 +337,7 @@ def _checked_variable(path: str | os.PathLike[str], variable: str) -> str:
 
 
 def _shown(x: Any) -> str:
-    """A short description of a value for an error message."""
+    """Returns a short description of a value for an error message."""
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
     if isinstance(shape, tuple) and dtype is not None:
         return f"{dtype}[{', '.join(map(str, shape))}]"

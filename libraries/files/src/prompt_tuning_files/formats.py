@@ -1,7 +1,7 @@
 """Forms of files that hold models and prompts, each read by a plugin of the kind `format`.
 
-Which form a file has, its content says: each installed format is asked. Names of variables are
-Flaxformer's, joined by "/", whatever the file calls them: `token_embedder/embedding`,
+Each installed format looks at the content of a file and says whether it recognizes it. Variables
+have Flaxformer's names, joined by "/", whatever the file calls them: `token_embedder/embedding`,
 `encoder/layers_0/attention/query/kernel`. Matrices are `[in, out]`.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """What a model's index says of a variable.
+    """Shape and dtype of a variable, from a model's index.
 
     Attributes:
       shape: Its shape.
@@ -35,18 +35,18 @@ class Variable:
 
 
 class ModelFile(Protocol):
-    """A model on disk whose index has been read, and none of its variables yet."""
+    """A model on disk: its index has been read, its variables have not."""
 
     @property
     def variables(self) -> Mapping[str, Variable]:
-        """The model's parameters by name; optimizer states are left out.
+        """The model's parameters by name, without optimizer states.
 
-        Where the model was saved with a prompt, the prompt's are among them, as `encoder/prompt/…`.
+        A model that was saved with a prompt has the prompt's too, as `encoder/prompt/…`.
         """
 
     @property
     def step(self) -> int:
-        """The step at which it was saved; 0 where the file does not say."""
+        """The step at which it was saved; 0 if the file does not say."""
 
     def read(self, name: str) -> np.ndarray:
         """Reads one variable whole, in its stored dtype.
@@ -56,7 +56,7 @@ class ModelFile(Protocol):
         """
 
     def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
-        """Reads rows of a variable `[V, H]`, and as little else as the form allows.
+        """Reads rows of a variable `[V, H]`, and as few other rows as the form allows.
 
         Args:
           name: The variable.
@@ -72,14 +72,14 @@ class ModelFile(Protocol):
 
 @runtime_checkable
 class DescribedModelFile(ModelFile, Protocol):
-    """A model on disk that says of its network what the shapes of its variables cannot."""
+    """A model on disk that describes settings of its network that no shape shows."""
 
     @property
     def network(self) -> Mapping[str, Any]:
         """Settings by name.
 
-        One is known: `relpos_max_distance`, the distance from which on all positions share the
-        last relative position bias; an int, 128 where nothing is said.
+        There is one so far, `relpos_max_distance`: positions at this distance or farther share the
+        last relative position bias. It is an int; the default is 128.
         """
 
 
@@ -88,10 +88,10 @@ class ModelFormat(Protocol):
     """A plugin of the kind `format` that reads models; its class takes no arguments."""
 
     def recognizes_model(self, path: str) -> bool:
-        """Whether `path` holds a model of this form; looks at its content, reads no arrays.
+        """Checks by its content that `path` holds a model of this form; reads no arrays.
 
-        A file that is damaged beyond its first signs is recognized all the same, so that
-        `open_model` can say what is wrong with it.
+        If the first bytes fit but the rest is damaged, returns True: `open_model` then reports
+        the damage.
         """
 
     def open_model(self, path: str) -> ModelFile:
@@ -108,7 +108,7 @@ class Prompt:
 
     Attributes:
       array: float32 `[P, H]`.
-      provenance: What the file says of where it came from; empty if nothing.
+      provenance: How the prompt was made, as the file records it; empty if it records nothing.
     """
 
     array: np.ndarray
@@ -120,7 +120,7 @@ class PromptFormat(Protocol):
     """A plugin of the kind `format` that reads prompts; its class takes no arguments."""
 
     def recognizes_prompt(self, path: str) -> bool:
-        """Whether `path` holds a prompt of this form; looks at its content, reads no arrays."""
+        """Checks by its content that `path` holds a prompt of this form; reads no arrays."""
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """Reads a prompt.
@@ -139,8 +139,8 @@ class PromptWriter(Protocol):
     """A prompt format that writes prompts as well.
 
     Attributes:
-      prompt_endings: Endings of names that ask for this form when a prompt is written, such as
-        `(".npy",)`; `("/",)` for one that writes a directory.
+      prompt_endings: Endings of file names that choose this form when a prompt is written, such
+        as `(".npy",)`; `("/",)` for a form that is a directory.
     """
 
     prompt_endings: tuple[str, ...]
@@ -266,7 +266,7 @@ def write_prompt(
 
 
 def _recognizing(protocol: Any, what: str, name: str) -> Located:
-    """Finds the one installed format that recognizes what is at the path `name`."""
+    """Finds the one installed format that recognizes the file or folder at the path `name`."""
     formats, broken = _installed()
     readers = {
         plugin: format_ for plugin, format_ in formats.items() if isinstance(format_, protocol)
@@ -299,9 +299,9 @@ def _recognizing(protocol: Any, what: str, name: str) -> Located:
 
 
 def _installed() -> tuple[dict[str, Any], list[PluginError]]:
-    """Returns an instance of each installed format by name, and why others cannot be loaded.
+    """Returns an instance of each installed format by name, and errors of those that fail to load.
 
-    Formats that are blocked are left out. A broken one matters only where no other is of use.
+    Skips blocked formats. A broken format matters only if no working one reads the file.
     """
     formats, broken = {}, []
     for plugin in registry.process_registry().discover():

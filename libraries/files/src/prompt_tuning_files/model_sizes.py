@@ -13,21 +13,21 @@ from prompt_tuning_files.formats import Variable
 
 @dataclasses.dataclass(frozen=True)
 class ModelSizes:
-    """The sizes of a T5; None where the variables do not tell.
+    """The sizes of a T5; None for a size that the variables do not show.
 
     Attributes:
-      parameters: How many there are.
-      size: Their bytes, as they are stored.
-      dtypes: How many of the parameters are stored in each dtype.
-      width: Of the embeddings and between the layers.
+      parameters: Number of parameters.
+      size: Bytes of the stored parameters.
+      dtypes: Number of parameters stored in each dtype.
+      width: Width of the embeddings and between the layers.
       vocabulary_rows: Rows of the embedding table.
-      encoder_layers: How many.
-      decoder_layers: How many.
-      heads: Of each attention.
-      head_width: Of each head.
-      mlp_width: Of the inner projections.
-      mlp_gated: Whether there are two of them, one gating the other.
-      logits_tied: Whether the embedding table also makes the logits.
+      encoder_layers: Number of layers of the encoder.
+      decoder_layers: Number of layers of the decoder.
+      heads: Number of heads of each attention.
+      head_width: Width of each attention head.
+      mlp_width: Width of the inner projections.
+      mlp_gated: True if there are two inner projections and the first gates the second.
+      logits_tied: True if the embedding table also makes the logits.
     """
 
     parameters: int
@@ -53,7 +53,7 @@ def derive(variables: Mapping[str, Variable]) -> ModelSizes:
         dtypes[variable.dtype] = dtypes.get(variable.dtype, 0) + count
         size += count * _bytes(variable.dtype)
     table = _shape(variables, re.escape(EMBEDDING_VARIABLE))
-    # Relative positions have a bias for each head, whatever the shapes of the attention's kernels.
+    # The kernels of attention do not show the number of heads; relative position biases do.
     heads = next(iter(_shape(variables, r".*/rel_embedding")), None)
     attention = math.prod(_shape(variables, r".*attention/query/kernel")[1:])
     inner = _shape(variables, r".*/mlp/wi(_0)?/kernel")
@@ -84,6 +84,6 @@ def _layers(variables: Mapping[str, Variable], part: str) -> int:
 
 
 def _bytes(dtype: str) -> int:
-    # Numpy knows the names of some, such as bfloat16, only where jax has been imported.
+    # Numpy knows some names, such as bfloat16, only after jax has been imported.
     bits = re.search(r"\d+", dtype)
     return int(bits[0]) // 8 if bits else 1

@@ -1,7 +1,7 @@
-"""Names that stand where a path may: the models and prompts of the installed catalogs.
+"""Names to use in place of a path: the models and prompts of the installed catalogs.
 
-A catalog is a plugin of the kind `catalog`: an object with `models()` and `prompts()`. A file or a
-folder of that name comes first.
+A catalog is a plugin of the kind `catalog`: an object with `models()` and `prompts()`. If a file or
+a folder has the same name, it is used instead.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Known:
       name: Its name; a prompt's is `MODEL/TASK`.
       locate: Returns its path, or its address in a bucket; raises an `InputError` that says what
         to do if it is not on this machine.
-      address: Its path or address, where that is known without looking for it.
+      address: Its path or address, if that is known without a search.
       hugging_face: A model's name at Hugging Face, if it is there.
-      facts: What a list shows of it, by heading; the values of one catalog have the same headings.
+      facts: Facts to show in a list, by heading; the entries of one catalog share their headings.
       notes: Lines that a list shows once, below the table.
     """
 
@@ -43,10 +43,10 @@ class Catalog(Protocol):
     """A plugin of the kind `catalog`."""
 
     def models(self) -> Iterable[Known]:
-        """Lists the models, without looking for any of them."""
+        """Lists the models, without searching for their files."""
 
     def prompts(self) -> Iterable[Known]:
-        """Lists the prompts, without looking for any of them."""
+        """Lists the prompts, without searching for their files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def hugging_face_name(path: str) -> str | None:
       path: A name or a path, as `resolve_model` takes it or returns it.
 
     Returns:
-      The name; None where neither a catalog nor the path says.
+      The name; None if neither a catalog nor the path shows it.
     """
     path = path.rstrip("/")
     for one in _found("models")[0]:
@@ -131,7 +131,7 @@ def prompts_in(folder: Path) -> tuple[Known, ...]:
 
 def _resolve(what: str, name: str | os.PathLike[str]) -> str:
     path = os.path.expanduser(os.fspath(name))
-    # A TensorFlow checkpoint is the beginning of its files' names; a format says what it is.
+    # The path of a TensorFlow checkpoint is no file, only the beginning of several names.
     if "://" in path or os.path.exists(path) or os.path.exists(f"{path}.index"):
         return path
     name = os.fspath(name)
@@ -150,7 +150,7 @@ def _resolve(what: str, name: str | os.PathLike[str]) -> str:
     known = [one.entry.name for one in listed]
     raise InputError(
         f"{what} {name}: there is no such file or directory, and no {what} is known by this name"
-        # All the names there are would bury the path that was mistyped.
+        # A list of all names would hide the mistyped path.
         f"{close(name, known)}"
     )
 
@@ -163,7 +163,7 @@ def _all(method: str) -> list[Listed]:
 
 
 def _found(method: str) -> tuple[list[Listed], list[PluginError]]:
-    """Returns the entries of all catalogs, and why some catalogs cannot be used."""
+    """Returns the entries of all catalogs, and the errors of catalogs that cannot be used."""
     installed = registry.process_registry()
     listed: list[Listed] = []
     broken: list[PluginError] = []

@@ -1,4 +1,4 @@
-"""Strict reading of `.npy` headers: what numpy's format allows, less what this project refuses."""
+"""Strict reading of `.npy` headers: refuses some arrays that numpy's format allows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PICKLE_REFUSED = "holds pickled Python objects, which are never loaded; save a 
 
 @dataclasses.dataclass(frozen=True)
 class NpyHeader:
-    """What the header of a `.npy` file says, checked against the file.
+    """The header of a `.npy` file, checked against the file.
 
     Attributes:
       shape: The array's shape; any rank, all sizes at least 1.
       dtype: float16, float32 or float64, in either byte order.
-      fortran_order: Whether the first index varies fastest.
+      fortran_order: True if the first index varies fastest.
       offset: Where the data begins, in bytes from the start of the stream.
     """
 
@@ -43,8 +43,8 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
       name: What to call the stream in errors: its path.
 
     Raises:
-      InputError: If it is no `.npy` but a pointer of Git LFS, for example, is pickled, truncated or
-        longer than its header says, is empty, or isn't float16, float32 or float64.
+      InputError: If it is no `.npy` (but a pointer of Git LFS, for example), is pickled, truncated
+        or longer than its header says, is empty, or isn't float16, float32 or float64.
     """
     start = stream.read(len(git_lfs.POINTER))
     stream.seek(0)
@@ -58,12 +58,12 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
         if version == (1, 0):
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
         elif version in ((2, 0), (3, 0)):
-            # 3.0 is 2.0 in UTF-8 in place of Latin-1, which are the same for arrays of floats: only
-            # field names of structured arrays, refused below, go beyond ASCII.
+            # Version 3.0 differs from 2.0 only in its encoding, UTF-8 for Latin-1. The two differ
+            # only for field names of structured arrays, which are refused below.
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
             raise ValueError(f"format version {version}, expected (1, 0), (2, 0) or (3, 0)")
-    except Exception as error:  # Whatever the parser trips over, the header is what is wrong.
+    except Exception as error:  # Any error of the parser means a bad header.
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{name}: not a readable .npy file ({cause}); write it anew with np.save"

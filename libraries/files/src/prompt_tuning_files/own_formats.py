@@ -30,14 +30,14 @@ _PROMPT = "prompt"
 
 
 class NpyFormat:
-    """Prompts as `.npy` with their provenance beside; see `prompt_files`."""
+    """Prompts as `.npy`, with a file of their provenance; see `prompt_files`."""
 
     prompt_endings = (".npy",)
 
     def recognizes_prompt(self, path: str) -> bool:
-        """See `formats.PromptFormat`; the reference's prompts have no ending, and are such files.
+        """See `formats.PromptFormat`; accepts the reference's prompts, whose names have no ending.
 
-        A name that ends in `.npy` is enough, so that what is wrong with the file can be said.
+        A name that ends in `.npy` is enough: `read_prompt` then reports a damaged file.
         """
         return os.path.isfile(path) and (path.endswith(".npy") or _begins(path, b"\x93NUMPY"))
 
@@ -60,7 +60,7 @@ class SafetensorsFormat:
         """See `formats.ModelFormat`."""
         file = Path(path)
         if file.is_dir():
-            # With a config.json it is Hugging Face's.
+            # A folder with a config.json is a model of Hugging Face.
             if (file / "config.json").exists():
                 return False
             file /= MODEL_FILE
@@ -112,7 +112,7 @@ class SafetensorsModel:
         self._name = f"model {file}"
         header = safetensors_header_of(file, self._name)
         self._tensors = header.tensors
-        # Its header is read once, however often rows are.
+        # The header is read once; rows may be read many times.
         self._table = functools.cache(functools.partial(embeddings.safetensors_load, file))
         self.variables = {name: _variable(tensor) for name, tensor in header.tensors.items()}
         step = header.metadata.get("step", "0")
@@ -138,7 +138,7 @@ def _variable(tensor: Tensor) -> Variable:
 def _names(file: Path) -> list[str] | None:
     """Returns the names in a safetensors file; none if it is damaged, None if it is no such file.
 
-    A name that ends in `.safetensors` is enough, so that what is wrong with the file can be said.
+    A name that ends in `.safetensors` is enough: the reader then reports a damaged file.
     """
     if not file.is_file() or file.suffix != ".safetensors":
         return None

@@ -1,6 +1,6 @@
-"""Prompt files: a float32 array `[P, H]` as `.npy`, and beside it its provenance as `.json`.
+"""Prompt files: a float32 array `[P, H]` as `.npy`, and its provenance as `.json` next to it.
 
-The array is readable by numpy alone. Both files are written atomically.
+Numpy alone can read the array. Both files are written atomically.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import strict_json
 from prompt_tuning_files.npy_header import read_npy_header
 
-# Not ".npy": numpy and people would take a leftover for a prompt.
+# Not ".npy": numpy and people would mistake a leftover for a prompt.
 _TEMPORARY = ".partial"
 
 BEST_FILE = "best_prompt.npy"
@@ -36,9 +36,8 @@ _REFERENCE_STEP = re.compile(r"checkpoint_(\d+)")
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Opens a temporary file beside `path` that replaces it if the block succeeds.
 
-    The content is on the disk before the name is, so that a crash leaves either the file that was
-    there or the new one. A temporary file that a killed process left is removed by
-    `remove_leftovers`.
+    The content reaches the disk before the name does, so a crash leaves either the old file or the
+    new one. `remove_leftovers` removes the temporary file of a killed process.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for their owner only; a prompt is as public as any new file.
+        # mkstemp lets only the owner read; a prompt gets the permissions of any new file.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
@@ -96,7 +95,7 @@ def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[s
     if prompt.ndim != 2:
         raise InputError(f"{path}: found a prompt of shape {prompt.shape}, expected (P, H)")
     facts = with_checksum(prompt, provenance)
-    # The provenance first: a prompt never stands without one, and the checksum tells a stale pair.
+    # The provenance first: no prompt is ever without one, and the checksum shows a stale pair.
     write_json(path.with_suffix(".json"), facts)
     with atomic_write(path) as file:
         np.save(file, prompt, allow_pickle=False)
@@ -137,7 +136,7 @@ def read(
             array = np.load(file, allow_pickle=False)
     except OSError as e:
         raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
-    with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
+    with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses infinity.
         array = array.astype(np.float32)
     check_checksum(name, array, provenance, Path(path).with_suffix(".json"))
     return array, provenance
@@ -146,7 +145,7 @@ def read(
 def with_checksum(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a provenance with the shape and the checksum of `array` `[P, H]` float32."""
     own = {"shape": list(array.shape), "sha256": checksum(array)}
-    # First, for people who read it; and again, as it may be the provenance of another form.
+    # First, so that people see them; last, to replace those of a prompt in another form.
     return {**own, **provenance, **own}
 
 
@@ -156,16 +155,16 @@ def check_shape(
     expected: tuple[int, int] | None,
     provenance: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """Checks the shape that a file says its prompt has.
+    """Checks the shape that a file states for its prompt.
 
     Args:
       name: What to call the file in errors.
       found: The shape.
       expected: The `(P, H)` it must be; None for any two numbers.
-      provenance: The prompt's, which may say what model it was trained for.
+      provenance: The prompt's provenance; errors name the model it was trained for.
 
     Raises:
-      InputError: If it is another.
+      InputError: If the shape is different.
     """
     if expected is not None and found != tuple(expected):
         model = provenance.get("model")
@@ -180,7 +179,7 @@ def check_shape(
 
 
 def check_is_one_matrix(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Checks that a prompt module's parameters, by name, are what a prompt file can hold.
+    """Checks that a prompt file can hold a prompt module's parameters, given by name.
 
     Raises:
       InputError: If they are not one matrix.
@@ -200,7 +199,7 @@ def check_checksum(
       name: What to call the file in errors.
       array: float32 `[P, H]`.
       provenance: Its provenance.
-      where: Where the provenance stands.
+      where: The place of the provenance, for errors.
 
     Raises:
       InputError: If the checksum is another prompt's.
@@ -242,13 +241,13 @@ def newest(directory: str | os.PathLike[str]) -> Path | None:
 
 
 def best_or_newest(directory: str | os.PathLike[str]) -> Path | None:
-    """Returns a run's best prompt where it kept one, else its newest; None if there is none."""
+    """Returns a run's best prompt if it kept one, else its newest; None if there is none."""
     best = Path(directory) / BEST_FILE
     return best if best.is_file() else newest(directory)
 
 
 def best_or_newest_of(names: Iterable[str]) -> str | None:
-    """Returns the file name, of those given, that `best_or_newest` would take; None if none is."""
+    """Returns the file name, of those given, that `best_or_newest` would take; None for neither."""
     names = set(names)
     if BEST_FILE in names:
         return BEST_FILE
@@ -259,7 +258,7 @@ def best_or_newest_of(names: Iterable[str]) -> str | None:
 def step_of(path: str | os.PathLike[str]) -> int | None:
     """Returns the step in a prompt's path; None if it has none.
 
-    That is N of `prompt_N.npy`, and of a prompt of the reference in `checkpoint_N/`.
+    For example, 7 for `prompt_7.npy`, and for a prompt of the reference in `checkpoint_7/`.
     """
     path = Path(path)
     match = re.fullmatch(r"prompt_([0-9]+)\.npy", path.name)
@@ -274,14 +273,14 @@ def of_reference(directory: Any) -> Any:
     Its runs write `numpy_checkpoints/checkpoint_STEP/NAME`, a `.npy` file without an ending.
 
     Args:
-      directory: The run's, its `numpy_checkpoints`, or a `checkpoint_STEP` in that: an absolute
-        `pathlib.Path` or `etils.epath.Path`.
+      directory: The run's directory, its `numpy_checkpoints`, or a `checkpoint_STEP` in that: an
+        absolute `pathlib.Path` or `etils.epath.Path`.
 
     Returns:
-      The path of the file, of the highest step there is; None if it is no such directory.
+      The path of the prompt of the highest step; None if it is no such directory.
 
     Raises:
-      InputError: If there is no step, or not one prompt in it.
+      InputError: If there is no step, or no single prompt in it.
     """
     if directory.parent.name == _REFERENCE and _REFERENCE_STEP.fullmatch(directory.name):
         step = directory

@@ -1,4 +1,4 @@
-"""Prompts in buckets, copied to this machine to be read: T5X's runs on many hosts save there."""
+"""Copies prompts from buckets to this machine: T5X's runs on many hosts save to buckets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from prompt_tuning_files import prompt_files
 
 @functools.cache
 def copied(address: str) -> str:
-    """Copies a prompt, and the provenance beside it, once a process.
+    """Copies a prompt and its provenance, once in each process.
 
     Args:
-      address: Of a file, or of the directory of a training run: its best prompt where it kept one,
-        else that of the highest step, also of a run of the reference; `gs://…`, or another address
-        that `etils.epath` opens.
+      address: `gs://…`, or another address that `etils.epath` opens, of a file or of the directory
+        of a training run (ours or the reference's). A directory means its best prompt if it kept
+        one, else the prompt of the highest step.
 
     Returns:
-      The path of the copy, which is removed when the process ends.
+      The path of the copy. The process removes it when it ends.
 
     Raises:
       InputError: If there is nothing, or it cannot be read.
@@ -54,6 +54,6 @@ def copied(address: str) -> str:
                 (folder / path.name).write_bytes(path.read_bytes())
     except InputError:
         raise
-    except Exception as e:  # Of whatever opens such addresses: credentials, network, TensorFlow.
+    except Exception as e:  # Credentials, network, TensorFlow: errors of many types.
         raise InputError(f"{name}: cannot be read: {one_line(e)}") from e
     return str(folder / source.name)

@@ -1,8 +1,8 @@
-"""Strict reading of safetensors headers, for readers that take from a file what they need.
+"""Strict reading of safetensors headers, for readers that read only parts of a file.
 
 A safetensors file is the length of its header in 8 bytes, the header in JSON, and the tensors' data
-(https://github.com/huggingface/safetensors describes the format). The `safetensors` library maps a
-whole file into memory, where every page that was read counts.
+(https://github.com/huggingface/safetensors describes the format). The `safetensors` library is not
+used: it maps the whole file into memory, and each page it reads stays there.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _BYTES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies in a file.
+    """The place of a tensor in a file.
 
     Attributes:
-      code: Its dtype as the format has it, such as "BF16".
+      code: Its dtype as the format spells it, such as "BF16".
       shape: Its shape.
       offset: Where its data begins, in bytes from the start of the file.
       size: The bytes of its data.
@@ -51,7 +51,7 @@ class Tensor:
         if self.code not in _FLOATING:
             return None
         if self.code == "BF16":
-            import jax.numpy as jnp  # numpy knows bfloat16 by way of jax only.
+            import jax.numpy as jnp  # numpy gets bfloat16 from jax.
 
             return np.dtype(jnp.bfloat16).newbyteorder("<")
         return np.dtype(_FLOATING[self.code]).newbyteorder("<")
@@ -59,7 +59,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class SafetensorsHeader:
-    """What the header of a safetensors file says, checked against the file.
+    """The header of a safetensors file, checked against the file.
 
     Attributes:
       tensors: By name, in the order of their data.
@@ -73,8 +73,8 @@ class SafetensorsHeader:
 def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> SafetensorsHeader:
     """Reads and checks the header of a safetensors file; leaves `stream` where the data begins.
 
-    Tensors must fill the file without gap or overlap, so that a file that was cut, or whose header
-    was damaged, is found out.
+    Tensors must fill the file without gap or overlap. So a file that was cut, or whose header was
+    damaged, is refused.
 
     Args:
       stream: A binary stream at its start.
@@ -155,7 +155,7 @@ def read_tensor(path: str | os.PathLike[str], tensor: Tensor, name: str) -> np.n
 
 
 def _read(stream: IO[bytes], length: int) -> bytes:
-    """Reads so many bytes, or fewer where the stream ends; it may be an unbuffered one."""
+    """Reads `length` bytes, or fewer if the stream ends; works for unbuffered streams too."""
     parts = []
     while length and (part := stream.read(length)):
         parts.append(part)
@@ -182,7 +182,7 @@ def _checked_tensor(name: str, entry: Any, data_offset: int) -> Tensor:
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{name!r} has data_offsets {offsets}")
     size = offsets[1] - offsets[0]
-    # The format may get new dtypes: the size of a tensor of unknown dtype is left unchecked.
+    # The format may get new dtypes: a tensor of unknown dtype may have any size.
     expected = math.prod(shape) * _BYTES.get(code, 0)
     if code in _BYTES and size != expected:
         raise ValueError(f"{name!r} has {size} bytes, expected {expected} for {code} {shape}")

@@ -1,4 +1,4 @@
-"""A prompt as a tensor of a safetensors file, its provenance as JSON in the file's metadata."""
+"""Prompts in safetensors files: one tensor, with its provenance as JSON in the metadata."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def read(
         raise InputError(f"{name}: has the dtype {tensor.code}, expected a floating one")
     provenance = _provenance(header.metadata, name)
     prompt_files.check_shape(name, tensor.shape, shape, provenance)
-    with np.errstate(over="ignore"):  # Of float64: an infinity then, for the caller to refuse.
+    with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses infinity.
         array = read_tensor(file, tensor, name).astype(np.float32)
     prompt_files.check_checksum(name, array, provenance, "its metadata")
     return Prompt(array, provenance)
 
 
 def metadata(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the metadata of a file that is to hold the prompt `array` `[P, H]` float32."""
+    """Returns the metadata for a file with the prompt `array` `[P, H]` float32."""
     facts = prompt_files.with_checksum(array, provenance)
     return {_PROVENANCE: json.dumps(facts, ensure_ascii=False)}
 

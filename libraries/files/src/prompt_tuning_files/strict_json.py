@@ -1,4 +1,4 @@
-"""JSON in which no object has a name twice: one of the two values would be lost."""
+"""Strict reading of JSON: refuses a name that occurs twice, since one value would be lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loads(text: str | bytes) -> Any:
     """Returns the value of a JSON text in which no object has a name twice.
 
     Raises:
-      ValueError: If it is none.
+      ValueError: If `text` is not such a text.
     """
     try:
         return json.loads(text, object_pairs_hook=unique)

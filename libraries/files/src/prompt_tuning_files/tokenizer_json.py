@@ -1,7 +1,7 @@
-"""The `tokenizer.json` of Hugging Face's tokenizers, as a SentencePiece model.
+"""Converts the `tokenizer.json` of Hugging Face's tokenizers to a SentencePiece model.
 
 Transformers makes this file from a SentencePiece model: the pieces with their scores, the compiled
-map of characters, and how spaces become `▁`. All that is needed to make the model again is in it.
+map of characters, and how spaces become `▁`. That is enough to make the model again.
 The library `tokenizers` gives other ids than SentencePiece, with which T5 was trained. For example,
 it finds `<extra_id_0>` within a word, has no pieces for bytes, and normalizes a lone accent in
 another way.
@@ -27,11 +27,11 @@ _ADVICE = "give the SentencePiece model (spiece.model) that it was made from"
 def to_sentencepiece(content: bytes, name: str, protocol: Any) -> Any:
     """Makes a SentencePiece model of a `tokenizer.json`.
 
-    Extra ids get the name that seqio gives them, `▁<extra_id_0>`. What the file does not say is as
-    in every T5 vocabulary: a space is put before the text, and runs of spaces count as one.
+    Extra ids get the name that seqio gives them, `▁<extra_id_0>`. Settings that the file lacks are
+    those of every T5 vocabulary: a space before the text, and several spaces count as one.
 
     Args:
-      content: Of the file.
+      content: The file's content.
       name: What to call the file in errors.
       protocol: The module `sentencepiece.sentencepiece_model_pb2`.
 
@@ -106,7 +106,7 @@ def _convert(found: Mapping[str, Any], model: Mapping[str, Any], name: str, prot
 def _added_pieces(
     added: Sequence[Mapping[str, Any]], pieces: Sequence[str], name: str
 ) -> Iterator[tuple[str, float]]:
-    """Yields the added tokens whose ids follow the pieces, all of which must be extra ids."""
+    """Yields the added tokens whose ids follow the pieces; each must be an extra id."""
     size = len(pieces)
     for token in added:
         number, content = token["id"], token["content"]
@@ -133,7 +133,7 @@ def _character_map(normalizer: Mapping[str, Any] | None, name: str) -> bytes:
     for step in _steps(normalizer, "normalizers"):
         if step["type"] == "Precompiled":
             result = base64.b64decode(step["precompiled_charsmap"] or "", validate=True)
-        # Of spaces; SentencePiece treats them so by itself.
+        # This step joins spaces; SentencePiece does so by itself.
         elif step["type"] == "Replace" and step["pattern"] == {"Regex": " {2,}"}:
             continue
         elif step["type"] != "Strip":
@@ -164,7 +164,7 @@ def _check_spaces(pre_tokenizer: Mapping[str, Any] | None, name: str) -> None:
 
 
 def _steps(processor: Mapping[str, Any] | None, several: str) -> Iterator[Mapping[str, Any]]:
-    """Yields the steps of a normalizer or pre-tokenizer, sequences within it taken apart."""
+    """Yields the steps of a normalizer or pre-tokenizer, also those inside its sequences."""
     if processor is None:
         return
     if processor["type"] != "Sequence":

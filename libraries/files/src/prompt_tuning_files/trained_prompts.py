@@ -1,4 +1,4 @@
-"""The prompt in PROMPT_FILE: the file that this means, and what its provenance tells."""
+"""Finds the prompt that PROMPT_FILE names, and the settings that its provenance records."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TrainedPrompt:
 
     Attributes:
       given: The value of PROMPT_FILE.
-      path: Its file or directory; for the directory of a run, the one that is taken.
-      length: P, how many positions it has.
-      provenance: What is written beside it; empty if nothing is.
+      path: Its file or directory; for the directory of a run, the prompt that is used.
+      length: P, the number of its positions.
+      provenance: The content of its provenance file; empty if there is none.
     """
 
     given: str
@@ -38,7 +38,7 @@ class TrainedPrompt:
 
     @property
     def choice(self) -> str:
-        """A line that says which prompt is taken."""
+        """A line that names the prompt in use."""
         path, name = self.path, os.path.basename(self.path)
         if "://" in self.given:  # It is read from a copy, whose path means nothing.
             inside = "" if self.given.endswith(name) else f"/{name}"
@@ -55,7 +55,7 @@ def find(path: str | os.PathLike[str]) -> TrainedPrompt | None:
       path: A prompt of any installed form, or the directory of a run; see `formats.locate_prompt`.
 
     Returns:
-      The prompt; None for a `.npz` archive, of which an array's name may choose one of several.
+      The prompt; None for a `.npz` archive, which may hold several arrays.
 
     Raises:
       InputError: If there is none, or it cannot be read.
@@ -68,13 +68,13 @@ def find(path: str | os.PathLike[str]) -> TrainedPrompt | None:
 
 
 def announce(macros: Macros) -> FilledMacros:
-    """Tells which prompt PROMPT_FILE means; for `gin_config.parse` in training."""
+    """Notes which prompt PROMPT_FILE means; for `gin_config.parse` in training."""
     prompt = _named(macros)
     return FilledMacros() if prompt is None else FilledMacros(notes=[prompt.choice])
 
 
 def fill(macros: Macros) -> FilledMacros:
-    """Takes from the prompt in PROMPT_FILE what the person left out; for `eval` and `infer`.
+    """Fills missing macros from the prompt in PROMPT_FILE; for `eval` and `infer`.
 
     Raises:
       InputError: As `macros_of`.
@@ -101,15 +101,14 @@ def macros_of(
     Args:
       prompt: The prompt.
       given: The macros that the person has bound; none of them is returned.
-      known: The macros that have any value, a packaged file's for example.
+      known: The macros that have any value, for example from a packaged file.
 
     Returns:
-      Values by name: of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME and its
-      MIXTURE_OR_TASK_MODULE, VOCABULARY_FILE and its VOCABULARY_EXTRA_IDS, as far as they are
-      known.
+      Values by name, for those of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME,
+      MIXTURE_OR_TASK_MODULE, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are known.
 
     Raises:
-      InputError: If PROMPT_LENGTH is another, or the vocabulary is not here and no other is known.
+      InputError: If PROMPT_LENGTH differs, or the vocabulary is missing and no other is known.
     """
     found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length}
     length = given.get("PROMPT_LENGTH", prompt.length)
@@ -151,4 +150,4 @@ def _macro_of(config: object, name: str) -> Any:
     try:
         return None if text is None else ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return None  # A reference, which only that run's files explain.
+        return None  # A reference; only the files of that run explain it.

@@ -18,10 +18,10 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import git_lfs, names, tokenizer_json
 
 EXTRA_IDS = 100
-"""How many extra ids the vocabularies of T5 and mT5 have."""
+"""The number of extra ids in the vocabularies of T5 and mT5."""
 
 FILE_NAMES = ("spiece.model", "sentencepiece.model", "tokenizer.model", "tokenizer.json")
-"""What a folder is searched for, in this order: SentencePiece's own form comes first."""
+"""File names to look for in a folder, in this order: SentencePiece's own form comes first."""
 
 _EXTRA_ID = re.compile(r"▁?<extra_id_(\d+)>")
 
@@ -31,22 +31,21 @@ class SentencePieceVocabulary:
 
     The pieces `<extra_id_0>` … follow the model's own, the highest number first, so that
     `<extra_id_0>` has the last id (Raffel et al. 2020 use them as sentinels of span corruption).
-    As in seqio, one is a piece where a word begins, with the space before it, and text elsewhere.
-    Those that the file has keep their ids, and only those that it lacks are added.
+    As in seqio, an extra id is a piece only at the beginning of a word, together with the space
+    before it; inside a word it is plain text. Extra ids in the file keep their ids; only missing
+    ones are added.
 
     Args:
       sentencepiece_model_file: Path of a SentencePiece model or of a `tokenizer.json`, or of a
         folder that holds one (`FILE_NAMES`). None or "": the model's own folder has it
         (VOCABULARY_FILE).
-      extra_ids: How many extra ids there shall be, those in the file counted
-        (VOCABULARY_EXTRA_IDS).
-      model_path: The frozen model, as `formats.locate_model` takes it; looked at only if the first
+      extra_ids: The number of extra ids, including those in the file (VOCABULARY_EXTRA_IDS).
+      model_path: The frozen model, as `formats.locate_model` takes it; used only if the first
         argument names no file.
 
     Raises:
-      InputError: If there is no such file, or `extra_ids` is no whole number. The file itself is
-        read at first use, which raises one if it is damaged, or the vocabulary is none that a T5
-        can have.
+      InputError: If there is no such file, or `extra_ids` is no whole number. The first use reads
+        the file, and raises an `InputError` if it is damaged or no vocabulary for a T5.
     """
 
     pad_id = 0
@@ -60,7 +59,7 @@ class SentencePieceVocabulary:
         if type(extra_ids) is not int or extra_ids < 0:
             raise InputError(
                 f"VOCABULARY_EXTRA_IDS is {extra_ids!r}, expected a whole number of at least 0: "
-                "how many extra ids there shall be, those in the file counted"
+                "the number of extra ids, including those in the file"
             )
         self.sentencepiece_model_file = locate(sentencepiece_model_file, model_path)
         self.extra_ids = extra_ids
@@ -123,7 +122,7 @@ class SentencePieceVocabulary:
 
     @property
     def unk_id(self) -> int:
-        """The id of what the vocabulary has no piece for."""
+        """The id for text that no piece covers."""
         return self.tokenizer.unk_id()
 
     def encode(self, s: str) -> list[int]:
@@ -151,7 +150,7 @@ def locate(
       path: A file, which is returned as it is, or a folder that holds one (`FILE_NAMES`). None or
         "" for the folder of the model.
       model_path: The model, as `formats.locate_model` takes it.
-      setting: What a person sets `path` with, for errors.
+      setting: The name of the setting that holds `path`, for errors.
 
     Raises:
       InputError: If `path` is in a bucket or the folder holds no vocabulary.
@@ -210,7 +209,7 @@ def _read(path: Path, protocol: Any) -> Any:
 
 
 def _check_special_ids(path: Path, processor: Any) -> None:
-    """Checks that padding has the id 0, as T5's network takes it, and that there is an EOS."""
+    """Checks that padding has the id 0, as T5 needs it, and that there is an EOS."""
     if processor.pad_id() != 0:
         raise InputError(
             f"vocabulary {path}: its padding id is {processor.pad_id()}, expected 0, which every "
