@@ -1,4 +1,4 @@
-"""The most ids that the features of a task may have, and what becomes of those that have more."""
+"""The limits of a task's features in ids, and the check of longer examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prompt_tuning_core.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class FeatureLengths:
-    """How many ids inputs and targets have at the most, EOS included (TASK_FEATURE_LENGTHS)."""
+    """The most ids of inputs and targets, including EOS (TASK_FEATURE_LENGTHS)."""
 
     inputs: int
     targets: int
@@ -36,12 +36,12 @@ class FeatureLengths:
 
 
 class LengthCheck:
-    """Counts the examples that are longer than the feature lengths, to say so; or refuses them.
+    """Counts examples that are longer than the feature lengths, and warns; or refuses them.
 
     Args:
       lengths: The most ids.
-      what: Names the examples.
-      strict: Whether an example that is too long is an error (STRICT_LENGTHS).
+      what: Names the examples in messages.
+      strict: True makes an example that is too long an error (STRICT_LENGTHS).
     """
 
     def __init__(self, lengths: FeatureLengths, what: str, strict: bool) -> None:
@@ -52,10 +52,10 @@ class LengthCheck:
         self._cut = dict.fromkeys(self._limits, 0)
 
     def see(self, inputs: int, targets: int, place: str = "") -> None:
-        """Takes how many ids the next example has, and where it comes from, if that is known.
+        """Records the number of ids of the next example, and its file and line, if known.
 
         Raises:
-          InputError: If they are too many and lengths are strict.
+          InputError: If there are too many and lengths are strict.
         """
         self._seen += 1
         for name, length in (("inputs", inputs), ("targets", targets)):
@@ -69,7 +69,7 @@ class LengthCheck:
             self._cut[name] += length > limit
 
     def report(self) -> None:
-        """Warns of what was seen, if any was too long."""
+        """Warns if an example was too long."""
         for name, count in self._cut.items():
             if count:
                 warnings.warn(

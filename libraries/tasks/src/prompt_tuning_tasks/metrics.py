@@ -10,7 +10,7 @@ import my_module
 my_task/tasks.TextTask.metrics = ['exact_match', @my_module.my_metric]
 ```
 
-A function with parameters, such as `macro_f1`, is configured when it is given like that:
+Gin configures a function with parameters, such as `macro_f1`, only if the task refers to it so:
 `@metrics.macro_f1`.
 """
 
@@ -32,10 +32,10 @@ def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str,
 
 
 def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the share, from 0 to 1, of predicted labels that are the target's.
+    """Returns the share, from 0 to 1, of predicted labels that equal the target's.
 
-    A prediction that is no label at all counts as wrong, as in T5; on text, the value is that of
-    `exact_match`.
+    A prediction that is no label counts as wrong, as in T5. For text, the value is the same as
+    that of `exact_match`.
     """
     return {"accuracy": _share_equal(targets, predictions)}
 
@@ -51,8 +51,8 @@ def macro_f1(
     Args:
       targets: The class of each example.
       predictions: The predicted class of each.
-      classes: The classes; None for those that the targets name. A class that neither targets nor
-        predictions name has F1 0.
+      classes: The classes; None for the classes among the targets. A class that occurs in neither
+        targets nor predictions has F1 0.
     """
     named = dict.fromkeys(targets if classes is None else classes)
     true, predicted = collections.Counter(targets), collections.Counter(predictions)
@@ -106,7 +106,7 @@ def get(metric: str | Metric) -> Metric:
     """Returns the metric of a name; a function is one already.
 
     Raises:
-      InputError: If there is none of that name, or `metric` is neither name nor function.
+      InputError: If no metric has that name, or `metric` is neither a name nor a function.
     """
     if callable(metric):
         return metric

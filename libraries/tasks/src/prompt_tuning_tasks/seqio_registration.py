@@ -1,4 +1,4 @@
-"""Text tasks as tasks of seqio, with which T5X reads its data.
+"""Registers text tasks with seqio, the library that T5X reads its data with.
 
 In a module that T5X imports (MIXTURE_OR_TASK_MODULE):
 
@@ -8,10 +8,10 @@ import prompt_tuning_tasks as tasks
 from prompt_tuning_tasks import seqio_registration
 
 vocabulary = seqio.SentencePieceVocabulary("sentencepiece.model", extra_ids=100)
-seqio_tasks.register(tasks.get("sst2"), vocabulary)
+seqio_registration.register(tasks.get("sst2"), vocabulary)
 ```
 
-Ids, targets and the values of metrics are those that the embedded engine has for the text task.
+T5X then has the same ids, targets and values of metrics as the embedded engine.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def register(task: Task, vocabulary: seqio.Vocabulary) -> seqio.Task | seqio.Mix
     appended before seqio cuts them, as in T5. Registering the same task again changes nothing.
 
     Args:
-      task: Described in Python, or in gin, from where `prompt_tuning_tasks.get` takes it.
-      vocabulary: Of inputs and targets.
+      task: The task, described in Python; `prompt_tuning_tasks.get` returns one described in gin.
+      vocabulary: The vocabulary of inputs and targets.
 
     Returns:
       seqio's task or mixture.
 
     Raises:
-      InputError: If the name is taken or none that seqio allows, or the vocabulary is not seqio's.
+      InputError: If the name is taken or seqio does not allow it, or the vocabulary is not seqio's.
     """
     import seqio
 
@@ -96,7 +96,7 @@ def _add_task(task: TextTask, vocabulary: seqio.Vocabulary) -> seqio.Task:
 def _dataset(
     task: TextTask, split: str, shuffle_files: bool, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Returns a split as texts; the other parameters are those that seqio expects."""
+    """Returns a split as texts; seqio expects these parameters."""
     import tensorflow as tf
 
     del shuffle_files, seed  # seqio shuffles the examples.
@@ -109,7 +109,7 @@ def _dataset(
 
 
 def _as_seqio_has_it(metric: metrics.Metric) -> metrics.Metric:
-    """Gives the parameters of a metric the names by which seqio knows one of predictions."""
+    """Gives the parameters of a metric the names that seqio expects of a metric of predictions."""
 
     def metric_fn(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
         return metric(targets, predictions)

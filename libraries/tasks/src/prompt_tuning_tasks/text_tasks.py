@@ -14,7 +14,7 @@ sst2/tasks.TextTask:
 MIXTURE_OR_TASK_NAME = 'sst2'
 ```
 
-A mixture of tasks is described likewise:
+A mixture of tasks:
 
 ```
 reviews/tasks.Mixture.rates = {'sst2': 2.0, 'imdb': 1.0}
@@ -53,7 +53,7 @@ class Example:
     Attributes:
       inputs: The input text.
       targets: The target text.
-      place: Where it comes from, such as `train.tsv:7`, to name in errors; "" if that is not known.
+      place: Its file and line for errors, such as `train.tsv:7`; "" if they are not known.
     """
 
     inputs: str
@@ -66,15 +66,15 @@ class TextTask:
     """Describes a text-to-text task.
 
     Attributes:
-      name: How the task is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
-      splits: Where the rows of each split come from: the path of a `.jsonl` file (an object a
-        line), or of a `.tsv` or `.csv` file (column names in its first line; CSV as RFC 4180 has
-        it), each possibly compressed (`.gz`, `.bz2`, `.xz` behind its ending); a function that
-        returns rows; or a list of these, read in turn.
+      name: The task's name for MIXTURE_OR_TASK_NAME; in gin, the scope.
+      splits: The source of each split's rows: the path of a `.jsonl` file (one object a line), or
+        of a `.tsv` or `.csv` file (column names in its first line; CSV as in RFC 4180); a function
+        that returns rows; or a list of these, read in turn. Files may be compressed, such as
+        `train.tsv.gz` (`.gz`, `.bz2`, `.xz`).
       inputs: Template of the input text; `{column}` is replaced by the row's value.
       targets: Template of the target text.
-      target_names: Text to use for each rendered target, for files that number their classes; None
-        to use targets as they are.
+      target_names: Text for each rendered target, for files that number their classes; None to use
+        targets unchanged.
       metrics: Names of metrics (`prompt_tuning_tasks.metrics`), or functions of targets and
         predictions that return a mapping of names to values.
 
@@ -130,7 +130,7 @@ class TextTask:
         return examples
 
     def inputs_from(self, row: Row, place: str) -> str:
-        """Renders the input of one row; `place` (file and line) is named in errors."""
+        """Renders the input of one row; errors name `place` (file and line)."""
         return self._render(self.inputs, row, place)
 
     @property
@@ -166,8 +166,8 @@ class Mixture:
     """Describes several tasks that one prompt is trained on.
 
     Attributes:
-      name: How the mixture is named in MIXTURE_OR_TASK_NAME; in gin, the scope.
-      rates: How often training draws from each task, by the task's name. Only proportions matter.
+      name: The mixture's name for MIXTURE_OR_TASK_NAME; in gin, the scope.
+      rates: Rates at which training draws from each task, by name. Only proportions matter.
 
     Raises:
       InputError: If there is no task or a rate is not a positive number.
@@ -197,7 +197,7 @@ class Mixture:
         Raises:
           InputError: If there is no such task.
         """
-        # Sorted, because gin's operative config sorts mappings: it has to repeat the run.
+        # Sorted, as in gin's operative config: a run from that file must have the same order.
         return tuple((self._task(name), rate) for name, rate in sorted(self.rates.items()))
 
     def _task(self, name: str) -> TextTask:
@@ -234,7 +234,7 @@ def _columns(template: str) -> list[str]:
 
 
 def _rows(sources: Sources, place: str) -> Iterator[tuple[str, Row]]:
-    """Yields each row with the place to name in errors."""
+    """Yields each row with its place (file and line) for errors."""
     if callable(sources):
         for number, row in enumerate(sources(), 1):
             yield f"{place}, row {number}", row
@@ -277,7 +277,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
 def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
     records = csv.reader((line for _, line in _lines(path)), strict=True)
     while True:
-        # A quoted value may go on over several lines; the first is the one to name.
+        # A quoted value may continue over several lines; errors name the first one.
         place = f"{path}:{records.line_num + 1}"
         try:
             values = next(records)
@@ -291,7 +291,7 @@ def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _table(records: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, Row]]:
-    """Yields rows of records whose first one has the names of the columns."""
+    """Yields rows; the first record has the names of the columns."""
     place, names = next(records, ("", []))
     for name in names:
         if names.count(name) > 1:
@@ -306,7 +306,7 @@ def _table(records: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, Row]
 
 
 def _full_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the lines without their ends; an empty one is an error."""
+    """Yields the lines without their line ends; an empty line is an error."""
     for place, line in _lines(path):
         line = line.rstrip("\r\n")
         if not line.strip():
@@ -315,15 +315,15 @@ def _full_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields each line, its end included, with its place."""
+    """Yields each line, including its line end, with its place."""
     number = 0
     try:
         with _open(path) as file:
-            # In bytes, lines end at line feeds only, and text may hold other separators.
+            # Split bytes, not text: text has line separators that are no line feeds.
             for number, line in enumerate(file, 1):
                 if number == 1:
                     git_lfs.refuse(line, str(path))
-                # Some programs begin a file with a byte order mark.
+                # Some programs write a byte order mark first.
                 yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
     except InputError:
         raise
@@ -345,7 +345,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
-    # Imported only for such files; a Python may have been built without some of them.
+    # Imported only for such files: some builds of Python lack these modules.
     match path.suffix:
         case ".gz":
             import gzip
@@ -363,23 +363,23 @@ def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
 
 
 def _ending(path: Path) -> str:
-    """Returns the ending of a file, as it is when not compressed."""
+    """Returns the ending of a file without that of its compression."""
     return path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
 
 
 def stem(path: str | os.PathLike[str]) -> str:
-    """Returns a file's name without its ending and that of its compression."""
+    """Returns a file's name without its ending and the ending of its compression."""
     plain = Path(path)
     return (plain.with_suffix("") if plain.suffix in _COMPRESSED else plain).stem
 
 
 def has_rows(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file's name says that `read_rows` reads it."""
+    """Returns True if `read_rows` reads files with this ending."""
     return _ending(Path(path)) in _READERS
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[tuple[str, Row]]:
-    """Reads a file of rows, as those of `TextTask.splits`.
+    """Reads a file of rows; see `TextTask.splits` for the forms.
 
     Returns:
       Each row with its file and line for errors.
@@ -404,13 +404,13 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
 
 
 def import_module(name: str) -> None:
-    """Imports what registers tasks: a plugin of kind tasks or a module (MIXTURE_OR_TASK_MODULE).
+    """Imports a plugin of kind tasks, or a module, that registers tasks (MIXTURE_OR_TASK_MODULE).
 
     Args:
       name: The plugin's name, such as `my_tasks`, or the module's, such as `my_package.my_tasks`.
 
     Raises:
-      InputError: If nothing has that name, a plugin and a module have it both, or the module fails
+      InputError: If nothing has that name, a plugin and a module both have it, or the module fails
         to import.
       PluginError: If the plugin cannot be used.
       PromptTuningError: If the module raises one itself.
@@ -425,7 +425,7 @@ def import_module(name: str) -> None:
             f"MIXTURE_OR_TASK_MODULE {name!r} names both {usable[0]} and the module {file}; block "
             f"the plugin with --block-plugin={usable[0].distribution}:{name}, or rename the module"
         )
-    # A blocked plugin leaves its name to a module, and is refused where there is none.
+    # If the plugin is blocked, a module of the same name is used; without one, it is an error.
     if usable or (named and not file):
         plugins.load("tasks", name)
         return
@@ -434,7 +434,7 @@ def import_module(name: str) -> None:
     except PromptTuningError:
         raise
     except Exception as e:  # A module may raise anything while it is imported.
-        # A missing module may also be one that this one imports. Python finds no relative ones.
+        # The missing module may be one that this module imports. Relative names are never found.
         missing = e.name if isinstance(e, ModuleNotFoundError) else None
         if name.startswith(".") or (missing and f"{name}.".startswith(f"{missing}.")):
             raise InputError(
@@ -445,19 +445,19 @@ def import_module(name: str) -> None:
 
 
 def _module_file(name: str) -> str | None:
-    """Returns the file of a module that stands in no package, without importing it."""
+    """Returns the file of a top-level module, without importing it."""
     if not name.isidentifier():
         return None
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
-    # A folder without `__init__.py` is no module that registers tasks, such as one of data files.
+    # Not a folder without `__init__.py`: it may hold data files of the same name.
     return spec.origin if spec else None
 
 
 def with_a_template(task: Task) -> TextTask:
-    """Returns the task (MIXTURE_OR_TASK_NAME), whose input template a text can fill.
+    """Returns the task (MIXTURE_OR_TASK_NAME), checked to have an input template.
 
     Raises:
       InputError: If it is a mixture.
@@ -471,10 +471,10 @@ def with_a_template(task: Task) -> TextTask:
 
 
 def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:
-    """Reads texts to be answered (INFER_INPUT_FILE).
+    """Reads texts for the model to answer (INFER_INPUT_FILE).
 
     The rows of a `.jsonl`, `.tsv` or `.csv` file fill the task's input template. Any other file is
-    text, and each line fills a template of one column. Files may be compressed, as those of
+    text, and each line fills a template of one column. Files may be compressed; see
     `TextTask.splits`.
 
     Returns:
@@ -525,7 +525,7 @@ def get(name: str) -> Task:
     """Returns the task or mixture called `name`, registered or described in gin.
 
     Raises:
-      InputError: If there is none; the message names the nearest ones.
+      InputError: If there is none; the message names similar names.
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
@@ -539,7 +539,7 @@ def get(name: str) -> Task:
         raise InputError(f"{name!r} is described in gin both as a task and as a mixture")
     import gin
 
-    # The task's own scope, whatever scope asks for it.
+    # Use the task's own scope, not the scope of the caller.
     with gin.config_scope([name]):
         return gin.get_configurable(described[name].pop())(name=name)
 
