@@ -1,12 +1,11 @@
 """The contract of initializers as seven checks, one for each of its clauses.
 
 `INITIALIZER_CHECKS` is the list; `check_initializer` runs it on a factory and returns records.
-Nothing here computes what it expects with an initializer's own code: a check states a property
-that holds of every initializer, or compares two calls of the one at hand.
+No check knows the expected values: a check tests a property that every initializer must have, or
+compares two calls of one initializer.
 
-The clauses are independent as far as they can be: keys are raw `PRNGKey` arrays and shapes are
-tuples except where they are the subject, so that an initializer that breaks one clause is told so
-by that clause's name.
+The clauses are as independent as possible: keys are raw `PRNGKey` arrays and shapes are tuples,
+except in the clause about them. So if an initializer breaks one clause, only that clause fails.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dylib")
 
 
 class SampleTable:
-    """An embedding table of any height that takes no memory and counts the rows read of it.
+    """An embedding table of any height that takes no memory and counts the rows read from it.
 
-    Also converts to an array, as tables that are arrays do, and counts that as reading all rows.
+    It also converts to an array, and counts that as reading all rows.
 
     Attributes:
       shape: `(V, H)`.
       dtype: float32.
-      rows_read: How many rows have been read.
+      rows_read: Number of rows read so far.
     """
 
     def __init__(self, rows: int, width: int) -> None:
@@ -81,7 +80,7 @@ class SampleTable:
         cells = ids.astype(np.uint32)[:, np.newaxis] * np.uint32(width) + np.arange(
             width, dtype=np.uint32
         )
-        # A multiplicative hash (Knuth): odd, so that it is one-to-one, and far from regular.
+        # A multiplicative hash (Knuth). The factor is odd, so different ids give different values.
         cells *= np.uint32(2654435761)
         return (cells / np.float64(1 << 32) - 0.5).astype(np.float32)
 
@@ -91,15 +90,15 @@ class SampleTable:
 
 @dataclasses.dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
       name: The check's name.
       clause: The number of the contract's clause.
       statement: The clause.
-      passed: Whether it holds.
-      detail: If not, the smallest example found and what happened; otherwise empty.
-      examples: How many examples were tried.
+      passed: True if the clause holds.
+      detail: The smallest failing example and what happened; empty if the check passed.
+      examples: Number of examples tried.
     """
 
     name: str
@@ -118,7 +117,7 @@ class Check:
       name: Its name.
       clause: Its number.
       statement: The clause in a sentence.
-      run: Tries one example `(subject, shape, seed)`; raises if the clause does not hold of it.
+      run: Tries one example `(subject, shape, seed)`; raises if the clause does not hold for it.
       max_examples: A limit of its own, for a check that is slow.
     """
 
@@ -145,20 +144,20 @@ def check_initializer(
 
     Args:
       factory: The factory.
-      arguments: Its keyword arguments; or, for one that reads an embedding table, a function that
-        makes them from a table: `lambda table: {"embeddings": table}`. Lists, tuples, dicts and
-        arrays among them are copied for each example.
+      arguments: Its keyword arguments. For a factory that takes an embedding table: a function that
+        makes them from a table, such as `lambda table: {"embeddings": table}`. Each example gets
+        its own copy of lists, tuples, dicts and arrays.
       shapes: A hypothesis strategy for the shapes `(P, H)` that the initializer must serve.
         Default: P from 1 to 12, H from 1 to 16.
-      refuses: Shapes that it must refuse, each with the numbers that the error must name; for one
-        that reads a table, with a table of that width. Sizes below 1, and other widths than the
-        table's, are tried anyway.
-      uses_rng: Whether values depend on the key, where that depends on the arguments or even on
-        the shape; default: the factory's attribute `uses_rng`, True if it has none.
-      table_rows: The height of the table that `arguments` gets, for all checks but that of memory.
-      traced_rows: How many rows may be read within a trace; None for the whole table.
-      max_examples: How many examples each check tries at most.
-      seed: Which examples; the same ones for the same seed.
+      refuses: Shapes that it must refuse, each with the numbers that the error must name. A factory
+        that takes a table gets one of that width. Sizes below 1, and widths that are not the
+        table's, are always tried.
+      uses_rng: True if the values depend on the key; a function if that depends on the shape.
+        Default: the factory's attribute `uses_rng`, or True without that attribute.
+      table_rows: The height of the table that `arguments` gets, except in the check of memory.
+      traced_rows: The most rows that may be read inside a trace; None for the whole table.
+      max_examples: The most examples that each check tries.
+      seed: Determines the examples: the same seed gives the same ones.
 
     Returns:
       One record for each of `INITIALIZER_CHECKS`, in that order.
@@ -207,22 +206,22 @@ def _run(
     def examples(shape: Shape, seed: int) -> None:
         tried.append((shape, seed))
         with warnings.catch_warnings():
-            # A warning is how an initializer says that it serves a shape in a second-best way.
+            # An initializer may warn, for example that it draws some rows twice.
             warnings.simplefilter("ignore")
             check.run(subject, shape, seed)
 
     detail = ""
     try:
         examples()
-    except Exception as error:  # Whatever an initializer raises, it is what the record tells.
-        # The last example tried is the smallest one that hypothesis found.
+    except Exception as error:  # An initializer may raise anything; the record reports it.
+        # The last example tried is the smallest that hypothesis found.
         found = str(error) if isinstance(error, _BrokenClauseError) else repr(error)
         detail = f"shape {tried[-1][0]}, key {tried[-1][1]}: {found}" if tried else found
     return CheckResult(check.name, check.clause, check.statement, not detail, detail, len(tried))
 
 
 class _BrokenClauseError(AssertionError):
-    """A clause does not hold of an example."""
+    """A clause does not hold for an example."""
 
 
 def _require(condition: bool, found: str) -> None:
@@ -254,7 +253,7 @@ class _Subject:
 
 
 def _copied(value: Any) -> Any:
-    """Copies plain containers and arrays; what else there is, such as a vocabulary, is shared."""
+    """Copies plain containers and arrays; shares all other values, such as a vocabulary."""
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -265,7 +264,7 @@ def _copied(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two results of `_copied` of one value are still equal."""
+    """Checks that two copies of one value (see `_copied`) are still equal."""
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     if type(a) in (list, tuple):
@@ -290,7 +289,7 @@ def _check_deterministic_and_rng(subject: _Subject, shape: Shape, seed: int) -> 
     initializer = subject.make(shape[1])
     key = jax.random.PRNGKey(seed)
     first = _bits(initializer(key, shape))
-    # One draw may repeat another by chance, as of one row out of few; sixteen hardly do.
+    # Two draws may be equal by chance, such as of one row from three; sixteen hardly ever.
     others = [_bits(initializer(k, shape)) for k in jax.random.split(key, _KEYS)]
     _require(_bits(initializer(key, shape)) == first, "the same key gave other values later")
     again = subject.make(shape[1])(key, shape)
@@ -314,11 +313,11 @@ def _check_transformations(subject: _Subject, shape: Shape, seed: int) -> None:
     compiled = jax.jit(lambda k: initializer(k, shape))(key)
     difference = np.abs(np.asarray(compiled, np.float64) - np.asarray(eager, np.float64))
     _require(
-        # Not `difference <= …`: what isn't finite is for another clause to tell.
+        # Not `difference <= …`: another clause reports values that are not finite.
         not (difference > _TOLERANCE).any(),
         f"jax.jit and a call differ by {difference.max()}, more than {_TOLERANCE}",
     )
-    # A tracer that was kept from a trace shows itself in the call after it.
+    # If the initializer keeps a tracer, the next call fails.
     _require(_bits(initializer(key, shape)) == _bits(eager), "a call after jax.jit differs")
 
 
@@ -327,7 +326,7 @@ def _check_keys_and_shape_types(subject: _Subject, shape: Shape, seed: int) -> N
     raw, typed = jax.random.PRNGKey(seed), jax.random.key(seed)
     expected = _bits(initializer(raw, shape))
     _require(_bits(initializer(typed, shape)) == expected, "typed and raw keys give other values")
-    if _traces(initializer, raw, shape):  # If not even so, another clause tells it.
+    if _traces(initializer, raw, shape):  # If it never traces, another clause reports that.
         _require(_traces(initializer, typed, shape), "jax.eval_shape fails with typed keys only")
     listed = list(shape)
     _require(
@@ -339,7 +338,7 @@ def _check_keys_and_shape_types(subject: _Subject, shape: Shape, seed: int) -> N
 def _traces(initializer: Initializer, key: jax.Array, shape: Shape) -> bool:
     try:
         jax.eval_shape(lambda k: initializer(k, shape), key)
-    except Exception:  # Whatever it is: what is asked here is whether.
+    except Exception:  # The type does not matter: it does not trace.
         return False
     return True
 
@@ -354,7 +353,7 @@ def _check_refuses_bad_shapes(subject: _Subject, shape: Shape, seed: int) -> Non
     if subject.reads_table:
         for wrong in {1, width - 1, width + 1, 2 * width} - {0, width}:
             refused[length, wrong] = (wrong, width)
-    # A table is as wide as the good shape for the former, as the bad one for the author's own.
+    # For our bad shapes, the table has the good width; for the author's, that of the bad shape.
     cases = [(width, refused), *((bad[1], {bad: named}) for bad, named in subject.refuses.items())]
     for table_width, bad, named in ((w, b, n) for w, bads in cases for b, n in bads.items()):
         initializer = subject.make(table_width)
@@ -364,7 +363,7 @@ def _check_refuses_bad_shapes(subject: _Subject, shape: Shape, seed: int) -> Non
             numbers = {int(number) for number in re.findall(r"-?\d+", str(error))}
             missing = sorted(set(named) - numbers)
             _require(not missing, f"refuses {bad}, but the error doesn't name {missing}: {error}")
-        except Exception as error:  # A stranger's initializer: any other type breaks the clause.
+        except Exception as error:  # Any other type of error breaks the clause.
             raise _BrokenClauseError(
                 f"refuses {bad} by {error!r}, expected a ValueError"
             ) from error
@@ -401,7 +400,7 @@ def _global_state() -> dict[str, Any]:
 
 
 class _Audit:
-    """Notes the files that a thread opens. An audit hook can't be removed: there is one, ever."""
+    """Records the files that a thread opens. Python cannot remove an audit hook: add only one."""
 
     installed = False
     watched: dict[int, list[str]] = {}  # noqa: RUF012
@@ -415,7 +414,7 @@ class _Audit:
         if opened is None or not isinstance(path, str | bytes | os.PathLike):
             return
         path = os.fsdecode(path)
-        if not path.endswith(_CODE_SUFFIXES):  # Imports are no input of the initializer's.
+        if not path.endswith(_CODE_SUFFIXES):  # Files of code are opened by imports.
             opened.append(path)
 
 
@@ -438,7 +437,7 @@ def _check_bounded_memory(subject: _Subject, shape: Shape, seed: int) -> None:
         peak = _peak(lambda: subject.make(shape[1]), key, shape)
         _require(peak <= _MEMORY_LIMIT, f"took {peak} bytes, expected at most {_MEMORY_LIMIT}")
         return
-    # A table of any width will do, for those that read one; so a wide one tells best.
+    # Any width will do for a table; a wide one shows the difference best.
     shape = (shape[0], _TABLE_WIDTH)
 
     def make(rows: int) -> Initializer:
@@ -465,9 +464,9 @@ def _check_bounded_memory(subject: _Subject, shape: Shape, seed: int) -> None:
 
 
 def _peak(make: Callable[[], Initializer], key: jax.Array, shape: Shape) -> int:
-    """Returns the bytes that making and calling an initializer takes on top, at the most.
+    """Returns the peak of extra memory, in bytes, while an initializer is made and called.
 
-    Arrays of numpy are counted, in which files and tables are read; JAX's own buffers are not.
+    This counts numpy arrays, which hold what is read from files and tables, but not JAX's buffers.
     """
     make()(key, shape)  # So that compiling isn't counted.
     gc.collect()

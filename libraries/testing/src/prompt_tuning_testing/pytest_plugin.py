@@ -1,4 +1,4 @@
-"""Fake distributions, and commands that see them, in this process or in new ones."""
+"""Fixtures for fake distributions, and for commands that find them, in this or a new process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from prompt_tuning_core.commands.main import main as run_command
 
 
 class Site:
-    """A folder on the path of the processes that it starts, where distributions are faked.
+    """A folder of fake distributions; the processes that it starts can import from it.
 
     Attributes:
-      folder: The folder; what `distribution` writes is written here.
+      folder: The folder; `distribution` writes here.
       cwd: The current directory of the processes, which is empty at first.
     """
 
@@ -40,12 +40,12 @@ class Site:
         summary: str = "",
         requires: Sequence[str] = (),
     ) -> None:
-        """Installs a distribution by what an installer leaves.
+        """Writes a distribution as an installer would leave it.
 
         Args:
           name: Its name.
-          entry_points: Names and values by group, `prompt_tuning.` left out; or the text of the
-            file.
+          entry_points: Names and values by group, such as `initializers` (without
+            `prompt_tuning.`); or the text of the file.
           modules: Text by file name; a package's files have `package/` in front.
           version: Its version.
           summary: Its description.
@@ -79,7 +79,7 @@ class Site:
         return path
 
     def python(self, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs Python; `variables` are added to an environment without any of ours."""
+        """Runs Python, with `variables` added to an environment without our own variables."""
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -102,7 +102,7 @@ class Site:
         return self.python("-m", "prompt_tuning_core", *args, **variables)
 
     def error(self, *args: str, **variables: str) -> str:
-        """Runs `prompt-tuning`, which must refuse, and returns the one line that it says."""
+        """Runs `prompt-tuning`, which must fail, and returns its one line of error."""
         process = self.command(*args, **variables)
         assert process.returncode == 2, process.stderr
         assert process.stdout == ""
@@ -127,7 +127,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def in_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """The `site`, seen by this process, whose current directory is the site's."""
+    """Makes this process use the `site`, with the site's current directory."""
     monkeypatch.syspath_prepend(site.folder)
     monkeypatch.chdir(site.cwd)
     modules = set(sys.modules)
@@ -135,7 +135,7 @@ def in_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     yield site
     monkeypatch.undo()
     registry.configure()
-    # Another test may fake a module of the same name.
+    # Another test may have a fake module of the same name.
     for name in set(sys.modules) - modules:
         if str(site.folder) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
@@ -145,11 +145,11 @@ def in_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def main(
     in_process: Site, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """A function that runs `prompt-tuning` with its arguments in this process.
+    """Returns a function that runs `prompt-tuning` with its arguments in this process.
 
-    It returns the exit code, and what was written to standard output and to standard error.
+    It returns the exit code, standard output and standard error.
     """
-    del in_process  # What it arranges is all that is needed.
+    del in_process  # Only its setup is needed.
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = run_command(arguments)
