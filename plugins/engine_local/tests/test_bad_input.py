@@ -1,4 +1,4 @@
-"""What cannot be used is named in one line, ends with exit code 2, and leaves nothing behind."""
+"""Bad input of each kind ends a command with one line and exit code 2, and leaves no file."""
 
 from __future__ import annotations
 

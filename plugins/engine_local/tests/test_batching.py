@@ -1,4 +1,4 @@
-"""Which examples each batch holds: every example once an epoch, whatever the sizes."""
+"""The examples of each batch: every example comes once an epoch, for all sizes."""
 
 from __future__ import annotations
 

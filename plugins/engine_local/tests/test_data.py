@@ -29,7 +29,7 @@ def vocabulary():
 
 
 def test_ids_are_seqios(vocabulary):
-    # The model has 26 pieces; seqio puts the extra ids behind them, the highest number first.
+    # The model has 26 pieces; the extra ids follow them, the highest number first, as in seqio.
     assert vocabulary.vocab_size == 36
     assert vocabulary.encode("this is a test") == [11, 8, 6, 3, 8, 6, 3, 5, 10]
     assert vocabulary.encode("<extra_id_0> <extra_id_9>") == [35, 26]

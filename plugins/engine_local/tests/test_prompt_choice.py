@@ -85,7 +85,7 @@ def test_files_in_any_order_make_the_same_prompt_or_are_refused(strangers):
     found = json.loads(finished.stdout.splitlines()[-1])
     assert len(found) == 24
     for *files, first in (one[:5] for one in found):
-        # A models file that comes later would leave PROMPT as if nobody had named it.
+        # A later models file would reset PROMPT.
         if files.index("module.gin") < files.index("models/t5_1_1_small_prompt.gin"):
             assert "sets it to None; name the model's file before it" in first
         else:

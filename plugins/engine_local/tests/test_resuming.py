@@ -1,4 +1,4 @@
-"""A run that was stopped, however it was stopped, goes on as if it had never been."""
+"""A run that was stopped or killed resumes, with the same result as a run that never stopped."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_killed_anywhere_it_gives_the_same_prompt(project, unbroken, sabotage):
         kind, _, when = accident.partition(":")
         if kind != "replace":
             lost = int(when) - resumed_from(finished)
-            # A save in the background may be lost with the process, and what came behind it.
+            # A save in the background may be lost with the process, and so the steps since.
             assert lost <= PERIOD, accident
         np.testing.assert_array_equal(
             np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken, err_msg=accident

@@ -208,7 +208,7 @@ def test_mixtures_have_the_rates_of_seqio(add):
     with pytest.raises(InputError, match="mixture 'none': all of its rates are 0"):
         find_task.drawn_from(find_task.find("none", None), "train")
     add.mixture("failing", {"one": lambda task: 1 / 0})
-    with pytest.raises(InputError, match="the rate of 'one' cannot be told: ZeroDivisionError"):
+    with pytest.raises(InputError, match="the rate of 'one' cannot be computed: ZeroDivisionError"):
         find_task.drawn_from(find_task.find("failing", None), "train")
     add.mixture("own", {"one": 1}, sample_fn=lambda datasets, rates, seed: datasets[0])
     with pytest.warns(UserWarning, match="mixture 'own' has a sample_fn of its own, which this"):

@@ -55,7 +55,7 @@ def rows(tmp_path):
 
 
 def last_letters(expected, answered):
-    """A metric of one's own, whose parameters are named otherwise than seqio's."""
+    """A user's metric, whose parameters have other names than seqio's."""
     return {"last": np.mean([e[-1:] == a[-1:] for e, a in zip(expected, answered, strict=True)])}
 
 

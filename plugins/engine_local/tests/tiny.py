@@ -55,7 +55,7 @@ TINY: dict[str, object] = {
     "BATCH_SIZE": 3,
     "PROMPT_LENGTH": 5,
 }
-"""What every command of these tests sets."""
+"""Settings of every command of these tests."""
 
 TRAINING: dict[str, object] = {
     **TINY,

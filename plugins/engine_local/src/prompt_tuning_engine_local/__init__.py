@@ -49,7 +49,7 @@ class LocalEngine:
                 trained_prompts.announce if function == "training.train" else trained_prompts.fill
             )
             parsed = gin_config.parse(flags, engine="local", fill=fill, check=options.check)
-        except InputError as e:  # Of a module that a gin file imports, maybe.
+        except InputError as e:  # It may come from a module that a gin file imports.
             raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
         for note in parsed.notes:
             sys.stdout.write(f"{note}\n")
@@ -67,8 +67,8 @@ class LocalEngine:
 def keep_what_is_compiled() -> None:
     """Lets JAX keep compiled programs on disk, so that a second start is quick.
 
-    Where the person has chosen a folder, or none, with JAX's own settings
-    (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`), that holds.
+    Settings of JAX that the user has made stay as they are (`JAX_COMPILATION_CACHE_DIR`,
+    `JAX_ENABLE_COMPILATION_CACHE`).
     """
     import os
     from pathlib import Path
@@ -82,7 +82,7 @@ def keep_what_is_compiled() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # A home that cannot be written to: then each start compiles.
+        return  # The home folder is read-only: each start compiles.
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -15,8 +15,8 @@ def how_to_install(error: BaseException | None) -> str:
     """Returns the end of a message about an import that failed.
 
     Args:
-      error: What was raised, or what it was raised while handling: gin raises an import's error
-        anew, without the name of the module.
+      error: The exception, or one whose context is the exception: gin raises a new error for a
+        failed import, without the name of the module.
 
     Returns:
       `"; install it with: pip install …"` if an extra brings the module that is missing, else "".

@@ -1,7 +1,7 @@
-"""Which examples each batch holds, and how long it is padded: pure functions of the position.
+"""Chooses the examples and the padded length of each batch, as pure functions of its number.
 
-Nothing is drawn while a run goes on. Batch k follows from the number of examples, their lengths
-and the seed, so that a run resumes exactly from the number of its next batch.
+A run draws nothing while it trains. Batch k follows from the number of examples, their lengths and
+the seed, so a run resumes exactly from the number of its next batch.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _RATE_UNITS = 2**16
 """Mixture rates are rounded to multiples of 1 / 2**16."""
 
 _INPUT_SIXTEENTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-"""The padded lengths of inputs, in sixteenths of the most: finer where texts are short."""
+"""The padded lengths of inputs, in sixteenths of the longest: finer steps for short texts."""
 
 _TARGET_SIXTEENTHS = (4, 8, 16)
-"""The same of targets: few, since each is compiled with each length of inputs."""
+"""The same for targets: few, since each is compiled with each length of inputs."""
 
 _SHORTEST_INPUTS = 16
-"""No shorter padded inputs: more compiled shapes would cost more than they save."""
+"""The shortest padded inputs: compiling shorter shapes would cost more than they save."""
 
 _SHORTEST_TARGETS = 4
-"""No shorter padded targets. A label has two or three ids, and a target position costs more than an
-input position: it has logits besides."""
+"""The shortest padded targets. It is small because a label has two or three ids, and a target
+position costs more than an input position: it also has logits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PaddedLengths:
         Args:
           inputs: The most ids of inputs.
           targets: The most ids of targets.
-          bucketing: Whether there are shorter lengths than the most; with False, the only ones.
+          bucketing: True adds shorter lengths; False leaves only the longest.
           target_bucketing: The same for targets alone.
         """
         if not bucketing:
@@ -67,7 +67,7 @@ class PaddedLengths:
         )
 
     def groups(self, inputs: Sequence[int], targets: Sequence[int]) -> np.ndarray:
-        """Returns a number for each example, the same for those that are padded alike.
+        """Returns a number for each example; examples with equal numbers are padded to one length.
 
         Args:
           inputs: The length of each example's inputs, at most the longest of `self.inputs`.
@@ -81,7 +81,7 @@ class PaddedLengths:
         )
 
     def fitting(self, inputs: int, targets: int) -> tuple[int, int]:
-        """Returns the shortest lengths that hold so many ids of inputs and targets."""
+        """Returns the shortest padded lengths for this many ids of inputs and targets."""
         return (
             self.inputs[np.searchsorted(self.inputs, inputs)],
             self.targets[np.searchsorted(self.targets, targets)],
@@ -92,13 +92,15 @@ class ExampleStream:
     """An endless sequence of example numbers, readable at any position.
 
     Each source gives all of its examples once an epoch, each epoch in a new order. Several sources
-    take turns at their rates, as evenly as whole examples allow.
+    take turns according to their rates. For example, rates 2 and 1 give A, B, A,
+    A, B, A and so on.
 
     Args:
-      sizes: How many examples each source has. Examples are numbered through, source by source.
-      rates: How often each source is drawn from, in proportion; None for one source.
+      sizes: The number of examples of each source. Numbers continue from source to source: with
+        sizes 3 and 2, the second source has the examples 3 and 4.
+      rates: The share of each source, in any unit; None for one source.
       seed: Determines the orders.
-      shuffle: With False, every epoch has the order of the examples.
+      shuffle: False keeps the order of the examples in every epoch.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class ExampleStream:
         items = np.concatenate([np.arange(w) for w in self._weights])
         order = np.lexsort((sources, due))
         self._turn_sources, self._turn_items = sources[order], items[order]
-        # The orders in use: of this epoch and of the next.
+        # Two orders in use: this epoch's and the next one's.
         self._order = functools.lru_cache(maxsize=2 * len(self.sizes))(self._make_order)
 
     def take(self, start: int, stop: int) -> np.ndarray:
@@ -151,19 +153,18 @@ class ExampleStream:
 class BatchPlan:
     """The examples of every batch.
 
-    Batch k holds the stream's positions k * B to (k + 1) * B. With groups, batches that lie in one
-    epoch are then made anew among themselves, in windows of up to 64: their examples, sorted by
-    group, are cut into batches, which come in a drawn order. A batch that takes from two epochs
-    keeps its examples, so that each epoch still has every example once. With several sources, each
-    of which has epochs of its own, windows are of 64 batches throughout: a window holds the
-    examples that it would hold without groups.
+    Without groups, batch k holds the stream's positions k * B to (k + 1) * B. Groups then regroup
+    the examples of up to 64 batches, a window, within one epoch: the window's examples are sorted
+    by group, cut into batches, and the batches shuffled. A batch that spans two epochs keeps its
+    examples, so each epoch still has every example once. Several sources have epochs of different
+    lengths; then every window has 64 batches, and holds the same examples as without groups.
 
     Args:
       stream: Gives the examples.
       batch_size: B.
       seed: Determines the order of the batches.
-      groups: A number for each example; those with the same number should share a batch. None
-        leaves the stream's order.
+      groups: A number for each example; examples with the same number should share a batch. None
+        keeps the stream's order.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class BatchPlan:
         self._batch_size = batch_size
         self._seed = seed
         self._groups = groups
-        # Two, as the batches of one window may be read while those of the next are made.
+        # Two: one window may be read while the next is made.
         self._window = functools.lru_cache(maxsize=2)(self._make_window)
 
     def __getitem__(self, batch: int) -> np.ndarray:
@@ -189,7 +190,7 @@ class BatchPlan:
             first = batch // _WINDOW * _WINDOW
             return first, first + _WINDOW
         epoch = batch * self._batch_size // self._stream.sizes[0]
-        # The batches that lie in this epoch, in windows of even size.
+        # Divide the batches inside this epoch into windows of nearly equal size.
         first = -(-epoch * self._stream.sizes[0] // self._batch_size)
         count = (epoch + 1) * self._stream.sizes[0] // self._batch_size - first
         if batch - first >= count:
@@ -210,17 +211,17 @@ class BatchPlan:
 
 
 def permutation(size: int, seed: int, *key: int) -> np.ndarray:
-    """Returns the numbers below `size` in the order that a seed and a key determine.
+    """Returns the numbers below `size` in an order determined by a seed and a key.
 
-    It sorts the output of a bit generator, which numpy keeps the same from version to version,
-    unlike that of `numpy.random.Generator.permutation`.
+    It sorts the output of a bit generator. Numpy promises the same output in every version for
+    bit generators, but not for `numpy.random.Generator.permutation`.
     """
     bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)).random_raw(size)
     return np.argsort(bits, kind="stable")
 
 
 def _lengths(most: int, sixteenths: Sequence[int], shortest: int, multiple: int) -> tuple[int, ...]:
-    """Returns `most` and shorter lengths, multiples of what compiled code likes."""
+    """Returns `most` and shorter lengths, rounded to multiples that compiled code handles well."""
     shorter = {math.ceil(most * n / 16 / multiple) * multiple for n in sixteenths}
     return tuple(sorted({n for n in shorter if shortest <= n < most} | {most}))
 

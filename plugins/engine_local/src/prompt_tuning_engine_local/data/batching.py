@@ -1,4 +1,4 @@
-"""From a task's texts to batches of ids: SentencePiece and Grain, without TensorFlow."""
+"""Turns a task's texts into batches of ids, with SentencePiece and Grain, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Batch = dict[str, np.ndarray]
 def padded_lengths(
     lengths: FeatureLengths, *, bucketing: bool, target_bucketing: bool = True
 ) -> batch_plan.PaddedLengths:
-    """Returns the lengths that batches are padded to; see `batch_plan.PaddedLengths.of`."""
+    """Returns the possible padded lengths of batches; see `batch_plan.PaddedLengths.of`."""
     return batch_plan.PaddedLengths.of(
         lengths.inputs, lengths.targets, bucketing=bucketing, target_bucketing=target_bucketing
     )
@@ -38,7 +38,7 @@ class TokenizedExample:
     def cut(
         cls, inputs: Sequence[int], targets: Sequence[int], lengths: FeatureLengths
     ) -> TokenizedExample:
-        """Returns an example of ids, of which there may be too many."""
+        """Makes an example, and cuts ids beyond the feature lengths."""
         return cls(
             np.asarray(inputs[: lengths.inputs], np.int32),
             np.asarray(targets[: lengths.targets], np.int32),
@@ -53,24 +53,24 @@ def tokenize(
     *,
     strict: bool = False,
 ) -> list[TokenizedExample]:
-    """Turns texts into ids, appends EOS, and cuts what is too long, as T5X does.
+    """Turns texts into ids, appends EOS, and cuts long texts, as T5X does.
 
-    How many were cut is said in a warning that begins with `what`.
+    Warns of the number of texts that were cut; the warning begins with `what`.
 
     Args:
       examples: The texts.
-      vocabulary: Of inputs and targets.
+      vocabulary: The vocabulary of inputs and targets.
       lengths: The most ids.
-      what: Names the examples.
-      strict: Whether a text that is too long is an error instead (STRICT_LENGTHS).
+      what: Names the examples in the warning.
+      strict: True raises an error for a long text instead of cutting it (STRICT_LENGTHS).
 
     Raises:
-      InputError: If `strict` and a text is too long; the first one is named.
+      InputError: If `strict` and a text is too long; names the first one.
     """
     check = LengthCheck(lengths, what, strict)
     tokenized = []
     for example in examples:
-        # T5X appends EOS before it cuts, so a text that was cut has none.
+        # T5X appends EOS before it cuts, so a cut text has no EOS.
         inputs, targets = (
             [*vocabulary.encode(text), vocabulary.eos_id]
             for text in (example.inputs, example.targets)
@@ -116,26 +116,26 @@ def training_batches(
     bucketing: bool = True,
     target_bucketing: bool = True,
 ) -> grain.DatasetIterator[Batch]:
-    """Returns an iterator of batches without end, in an order that `seed` determines.
+    """Returns an endless iterator of batches, in an order determined by `seed`.
 
-    Every example comes once an epoch, each epoch in a new order; the batch that spans two epochs
-    takes from both. See `batch_plan.BatchPlan` for which examples share a batch.
+    Every example comes once an epoch, each epoch in a new order; a batch may span two epochs.
+    `batch_plan.BatchPlan` explains which examples share a batch.
 
     Args:
       sources: The examples of each task.
       lengths: The most ids.
       batch_size: Examples a batch.
       seed: A whole number, not negative.
-      rates: How often each task is drawn from, in proportion; None for one task.
-      shuffle: With False, examples come in their order.
-      bucketing: Whether examples of similar length share a batch (if shuffled) and batches are
-        padded no further than they need (`batch_plan.PaddedLengths`). With False they are padded
-        to `lengths`.
-      target_bucketing: With False, targets are padded to `lengths` all the same.
+      rates: The share of each task, in any unit; None for one task.
+      shuffle: False keeps the order of the examples.
+      bucketing: True pads each batch only as far as its examples need
+        (`batch_plan.PaddedLengths`), and, if shuffled, puts examples of similar length into one
+        batch. False pads every batch to `lengths`.
+      target_bucketing: False pads targets to `lengths`, even with `bucketing`.
 
     Returns:
-      Grain's iterator. `get_state()` is the position, which JSON can hold; `set_state()` restores
-      it, in an iterator made from the same arguments.
+      Grain's iterator. `get_state()` returns the position as JSON-serialisable data; `set_state()`
+      restores it in an iterator made from the same arguments.
     """
     examples = [example for source in sources for example in source]
     padded = padded_lengths(lengths, bucketing=bucketing, target_bucketing=target_bucketing)
@@ -175,18 +175,18 @@ class _Batches:
 def evaluation_batches(
     examples: Sequence[TokenizedExample], padded: batch_plan.PaddedLengths, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yields every example once, those of similar length together, in batches of one size.
+    """Yields every example once, in batches of one size, with similar lengths in one batch.
 
     Yields:
-      A batch, and int64 `[n]`, the numbers of the examples that its first n rows are; the last
-      batch is filled up with rows that mean nothing.
+      A batch, and int64 `[n]`, the example numbers of its first n rows. The last batch may have
+      more rows, which only fill it up.
     """
     inputs = [len(example.inputs) for example in examples]
-    # With a single length all are one group, and stay in order.
+    # With one padded length, all examples are one group and keep their order.
     order = np.argsort(padded.groups(inputs, [1] * len(inputs)), kind="stable")
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        # Repeated examples end when their originals do; empty ones might be answered at length.
+        # Fill with repeated examples: an empty text might get a long answer.
         rows = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
         yield make_batch([examples[n] for n in rows], padded), numbers
 

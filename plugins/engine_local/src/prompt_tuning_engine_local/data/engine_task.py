@@ -1,4 +1,4 @@
-"""The protocols of a task: it reads its splits as ids, and scores a model's answers."""
+"""The protocols of a task, which reads its splits as ids and scores a model's answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from prompt_tuning_tasks import Example
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 EVALUATION_SEED = 42
-"""The seed with which splits are read to be evaluated, whatever the run's: it is T5X's."""
+"""The seed for reading splits to evaluate, the same in every run; it is T5X's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How the splits of a run's tasks are read.
+    """Settings for reading the splits of a run's tasks.
 
     Attributes:
-      vocabulary: The model's.
+      vocabulary: The model's vocabulary.
       lengths: The most ids.
-      strict: Whether an example that is longer is an error (STRICT_LENGTHS).
-      seed: For tasks that draw while they make their examples.
+      strict: True makes a longer example an error (STRICT_LENGTHS).
+      seed: For tasks whose examples are partly random.
     """
 
     vocabulary: SentencePieceVocabulary
@@ -37,10 +37,10 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a model answers to the examples of a split, in their order.
+    """A model's answers to the examples of a split, in the same order.
 
     Attributes:
-      ids: int32 `[N, T]`, 0 behind EOS.
+      ids: int32 `[N, T]`, 0 after EOS.
       texts: The same, decoded.
       scores: float32 `[N]`, the log-likelihood of each example's targets, or None if the split
         does not need it.
@@ -56,7 +56,7 @@ class Split(Protocol):
 
     @property
     def task_name(self) -> str:
-        """The name of the task whose split it is."""
+        """The name of the task that the split belongs to."""
 
     @property
     def tokenized(self) -> Sequence[batching.TokenizedExample]:
@@ -68,7 +68,7 @@ class Split(Protocol):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether `metrics` needs `Answers.scores`."""
+        """True if `metrics` needs `Answers.scores`."""
 
     def metrics(self, answers: Answers) -> dict[str, float]:
         """Returns the values of the task's metrics by name."""
@@ -98,11 +98,11 @@ class EngineTask(Protocol):
 
     @property
     def source(self) -> Any:
-        """What was described or registered by that name."""
+        """The task or mixture as it was described or registered."""
 
     @property
     def is_mixture(self) -> bool:
-        """Whether it is a mixture."""
+        """True for a mixture."""
 
     def components(self, split: str) -> Sequence[Component]:
         """Returns the tasks that have a split; reading it may still be an error.
@@ -112,22 +112,22 @@ class EngineTask(Protocol):
         """
 
     def rate(self, component: Component) -> float:
-        """Returns how often training draws from a component; only proportions matter.
+        """Returns the rate at which training draws from a component; only proportions matter.
 
         Raises:
-          InputError: If that cannot be told.
+          InputError: If the rate cannot be computed.
         """
 
 
 def as_numbers(values: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """Returns what a metric returned as numbers by name.
+    """Converts the values of a metric to numbers by name.
 
     Raises:
-      InputError: If it is something else; `metric` is named.
+      InputError: If `values` is something else; names `metric`.
     """
     try:
         return {str(name): float(value) for name, value in values.items()}
-    except (AttributeError, TypeError, ValueError):  # A metric may be anyone's function.
+    except (AttributeError, TypeError, ValueError):  # A metric may be any function.
         raise InputError(
             f"the metric {metric} returned {values!r}; expected a mapping of names to numbers, "
             "such as {'my_metric': 0.5}"

@@ -1,4 +1,4 @@
-"""Finds a task by name: a text task, or one of seqio's where a module has imported seqio."""
+"""Finds a task by name: a text task, or one of seqio's if a module has imported seqio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prompt_tuning_engine_local.data.text_components import TextEngineTask
 def find(name: str, module: str | None) -> EngineTask:
     """Returns a task or mixture by name, after importing the module that may register it.
 
-    Text tasks come first, then those registered with seqio, if anything has imported that.
+    Looks among the text tasks first, then among seqio's, if something has imported seqio.
 
     Raises:
       InputError: If the module fails to import or there is no such task.

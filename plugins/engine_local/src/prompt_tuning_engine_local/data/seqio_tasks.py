@@ -1,8 +1,8 @@
-"""Tasks and mixtures that are registered with seqio, read for the embedded engine.
+"""Reads tasks and mixtures that are registered with seqio, for the embedded engine.
 
-Importing this imports seqio and with it TensorFlow, which the extra `seqio` brings. A task keeps
-what is its own: its preprocessors, its postprocessor and its metric objects are called as seqio
-calls them. Batches, their order and how far they are padded are the engine's.
+This module imports seqio and TensorFlow, which the extra `seqio` installs. It calls a task's
+preprocessors, postprocessor and metric objects as seqio does. The engine makes the batches and
+decides their order and padding.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _ANSWERS = {
     seqio.metrics.ModelOutputType.PREDICTION: lambda answers: answers.ids,
     seqio.metrics.ModelOutputType.SCORE: lambda answers: answers.scores,
 }
-"""What each kind of metric gets."""
+"""The arguments of each kind of metric."""
 
 _SEEDS = 2**30
-"""Seeds below this one are distinct to seqio, which adds to them and draws 32 signed bits."""
+"""Seeds from 0 up to this one stay distinct in seqio, which adds to them in signed 32 bits."""
 
 
 def names() -> list[str]:
@@ -47,8 +47,8 @@ def find(name: str) -> SeqioEngineTask | None:
     """Returns the task or mixture that is registered with seqio by this name; None if none is."""
     if name not in names():
         return None
-    # JAX needs the accelerator's memory, and TensorFlow would take all of it.
-    with contextlib.suppress(RuntimeError):  # Raised where it has been used already.
+    # Keep TensorFlow from taking all memory of the accelerator, which JAX needs.
+    with contextlib.suppress(RuntimeError):  # Raised if TensorFlow already uses it.
         tf.config.set_visible_devices([], "GPU")
     source = seqio.get_mixture_or_task(name)
     default = inspect.signature(seqio.Mixture).parameters["sample_fn"].default
@@ -78,14 +78,14 @@ class SeqioEngineTask:
 
     @property
     def is_mixture(self) -> bool:
-        """Whether it is a mixture."""
+        """True for a mixture."""
         return isinstance(self.source, seqio.Mixture)
 
     def components(self, split: str) -> Sequence[Component]:
-        """Returns its tasks that have a split; as in seqio, a mixture's others are left out.
+        """Returns its tasks that have the split; skips the others, as seqio does.
 
         Raises:
-          InputError: If there are none, or one is not what the engine needs.
+          InputError: If there are none, or the engine cannot use one of them.
         """
         tasks = seqio.get_subtasks(self.source)
         splits = {task.name: _splits(task) for task in tasks}
@@ -107,7 +107,7 @@ class SeqioEngineTask:
         """Returns the mixture's rate of a component; 0 for one that is only evaluated.
 
         Raises:
-          InputError: If it is no such number, or the function that is to tell it fails.
+          InputError: If it is not a positive number or 0, or the function that computes it fails.
         """
         if not self.is_mixture:
             return 1.0
@@ -115,8 +115,8 @@ class SeqioEngineTask:
         what = f"mixture {self.name!r}: the rate of {component.name!r}"
         try:
             rate = float(self.source.get_rate(task))
-        except Exception as e:  # A rate may be anyone's function.
-            raise InputError(f"{what} cannot be told: {one_line(e)}") from e
+        except Exception as e:  # A rate may be any function.
+            raise InputError(f"{what} cannot be computed: {one_line(e)}") from e
         if not (rate >= 0 and np.isfinite(rate)):
             raise InputError(f"{what} is {rate!r}, expected a number that is not negative")
         return rate
@@ -130,7 +130,7 @@ class SeqioComponent:
       task: The task.
 
     Raises:
-      InputError: If its features or metrics are not what the engine has.
+      InputError: If the engine does not support its features or metrics.
     """
 
     task: seqio.Task
@@ -159,8 +159,8 @@ class SeqioComponent:
     def read(self, split: str, reading: Reading) -> Split:
         """Runs the task's preprocessors over a split.
 
-        What a preprocessor draws follows from the seed. It draws once: each epoch has the same
-        examples.
+        The seed determines the random numbers of a preprocessor. The preprocessors run once: each
+        epoch has the same examples.
 
         Raises:
           InputError: If the vocabulary is not the model's, the split cannot be read or is empty,
@@ -177,7 +177,7 @@ class SeqioComponent:
         try:
             dataset = _dataset(self.task, split, dataclasses.asdict(lengths), reading.seed)
             examples = list(dataset.as_numpy_iterator())
-        except Exception as e:  # Data sources and preprocessors are anyone's.
+        except Exception as e:  # Data sources and preprocessors may raise anything.
             raise InputError(f"{what}: seqio cannot read it: {one_line(e)}") from e
         if not examples:
             raise InputError(f"task {self.name!r}: split {split!r} is empty")
@@ -194,14 +194,14 @@ class SeqioComponent:
     def values(self, examples: Sequence[Mapping[str, Any]], answers: Answers) -> dict[str, float]:
         """Returns the values of the task's metrics, computed as `seqio.Evaluator` does.
 
-        Values that are texts, such as examples beside their predictions, are left out.
+        Leaves out values that are texts, such as examples with their predictions.
 
         Args:
-          examples: What the preprocessors made.
-          answers: What the model answers.
+          examples: The output of the preprocessors.
+          answers: The model's answers.
 
         Raises:
-          InputError: If a metric returns something else than numbers, or two return one name.
+          InputError: If a metric returns something other than numbers, or two return one name.
         """
         values: dict[str, float] = {}
         for number, metric in enumerate(self._metric_objects()):
@@ -213,7 +213,7 @@ class SeqioComponent:
                 result = made.compute()
             name = f"{self._metric_name(number)} of task {self.name!r}"
             if isinstance(result, Mapping):
-                # Texts are for TensorBoard: samples of the predictions that `eval` writes in whole.
+                # Texts are samples for TensorBoard; `eval` writes all predictions.
                 result = {
                     key: getattr(value, "value", value)
                     for key, value in result.items()
@@ -228,19 +228,19 @@ class SeqioComponent:
 
     @property
     def needs_scores(self) -> bool:
-        """Whether a metric needs the log-likelihood of the targets."""
+        """True if a metric needs the log-likelihood of the targets."""
         score = seqio.metrics.ModelOutputType.SCORE
         return any(metric.model_output_type is score for metric in self._metric_objects())
 
     def _metric_objects(self) -> Sequence[Any]:
         try:
             return self.task.metric_objs
-        except ValueError as e:  # A function whose parameters are not those of a metric.
+        except ValueError as e:  # A function with parameters that no metric has.
             raise InputError(f"task {self.name!r}: {one_line(e)}") from e
 
     def _metric_name(self, number: int) -> str:
-        """Returns how messages name a metric object."""
-        # seqio wraps functions in objects, which come last and do not have their names.
+        """Returns the name of a metric object for messages."""
+        # seqio wraps functions in objects without their names, and puts these last.
         functions = self.task.metric_fns
         metric = [*self.task.metric_objs[: -len(functions) or None], *functions][number]
         return getattr(metric, "__name__", type(metric).__name__)
@@ -286,16 +286,16 @@ class _SeqioSplit:
 def _splits(task: seqio.Task) -> Sequence[str]:
     try:
         return list(task.splits)
-    except Exception as e:  # A data source may be anyone's, and may have to ask for its splits.
+    except Exception as e:  # A data source may raise anything while it looks for its splits.
         raise InputError(f"task {task.name!r}: seqio cannot tell its splits: {one_line(e)}") from e
 
 
 def _dataset(
     task: seqio.Task, split: str, lengths: Mapping[str, int] | None, seed: int
 ) -> tf.data.Dataset:
-    """Returns what the preprocessors of a task make, before seqio cuts it."""
-    # For what a preprocessor draws by operations without a seed. Maps with such operations give
-    # the same values each time only if they are kept from running in parallel.
+    """Returns the output of a task's preprocessors, before seqio cuts it."""
+    # A preprocessor may use random operations without a seed. These repeat their values only if
+    # the maps that hold them do not run in parallel.
     tf.config.experimental.enable_op_determinism()
     tf.random.set_seed(seed)
     dataset = task.get_dataset(
@@ -316,22 +316,22 @@ def _dataset(
 
 
 def _whole_lengths(task: seqio.Task, split: str, seed: int) -> np.ndarray:
-    """Returns how long examples are where no preprocessor is told a feature length to cut to.
+    """Returns the lengths of the examples when no preprocessor gets a feature length to cut to.
 
     Returns:
-      `[N, 2]`, the lengths of inputs and targets of each example. They are of other examples, and
-      maybe of another number of them, if the task makes examples of a given length, as span
-      corruption does; none if no preprocessor takes feature lengths, or one needs them.
+      `[N, 2]`, the lengths of inputs and targets of each example; no rows if no preprocessor
+      takes feature lengths, or one needs them. If the task makes examples of a given length, as
+      span corruption does, these are different examples, and N may differ too.
     """
     none = np.zeros((0, 2), int)
     if not any("sequence_length" in _parameters(function) for function in task.preprocessors):
         return none
     try:
         dataset = _dataset(task, split, None, seed)
-        # In batches, which TensorFlow hands over faster than single examples.
+        # Batches: TensorFlow passes single examples to Python slowly.
         lengths = dataset.map(lambda e: tf.stack([tf.size(e[name]) for name in _FEATURES]))
         return np.concatenate([none, *lengths.batch(1024).as_numpy_iterator()])
-    except Exception:  # A preprocessor that needs lengths may raise anything without.
+    except Exception:  # A preprocessor without its lengths may raise anything.
         return none
 
 
@@ -349,10 +349,10 @@ def _cut(example: Mapping[str, Any], lengths: FeatureLengths) -> dict[str, Any]:
 
 
 def _check_vocabulary(what: str, found: Any, expected: SentencePieceVocabulary) -> None:
-    """Refuses a vocabulary that has another meaning for an id than the model's.
+    """Refuses a vocabulary whose ids mean something else than the model's.
 
     Raises:
-      InputError: If it does; names the first difference.
+      InputError: If the vocabularies differ; names the first difference.
     """
     ours = f"the model's vocabulary, {expected.sentencepiece_model_file},"
     if not isinstance(found, seqio.SentencePieceVocabulary):
@@ -360,7 +360,7 @@ def _check_vocabulary(what: str, found: Any, expected: SentencePieceVocabulary) 
     theirs = f"the vocabulary {found.sentencepiece_model_file}"
     try:
         size = found.vocab_size
-    except Exception as e:  # TensorFlow's, of its file systems
+    except Exception as e:  # TensorFlow's file systems raise many types.
         raise InputError(f"{what}: {theirs} cannot be read: {one_line(e)}") from e
     if size != expected.vocab_size:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Text tasks behind the protocols of `engine_task`."""
+"""Adapts text tasks to the protocols of `engine_task`."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class TextEngineTask:
 
     @property
     def is_mixture(self) -> bool:
-        """Whether it is a mixture."""
+        """True for a mixture."""
         return isinstance(self.source, Mixture)
 
     def components(self, split: str) -> Sequence[Component]:
-        """Returns all of its tasks; reading one without the split is an error."""
+        """Returns all of its tasks; a task without the split raises when it is read."""
         del split
         return [TextComponent(task) for task, _ in self.source.components]
 
     def rate(self, component: Component) -> float:
-        """Returns how often training draws from a component; only proportions matter."""
+        """Returns the rate at which training draws from a component; only proportions matter."""
         return {task.name: rate for task, rate in self.source.components}[component.name]
 
 

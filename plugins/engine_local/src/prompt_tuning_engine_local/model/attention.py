@@ -16,7 +16,7 @@ from prompt_tuning_engine_local.model.blocks import Dense, product
 from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network_config import T5Config
 
-# Far below any attention logit, yet finite.
+# Far below any attention logit, but finite.
 _MASKED = -1e10
 
 
@@ -38,8 +38,8 @@ class Attention(nn.Module):
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values of `x` `[B, K, H]`: each `[B, heads, K, head width]`.
 
-        Heads come before positions, as the products of attention take them: a cache of these needs
-        no transposing at each step of decoding.
+        Heads come before positions, the order in which attention multiplies them. So decoding does
+        not transpose its cache at each step.
         """
         return self._split(self.key(x)), self._split(self.value(x))
 
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         batch, heads, _, _ = queries.shape
         keep = dropout.mask(batch, heads, 1, keys.shape[2])
 
-        # Computed again for the gradient: what is quadratic in the length is not kept for it.
+        # Computed again for the gradient: keeping it would take memory quadratic in the length.
         @jax.checkpoint
         def mix(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
             logits = product(queries, keys.mT)
@@ -109,7 +109,7 @@ class RelativePositionBias(nn.Module):
             (config.num_heads, config.relpos_buckets),
             jnp.float32,
         )
-        # [num_keys, num_keys] buckets are a constant of the program; a query row is picked from it.
+        # The [num_keys, num_keys] buckets are a constant; a query position picks its row.
         buckets = relative_position_buckets(
             num_keys,
             config.relpos_buckets,
@@ -120,7 +120,7 @@ class RelativePositionBias(nn.Module):
 
 
 def masked(bias: jax.Array | float, mask: jax.Array) -> jax.Array:
-    """Returns float32 `bias` of logits, so low where `mask` is False that nothing attends there.
+    """Returns float32 `bias` for logits, very low where `mask` is False: nothing attends there.
 
     A query whose keys are all masked attends to them evenly.
     """
@@ -131,11 +131,11 @@ def masked(bias: jax.Array | float, mask: jax.Array) -> jax.Array:
 def relative_position_buckets(
     length: int, num_buckets: int, max_distance: int, *, bidirectional: bool
 ) -> np.ndarray:
-    """Buckets of all pairs of positions (Raffel et al. 2020, section 2.1).
+    """Returns the buckets of all pairs of positions (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets hold one distance each, the others grow logarithmically up to
-    `max_distance`; with `bidirectional`, keys behind and before the query have buckets of their
-    own, otherwise keys behind the query share bucket 0.
+    Half of the buckets hold one distance each; the rest grow logarithmically up to `max_distance`.
+    With `bidirectional`, keys after the query have separate buckets from those before it;
+    otherwise all keys after the query share bucket 0.
 
     Returns:
       int32 `[length, length]`, indexed by query and key position.
@@ -149,7 +149,7 @@ def relative_position_buckets(
     else:
         distance = np.maximum(distance, 0)
     exact = num_buckets // 2
-    # In float32 with its epsilon, as in T5X: a distance at an edge must land in the same bucket.
+    # In float32 with its epsilon, as in T5X: a distance at an edge must get the same bucket.
     ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
     growth = np.log(ratio) / np.log(max_distance / exact) * (num_buckets - exact)
     large = np.minimum(exact + growth.astype(np.int32), num_buckets - 1)

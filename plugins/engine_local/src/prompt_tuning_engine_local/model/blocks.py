@@ -44,9 +44,9 @@ class Dense(nn.Module):
 def product(left: jax.Array, right: jax.Array) -> jax.Array:
     """Multiplies matrices of one dtype; the result is float32.
 
-    XLA multiplies bfloat16 on CPUs about three times as fast where the result is float32, and it
-    has no products of a bfloat16 and a float32 matrix, which JAX would make for the gradient. So
-    the gradient's products are written out here, too.
+    On CPUs, XLA multiplies bfloat16 about three times as fast if the result is float32. But for the
+    gradient JAX would then multiply a bfloat16 by a float32 matrix, which XLA has no product for.
+    So the gradient's products are written here too.
 
     Args:
       left: `[..., m, k]`.
@@ -97,7 +97,7 @@ class MLP(nn.Module):
         """Maps `[B, S, H]` to the same shape."""
         if self.config.activation == "relu":
             return self.wo(dropout(nn.relu(self.wi(x))))
-        # Computed again for the gradient, which takes less time than keeping what is within.
+        # Computed again for the gradient: that is faster than keeping the inner values.
         gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
         x = gate(self.wi_0(x), self.wi_1(x))
         return self.wo(dropout(x))

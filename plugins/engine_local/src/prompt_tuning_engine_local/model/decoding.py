@@ -1,4 +1,4 @@
-"""Decoding: from the logits of one step to sequences of ids."""
+"""Decoding: makes sequences of ids from the logits of each step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def greedy(step_fn: StepFn, cache: Any, batch_size: int, max_length: int, eos_id
 
     Args:
       step_fn: `(tokens [B], cache, position) -> (logits [B, V], cache)`.
-      cache: What `step_fn` expects at position 0.
+      cache: The cache that `step_fn` expects at position 0.
       batch_size: B.
       max_length: T, the most ids to generate.
       eos_id: The id that ends a sequence.
 
     Returns:
-      int32 `[B, T]`: the ids, EOS included where it was reached, 0 behind it.
+      int32 `[B, T]`: the ids, including EOS if a sequence reached it, then 0.
     """
 
     def unfinished(state: tuple[Any, ...]) -> jax.Array:

@@ -1,4 +1,9 @@
-"""Dropout (Srivastava et al. 2014) whose masks are taken from a few drawings of random bits."""
+"""Dropout (Srivastava et al. 2014) whose masks share a few drawings of random bits.
+
+For example, a network with 40 places of dropout would draw 40 times, and compiling 40 draws takes
+longer than compiling the rest of the training step. So one draw makes the bits for many places, as
+rows of a matrix, and each place takes the next unused rows.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +20,14 @@ _ROW = 128
 
 
 class Dropout:
-    """Zeroes a share of the entries of what it is called with, and scales up the others.
+    """Sets a share of the entries of an array to 0, and scales up the rest.
 
-    As in T5X, all positions of a sequence share a mask. A network calls one object at all of its
-    places, in a fixed order.
+    As in T5X, all positions of a sequence share a mask. A network calls one object wherever it has
+    dropout, in a fixed order.
 
     Args:
       rate: The probability of an entry to become zero.
-      key: Determines the masks; None to return everything as it is.
+      key: Determines the masks; None returns the input unchanged.
     """
 
     def __init__(self, rate: float = 0.0, key: jax.Array | None = None) -> None:
@@ -33,25 +38,29 @@ class Dropout:
         self._taken = 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x` `[…, positions, width]` with entries zeroed, in its shape and dtype."""
+        """Returns `x` `[…, positions, width]` with some entries 0, in its shape and dtype."""
         *batch, _, width = x.shape
         return self.apply(x, self.mask(*batch, 1, width))
 
     def mask(self, *shape: int) -> jax.Array | None:
-        """Returns which entries to keep, bool of the shape; None for all."""
+        """Returns a bool array of the shape, True for entries to keep; None keeps all."""
         if self._key is None or not self._rate:
             return None
         drawn, rows = self._rows(self._key, math.ceil(math.prod(shape) / _ROW))
         return _mask(drawn, rows, shape, self._rate)
 
     def apply(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Returns `x` with the entries zeroed that `mask`, broadcastable to it, does not keep."""
+        """Returns `x` with 0 where `mask`, broadcastable to it, is False."""
         if mask is None:
             return x
         return jnp.where(mask, x / (1.0 - self._rate), jnp.zeros((), x.dtype))
 
     def drawn(self, *shapes: tuple[int, ...]) -> DrawnDropout:
-        """Takes the masks of the next places, which have these shapes.
+        """Draws the masks of the next places, which have these shapes.
+
+        For example, a jitted layer cannot draw from this object, since its traced code would repeat
+        the first layer's masks. So the network draws the masks of one layer outside of it:
+        `layer(x, dropout.drawn((B, 1, H), (B, 1, H)))`.
 
         Returns:
           Dropout for those places, in this order; a jitted function can take it as an argument.
@@ -59,9 +68,11 @@ class Dropout:
         return DrawnDropout(self._rate, [self.mask(*shape) for shape in shapes])
 
     def _rows(self, key: jax.Array, count: int) -> tuple[jax.Array, np.ndarray]:
-        """Returns uint32 `[…, _ROW]` of bits, and `count` of its rows that nothing else has taken.
+        """Returns random bits, uint32 `[N, _ROW]`, and the numbers of `count` unused rows.
 
-        A drawing for each place would take longer to compile than all the rest of a training step.
+        Draws new bits only when too few rows are left. For example, a mask of 3 rows takes rows
+        0 to 2 and the next mask rows 3 to 5 of one drawing. Compiling a drawing for each place
+        would take longer than compiling the rest of the training step.
         """
         if self._drawn is None or len(self._drawn) < self._taken + count:
             drawing_key = jax.random.fold_in(key, self._drawings)
@@ -75,11 +86,11 @@ class Dropout:
 
 @functools.partial(jax.jit, static_argnames=("shape", "rate"))
 def _mask(drawn: jax.Array, rows: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Returns bool of the shape, False at the rate, from the bits `drawn[rows]`.
+    """Returns a bool array of the shape from the bits `drawn[rows]`; a share `rate` is False.
 
-    Jitted, for JAX traces it once for all places of a shape, and its indexing takes long to trace.
-    The rows are not sliced off: the offset would be a part of the program that uses them, and XLA
-    compiles equal programs, such as those of a network's layers, only once.
+    Jitted, since JAX then traces the indexing, which is slow to trace, once for all places of a
+    shape. `rows` is an argument and not a slice: a slice's offset would be part of the program, and
+    XLA compiles the layers of a network only once if their programs are equal.
     """
     bits = drawn.at[rows].get(mode="promise_in_bounds")
     return bits.reshape(-1)[: math.prod(shape)].reshape(shape) >= jnp.uint32(rate * 2**32)
@@ -87,11 +98,11 @@ def _mask(drawn: jax.Array, rows: jax.Array, shape: tuple[int, ...], rate: float
 
 @jax.tree_util.register_pytree_node_class
 class DrawnDropout(Dropout):
-    """Dropout whose masks were drawn before, a tree of arrays; see `Dropout.drawn`.
+    """Dropout with masks drawn earlier, a tree of arrays for JAX; see `Dropout.drawn`.
 
     Args:
       rate: The probability of an entry to become zero.
-      masks: Of the places, in the order in which they are called; None keeps all entries.
+      masks: The masks, in the order of the calls; None keeps all entries.
     """
 
     def __init__(self, rate: float, masks: Iterable[jax.Array | None]) -> None:
@@ -121,9 +132,9 @@ class DrawnDropout(Dropout):
 
     @classmethod
     def tree_unflatten(cls, rate: float, masks: Iterable[jax.Array | None]) -> DrawnDropout:
-        """Returns what `tree_flatten` took apart."""
+        """Makes the object from the output of `tree_flatten`."""
         return cls(rate, masks)
 
 
 NO_DROPOUT = Dropout()
-"""Returns everything as it is."""
+"""Returns its input unchanged."""

@@ -1,4 +1,4 @@
-"""T5X's training loss: cross entropy with z-loss, label smoothing and its ways of normalising."""
+"""T5X's training loss: cross entropy with z-loss, label smoothing and normalising."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prompt_tuning_core.errors import InputError, nearest
 
 
 class LossNormalizingFactor(enum.Enum):
-    """What the summed loss is divided by, besides a constant; the names are T5X's."""
+    """T5X's names of divisors of the summed loss; a constant number is possible as well."""
 
     NUM_REAL_TARGET_TOKENS = enum.auto()
     """The sum of the loss weights of the batch."""
@@ -31,15 +31,15 @@ def cross_entropy(
 ) -> jax.Array:
     """Returns the loss of a batch, as T5X's `compute_weighted_cross_entropy` defines it.
 
-    With label smoothing, the least loss that smoothed targets allow is subtracted, so that a
-    perfect model has loss 0. The z-loss `z_loss * log(Z)^2` keeps the logits' normaliser Z near 1
+    With label smoothing, the smallest possible loss is subtracted, so that a perfect model has
+    loss 0. The z-loss `z_loss * log(Z)^2` keeps the logits' normaliser Z near 1
     (Shazeer et al. 2018).
 
     Args:
       logits: float32 `[B, T, V]`.
       targets: int32 `[B, T]`.
       weights: float32 `[B, T]`, 0 where padded.
-      label_smoothing: Probability that smoothed targets give to the other ids together.
+      label_smoothing: Probability that smoothed targets give to all wrong ids together.
       z_loss: Factor of the z-loss.
       loss_normalizing_factor: None sums over the weighted tokens; a number divides that sum; a
         name of `LossNormalizingFactor` (in any case) divides by what it says.
@@ -86,7 +86,7 @@ def target_log_probabilities(logits: jax.Array, targets: jax.Array) -> tuple[jax
 def _normalizer(
     factor: float | str | None, weights: jax.Array
 ) -> tuple[jax.Array | float | None, jax.Array]:
-    """Returns what to divide the summed loss by, and the weights to sum it with."""
+    """Returns the divisor of the summed loss, and the weights of the sum."""
     if not isinstance(factor, str):
         return factor, weights
     try:
@@ -101,6 +101,6 @@ def _normalizer(
     if kind is LossNormalizingFactor.NUM_TOTAL_TARGET_TOKENS:
         return float(weights.size), weights
     per_sequence = jnp.sum(weights, axis=-1, keepdims=True)
-    # A sequence without real tokens counts for nothing.
+    # A sequence without real tokens has weight 0.
     weights = jnp.where(per_sequence > 0, weights / jnp.maximum(per_sequence, 1e-9), 0.0)
     return jnp.sum(weights), weights

@@ -22,13 +22,13 @@ _PROMPT = "encoder/prompt/"
 
 @dataclasses.dataclass(frozen=True)
 class FrozenModel:
-    """The parameters of a model, and where they came from.
+    """The parameters of a model, and their origin.
 
     Attributes:
       params: Arrays by "/"-joined name, where `load` placed them.
       path: Where the model is.
-      step: The step at which the model was saved; 0 where it does not say.
-      sha256: Checksum of the parameters, the same in whatever form they are stored.
+      step: The step at which the model was saved; 0 if the file does not say.
+      sha256: Checksum of the parameters, the same for every form of file.
     """
 
     params: Mapping[str, Any]
@@ -42,13 +42,13 @@ def load(
     parameters: Mapping[str, jax.ShapeDtypeStruct],
     place: Callable[[np.ndarray], Any] = lambda array: array,
 ) -> FrozenModel:
-    """Reads a model, one parameter after the other.
+    """Reads a model, one parameter at a time.
 
     Args:
-      path: The model. A prompt that is saved with it is left where it is.
-      parameters: The shape that each parameter must have, and the dtype to keep it in, by
-        "/"-joined name.
-      place: Called with each parameter, to put it on a device; what it returns is kept.
+      path: The model. A prompt in the file is not read.
+      parameters: By "/"-joined name, the shape that each parameter must have and the dtype to
+        convert it to.
+      place: Puts a parameter on a device and returns it there.
 
     Raises:
       InputError: If the model is missing or damaged, or a parameter is missing, unexpected, or of
@@ -59,7 +59,7 @@ def load(
     _check(name, model.variables, {name: leaf.shape for name, leaf in parameters.items()})
     params = {}
     digest = hashlib.sha256()
-    # Each parameter is hashed while the next one is read; no more than one waits for it.
+    # A thread hashes each parameter while the next one is read; at most one waits.
     with ThreadPoolExecutor(max_workers=1) as aside:
         hashing = aside.submit(lambda: None)
         for variable, expected in sorted(parameters.items()):

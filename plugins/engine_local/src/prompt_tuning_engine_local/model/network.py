@@ -1,4 +1,4 @@
-"""T5 encoder-decoder (Raffel et al. 2020), 1.0 and 1.1 (Shazeer 2020), with a prompt seam.
+"""T5 encoder-decoder (Raffel et al. 2020), 1.0 and 1.1 (Shazeer 2020), with a prompt module.
 
 Names and shapes of the parameters are Flaxformer's, so that T5X checkpoints load by name: attention
 kernels are `[H, heads * head width]`, relative position embeddings `[heads, buckets]`.
@@ -38,7 +38,7 @@ Cache = list[dict[str, jax.Array]]
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward block, each on a normalised input, with a residual."""
+    """Self-attention and a feed-forward block, each with a normalised input and a residual."""
 
     config: T5Config
 
@@ -69,7 +69,7 @@ class EncoderLayer(nn.Module):
         )  # fmt: skip
         return self._blocks(x, real, bias, masks)
 
-    # Jitted, so that JAX traces it once for all layers of a stack; XLA compiles it inlined.
+    # Jitted: JAX traces it once for all layers of a stack, and XLA inlines it.
     @nn.jit
     def _blocks(
         self, x: jax.Array, real: jax.Array, bias: jax.Array, dropout: DrawnDropout
@@ -83,7 +83,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder stack; the prompt enters in front of its input dropout."""
+    """The encoder stack; the prompt is added before the dropout of its input."""
 
     config: T5Config
     prompt_factory: PromptFactory | None = None
@@ -114,7 +114,7 @@ class Encoder(nn.Module):
         x = self.prompt.input(tokens, embedded)
         x = dropout(x).astype(self.config.dtype)
         length = x.shape[1]
-        # Padded queries need no mask: what they yield is zeroed behind the last layer.
+        # Padded queries need no mask: their outputs are set to 0 after the last layer.
         bias = masked(self.relpos_bias(np.arange(length), length), real[:, None, None, :])
         for layer in self.layers:
             x = layer(x, real, bias, dropout)
@@ -185,7 +185,7 @@ class DecoderLayer(nn.Module):
         return x + dropout(y)
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> dict[str, jax.Array]:
-        """Returns the keys and values that `step` reads: all of `encoded`, none yet of targets."""
+        """Returns the keys and values that `step` reads: those of `encoded`, and empty ones."""
         cross_keys, cross_values = self.encoder_decoder_attention.keys_values(encoded)
         config = self.config
         empty = jnp.zeros(
@@ -207,7 +207,7 @@ class DecoderLayer(nn.Module):
         bias: jax.Array,
         cross_bias: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps one position `[B, 1, H]`; returns the same shape and the cache with it added."""
+        """Maps one position `[B, 1, H]` to the same shape, and adds it to the cache."""
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_values(y)
         keys = jax.lax.dynamic_update_slice_in_dim(cache["keys"], key, position, axis=2)
@@ -257,7 +257,7 @@ class Decoder(nn.Module):
         mask = causal & (target[:, None, :, None] & target[:, None, None, :])
         bias = masked(self.relpos_bias(np.arange(length), length), mask)
         cross_bias = masked(0.0, target[:, None, :, None] & real[:, None, None, :])
-        # The start token has padding's id, so a position counts when it or the next holds a token.
+        # The start token has the id of padding, so look at the inputs and at the targets.
         is_token = input_tokens > 0
         logit_mask = is_token | jnp.pad(is_token[:, 1:], ((0, 0), (0, 1)))
         x = dropout(embedded).astype(self.config.dtype)
@@ -290,7 +290,7 @@ class Decoder(nn.Module):
         """Maps `[..., H]` to float32 `[..., V]`."""
         if not self.config.logits_via_embedding:
             return self.logits_dense(x)
-        # The scale makes up for embeddings that are larger than an output layer's weights.
+        # Embeddings are larger than an output layer's weights; the scale corrects that.
         x = x.astype(jnp.float32) * self.config.emb_dim**-0.5
         return x @ self.token_embedder.embedding.astype(jnp.float32).T
 
@@ -300,8 +300,8 @@ class T5(nn.Module):
 
     Attributes:
       config: Sizes and numerics.
-      prompt_factory: Makes the prompt module, called within the encoder so that its parameters
-        stand under `encoder/prompt`; None for the bare model.
+      prompt_factory: Makes the prompt module. The encoder calls it, so that its parameters are
+        `encoder/prompt/…`; None for the bare model.
     """
 
     config: T5Config
@@ -314,7 +314,7 @@ class T5(nn.Module):
             config.num_embeddings,
             config.emb_dim,
             dtype=config.dtype,
-            # As an output layer it is multiplied in float32.
+            # The output layer multiplies it in float32.
             param_dtype="float32" if config.logits_via_embedding else config.dtype,
             embedding_init=nn.initializers.normal(config.embedding_std),
         )
@@ -372,7 +372,7 @@ class T5(nn.Module):
     def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
         """Returns the cache of `decode_step` for sequences of up to `max_length` positions.
 
-        Every array in it has the batch as its first axis, so that beams can be gathered.
+        The first axis of every array is the batch, so that beam search can gather beams.
         """
         return self.decoder.start_cache(encoded, max_length)
 

@@ -26,11 +26,11 @@ class T5Config:
       dropout_rate: Dropout while training (DROPOUT_RATE).
       dtype: Dtype of activations, "float32" or "bfloat16" (ACTIVATION_DTYPE).
       relpos_buckets: Buckets of the relative position biases.
-      relpos_max_distance: Distance from which on all positions share the last bucket.
+      relpos_max_distance: Positions at this distance or farther share the last bucket.
       embedding_std: Standard deviation of a newly initialised embedding table.
-      activation: Of the feed-forward blocks, "gated-gelu" or "relu".
-      logits_via_embedding: Whether the embedding table, times `emb_dim ** -0.5`, is the output
-        layer, too; otherwise that has a matrix of its own.
+      activation: Activation of the feed-forward blocks, "gated-gelu" or "relu".
+      logits_via_embedding: True uses the embedding table, times `emb_dim ** -0.5`, as the output
+        layer; False gives the output layer a matrix of its own.
 
     Raises:
       InputError: If `activation` is neither.
@@ -52,7 +52,7 @@ class T5Config:
     logits_via_embedding: bool = False
 
     def __post_init__(self) -> None:
-        """Checks what is not a number."""
+        """Checks `activation`."""
         if self.activation not in _ACTIVATIONS:
             raise InputError(
                 f"T5Config.activation is {self.activation!r}, expected one of "

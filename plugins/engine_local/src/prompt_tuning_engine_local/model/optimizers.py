@@ -1,4 +1,4 @@
-"""Optimizers with T5X's defaults; any other optax transformation can be named in gin as well."""
+"""Optimizers with T5X's defaults; gin can name any other optax transformation as well."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def adafactor(
     clipping_threshold: float | None = 1.0,
     weight_decay_rate: float | None = 1e-5,
 ) -> optax.GradientTransformation:
-    """Adafactor (Shazeer and Stern 2018) with the settings of Lester et al. 2021, appendix A.
+    """Makes Adafactor (Shazeer and Stern 2018) with the settings of Lester et al. 2021, appendix A.
 
-    T5X's numbers: the second moment of a matrix is factored if both of its sizes are at least 128,
-    that of a prompt too, as at P = 150 and H = 512. An array of any other rank is never factored.
-    The update of an array is clipped as a whole.
+    Its results are those of T5X. The second moment of a matrix is factored if both of its sizes
+    are at least 128: for example that of a prompt with P = 150 and H = 512. An array that is no
+    matrix is never factored. The update of each array is clipped as a whole.
 
     Args:
       learning_rate: A constant or an optax schedule.
       decay_rate: Exponent of the second moment's decay, `1 - t^-decay_rate` at step t = 1, 2, …,
         counted from the step of the loaded model (`start_at`).
-      step_offset: Subtracted from the step within that decay: the step of the loaded model has the
-        decay begin anew.
-      multiply_by_parameter_scale: Whether the step is relative to the root mean square of the
+      step_offset: Subtracted from the step in that decay; the step of the loaded model makes the
+        decay begin at step 1.
+      multiply_by_parameter_scale: True multiplies the step by the root mean square of the
         parameter.
       clipping_threshold: Largest root mean square of an update; None for no clipping.
       weight_decay_rate: Share of the parameter subtracted at each step, independent of the
@@ -62,14 +62,14 @@ def adafactor(
 
 
 def start_at(state: optax.OptState, step: int) -> optax.OptState:
-    """Returns the state of a new optimizer, Adafactor's decay counted from `step` as in T5X.
+    """Makes Adafactor's decay count from `step` in the state of a new optimizer, as in T5X.
 
-    The step of a released model is 1,000,000 or more, and its first steps then move the second
-    moment by 1e-5 of a squared gradient, where a count from 0 moves it by all of it. Schedules of
-    the learning rate still count from 0.
+    For example, a released model has the step 1,000,000 or more. The first steps then move the
+    second moment by 1e-5 of a squared gradient; counted from 0, they would move it by all of it.
+    Schedules of the learning rate still count from 0.
 
     Args:
-      state: What the optimizer's `init` returned.
+      state: The result of the optimizer's `init`.
       step: The step of the loaded model.
     """
 
@@ -82,5 +82,5 @@ def start_at(state: optax.OptState, step: int) -> optax.OptState:
 
 
 def _matrices_or_vectors(tree: Any) -> Any:
-    """Makes each array that is no matrix a vector, since optax would factor one of rank 3."""
+    """Reshapes arrays that are no matrices to vectors, since optax would factor rank 3."""
     return jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf.reshape(-1), tree)

@@ -20,7 +20,7 @@ from prompt_tuning_engine_local.model.network import T5, PromptFactory, T5Config
 from prompt_tuning_files import prompt_files
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
-# Arrays of either kind, by name: JAX takes numpy's as well as its own.
+# Arrays by name, of numpy or JAX.
 Params = Mapping[str, Any]
 
 _PROMPT = "encoder/prompt/"
@@ -29,18 +29,18 @@ _PROMPT = "encoder/prompt/"
 class EncoderDecoderModel:
     """A T5 1.1 whose prompt is trained and whose other parameters are frozen.
 
-    Parameters are mappings of "/"-joined names; the prompt module's begin with `encoder/prompt/`.
+    Parameters are mappings with "/"-joined names; the prompt module's begin with `encoder/prompt/`.
 
     Args:
       config: Sizes and numerics.
-      vocabulary: Of inputs and targets.
+      vocabulary: The vocabulary of inputs and targets.
       prompt_factory: Makes the prompt module (the macro PROMPT).
       z_loss: See `losses.cross_entropy`.
       label_smoothing: See `losses.cross_entropy`.
       loss_normalizing_factor: See `losses.cross_entropy`.
 
     Raises:
-      InputError: If the prompt module needs what this engine does not do.
+      InputError: If the prompt module needs something that this engine does not support.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class EncoderDecoderModel:
 
     @property
     def counts_padding(self) -> bool:
-        """Whether the training loss depends on how far targets are padded."""
+        """True if the training loss depends on the padding of targets."""
         factor = self.loss_normalizing_factor
         return isinstance(factor, str) and factor.upper() == "NUM_TOTAL_TARGET_TOKENS"
 
     @functools.cached_property
     def frozen_parameters(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of every parameter but the prompt's, by name.
+        """Returns the shape and dtype of every parameter except the prompt's, by name.
 
-        The dtype is the one that the network computes with: a parameter is cast to it once.
+        The dtype is the one that the network computes in: a parameter is converted to it once.
         """
         config = self.bare_network.config
-        # The layers of a stack are alike, and tracing the first of each takes a tenth of the time.
+        # All layers of a stack are alike: tracing only the first takes a tenth of the time.
         shallow = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
         tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
         params: Any = jax.eval_shape(T5(shallow).init, jax.random.key(0), tokens, tokens, tokens)
@@ -96,7 +96,7 @@ class EncoderDecoderModel:
         return dict(sorted(flatten(params).items()))
 
     def init_prompt(self, rng: jax.Array) -> dict[str, jax.Array]:
-        """Runs the prompt module's initializers, and nothing of the frozen model's.
+        """Runs the initializers of the prompt module, but not those of the frozen model.
 
         Returns:
           float32 arrays by name.
@@ -106,7 +106,7 @@ class EncoderDecoderModel:
         """
         tokens = jnp.ones((1, 1), jnp.int32)
         embedded = jnp.zeros((1, 1, self.config.emb_dim), self.config.dtype)
-        # Called without a transformation: an initializer then reads the rows it needs, no more.
+        # Not traced, so that an initializer reads only the rows it needs.
         variables = self.prompt_factory().init(rng, tokens, embedded, method="input")
         params = {_PROMPT + name: leaf for name, leaf in flatten(variables["params"]).items()}
         untrained = [n for n in params if not self.prompt.is_trained(n.removeprefix(_PROMPT))]
@@ -120,11 +120,11 @@ class EncoderDecoderModel:
     def loss(
         self, prompt: Params, frozen: Params, batch: Params, dropout_rng: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the training loss of a batch, and its mean per target token that is no padding.
+        """Returns the training loss of a batch, and its mean per target token without padding.
 
         Args:
           prompt: The trained parameters.
-          frozen: The others.
+          frozen: The frozen parameters.
           batch: See `batching.make_batch`.
           dropout_rng: A key, or None for no dropout.
 
@@ -158,7 +158,7 @@ class EncoderDecoderModel:
           batch: See `batching.make_batch`.
 
         Returns:
-          float32 `[B]`: sums over the target tokens that are no padding, EOS included.
+          float32 `[B]`: sums over the target tokens including EOS, without padding.
         """
         network = self.bare_network if prompt is None else self.network
         logits: Any = network.apply(
@@ -182,7 +182,7 @@ class EncoderDecoderModel:
           max_length: T, the most ids to generate.
 
         Returns:
-          int32 `[B, T]`, 0 behind EOS.
+          int32 `[B, T]`, 0 after EOS.
         """
         network = self.bare_network if prompt is None else self.network
         variables = _variables(frozen, prompt or {})
@@ -199,7 +199,7 @@ def prompt_matrix(params: Params) -> np.ndarray:
     """Returns the one matrix `[P, H]` that a prompt file holds.
 
     Raises:
-      InputError: If the prompt module has other parameters than one matrix.
+      InputError: If the parameters of the prompt module are not one matrix.
     """
     prompt_files.check_is_one_matrix({name: leaf.shape for name, leaf in params.items()})
     (matrix,) = params.values()

@@ -1,4 +1,4 @@
-"""The sizes of a network, read off the variables of a model on disk instead of named in gin."""
+"""Derives the sizes of a network from the variables of a model on disk, instead of from gin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_GATED = "encoder/layers_0/mlp/wi/kernel"
 def config_of_checkpoint(
     checkpoint_path: str | os.PathLike[str], dropout_rate: float = 0.0, dtype: str = "float32"
 ) -> T5Config:
-    """Returns the configuration of the model in a checkpoint, of which only the index is read.
+    """Returns the configuration of the model in a checkpoint; reads only its index.
 
     Args:
       checkpoint_path: A model of any installed form (INITIAL_CHECKPOINT_PATH; CHECKPOINT_PATH in
@@ -40,9 +40,9 @@ def config_of(
 ) -> T5Config:
     """Returns the configuration of a T5 whose index has been read.
 
-    Heads are the rows of the relative position biases; the output layer is the embedding table
-    where it has no matrix of its own. What no shape tells, the model's form may
-    (`formats.DescribedModelFile`).
+    For example, the relative position biases have one row for each head. Without a matrix for the
+    output layer, the embedding table is the output layer. Some settings have no shape; the
+    model's form may describe them (`formats.DescribedModelFile`).
 
     Args:
       model: The model.
@@ -51,7 +51,7 @@ def config_of(
       dtype: Dtype of activations.
 
     Raises:
-      InputError: If it lacks a variable that every T5 has, or has it in an impossible shape.
+      InputError: If a variable that every T5 has is missing, or has an impossible shape.
     """
     variables = model.variables
     num_embeddings, emb_dim = _matrix(variables, EMBEDDING_VARIABLE, name)

@@ -1,4 +1,4 @@
-"""Where arrays live: parameters on every device, each batch split among them."""
+"""Places arrays on devices: parameters on every device, each batch split among them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def compiler_options() -> dict[str, str]:
     """Returns XLA's options for the training step on JAX's default backend."""
     if jax.default_backend() != "cpu":
         return {}
-    # By default, what is computed again for the gradient is computed as early as can be, and kept.
+    # By default, XLA recomputes values for the gradient as early as possible and keeps them.
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
@@ -25,10 +25,10 @@ class Placement:
     """Places arrays on local devices of JAX's default backend.
 
     Args:
-      num_devices: How many to use; None for all (NUM_DEVICES).
+      num_devices: Number of devices to use; None for all (NUM_DEVICES).
 
     Raises:
-      InputError: If there are not as many.
+      InputError: If there are fewer devices.
     """
 
     def __init__(self, num_devices: int | None = None) -> None:
@@ -48,7 +48,7 @@ class Placement:
         """Checks that a batch can be split evenly.
 
         Raises:
-          InputError: If not.
+          InputError: If it cannot.
         """
         if batch_size % self.num_devices:
             raise InputError(

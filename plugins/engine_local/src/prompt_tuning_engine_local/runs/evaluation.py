@@ -25,7 +25,7 @@ from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The metrics of one evaluation and what they were computed from.
+    """The metrics of one evaluation, with its examples and predictions.
 
     Attributes:
       task_name: The task's name.
@@ -48,12 +48,12 @@ class Predictor:
     Args:
       model: The model.
       frozen: Its frozen parameters.
-      lengths: The most ids of inputs and of predictions; longer inputs are cut, and that is said.
-      batch_size: Texts decoded at once.
+      lengths: The most ids of inputs and of predictions; longer inputs are cut, with a warning.
+      batch_size: Number of texts decoded at once.
       placement: The devices that share a batch.
-      bucketing: Whether texts of similar length are decoded together, padded no further than they
-        need; otherwise they are padded to `lengths` (BUCKETING).
-      strict_lengths: Whether a text that is too long is an error (STRICT_LENGTHS).
+      bucketing: True decodes texts of similar length together and pads them only as far as they
+        need; False pads all texts to `lengths` (BUCKETING).
+      strict_lengths: True makes a text that is too long an error (STRICT_LENGTHS).
 
     Attributes:
       frozen: The frozen parameters, by name.
@@ -88,7 +88,7 @@ class Predictor:
         """Returns the decoded answer to each text, in order.
 
         Args:
-          texts: Inputs, as text, or as examples whose targets do not matter.
+          texts: Inputs, as text or as examples; the targets of examples are not used.
           prompt: The prompt's parameters; None for the bare model.
           what: Names the texts in warnings.
           progress: Called with the number of texts answered so far.
@@ -115,7 +115,7 @@ class Predictor:
         return component.read(split, self._reading)
 
     def evaluate_prepared(self, split: Split, prompt: Params | None) -> Evaluation:
-        """Scores the predictions for what `prepare` returned with the task's metrics."""
+        """Scores the predictions for a split from `prepare` with the task's metrics."""
         ids = self._answer(split.tokenized, prompt)
         scores = self._log_likelihoods(split.tokenized, prompt) if split.needs_scores else None
         answers = Answers(ids, self._decoded(ids), scores)
@@ -151,7 +151,7 @@ class Predictor:
         for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
             tokens = self._placement.split(batch["encoder_input_tokens"])
             ids = self._generate(prompt, self.frozen, tokens, length)
-            # The rows behind these only fill the batch up.
+            # The rows after these only fill the batch.
             answers[rows] = np.asarray(ids)[: len(rows)]
             done += len(rows)
             progress(done)

@@ -51,8 +51,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
 def infer(options: InferenceOptions) -> Path:
     """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
 
-    `prompt_tuning_tasks.read_inputs` says which files it reads; without a task, a text is
-    taken as it is, or from the column "inputs".
+    See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the text itself
+    is the input, or the column "inputs" of a row.
 
     Returns:
       The file written.
@@ -80,7 +80,7 @@ def infer(options: InferenceOptions) -> Path:
 
 
 def _with_a_template(task: EngineTask) -> TextTask:
-    """Returns the task, whose input template a text can fill."""
+    """Returns the task, checked to have an input template."""
     if isinstance(task.source, TextTask | Mixture):
         return tasks.with_a_template(task.source)
     raise InputError(

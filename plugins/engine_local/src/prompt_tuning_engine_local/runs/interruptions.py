@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next step, not in the middle of one."""
+"""Lets Ctrl-C and SIGTERM stop a run at the next step, not in the middle of one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NoReturn
 
 
 class Interruptions:
-    """While entered, notes the first SIGINT or SIGTERM instead of dying of it.
+    """Records the first SIGINT or SIGTERM, instead of letting it end the process.
 
-    A second one acts as usual. Outside of the main thread, where Python handles no signals, it
-    notes none.
+    A second signal acts as usual. Only the main thread can use this: Python handles no signals in
+    other threads.
 
     Attributes:
-      received: The signal noted, or None.
+      received: The recorded signal, or None.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,11 @@ class Interruptions:
         self._before.clear()
 
     def stop(self) -> NoReturn:
-        """Ends the process as the noted signal would have."""
+        """Ends the process as the recorded signal would have."""
         noted = self.received
         self.__exit__()
         if noted is signal.SIGTERM:
-            sys.stdout.flush()  # The signal leaves Python no time to.
+            sys.stdout.flush()  # The signal ends Python before it flushes.
             os.kill(os.getpid(), signal.SIGTERM)
         raise KeyboardInterrupt
 

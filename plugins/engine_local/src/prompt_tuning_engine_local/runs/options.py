@@ -1,4 +1,4 @@
-"""Options of the three commands, and the one table of types and ranges of what users set in gin."""
+"""Options of the three commands, and the table of allowed values of gin macros."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Check(NamedTuple):
     """The values that a macro may have.
 
     Attributes:
-      expected: What they are, for messages.
-      accepts: Tells one from others.
+      expected: Describes the values, for messages.
+      accepts: Returns True for an allowed value.
     """
 
     expected: str
@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 def _is_whole(value: Any) -> bool:
-    # True and False are numbers to Python, and a mistake here.
+    # Python takes True and False for numbers; here they are mistakes.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -105,14 +105,14 @@ MACROS: Mapping[str, Check] = {
     "DROPOUT_RATE": Check("a number of at least 0 and below 1", _fraction),
     "LABEL_SMOOTHING": Check("a number of at least 0 and below 1", _fraction),
 }
-"""The values that each macro of the packaged gin files may have; other macros are not checked."""
+"""The allowed values of each macro of the packaged gin files; other macros are not checked."""
 
 
 def check(macro: str, value: Any) -> None:
     """Checks the value of a macro.
 
     Raises:
-      InputError: If the macro may not have it.
+      InputError: If the value is not allowed.
     """
     if macro in MACROS and not MACROS[macro].accepts(value):
         raise InputError(f"{macro} is {value!r}, expected {MACROS[macro].expected}")
@@ -125,7 +125,7 @@ def _set_by(macro: str, **default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options that all three commands have; nothing is read to check them.
+    """Options that all three commands have; checking them reads no file.
 
     Attributes:
       model: The model, with its prompt module (MODEL).
@@ -138,12 +138,12 @@ class Options:
       batch_size: Examples in a batch (BATCH_SIZE).
       num_devices: How many local devices share a batch; None for all of JAX's default backend
         (NUM_DEVICES).
-      bucketing: True has examples of similar length share a batch, padded no further than they
-        need; False pads all to `task_feature_lengths` (BUCKETING).
+      bucketing: True puts examples of similar length into one batch and pads them only as far as
+        they need; False pads all to `task_feature_lengths` (BUCKETING).
       strict_lengths: True refuses a text that is longer than `task_feature_lengths`; False cuts
         it, with a warning (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
-      extra_hooks: More of them, from the command line.
+      extra_hooks: Names of hooks plugins from the command line.
 
     Raises:
       InputError: If a value has the wrong type or is out of range.
@@ -162,7 +162,7 @@ class Options:
     extra_hooks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Checks each field by the table."""
+        """Checks each field against the table."""
         for field in dataclasses.fields(self):
             check(field.metadata.get("macro", ""), getattr(self, field.name))
 
@@ -180,22 +180,22 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Options):
-    """Options of a training run; see `Options` for the others.
+    """Options of a training run, in addition to `Options`.
 
     Attributes:
-      model_dir: Where to write; may hold this same run, unfinished (MODEL_DIR).
-      total_steps: The step to stop at, counted from the step of the loaded model, which is 0 for a
-        file that does not say (TRAIN_STEPS).
+      model_dir: The output directory; it may hold this same run, unfinished (MODEL_DIR).
+      total_steps: The step to stop at, counted from the step of the loaded model (0 if its file
+        has no step) (TRAIN_STEPS).
       relative_steps: How many steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
       optimizer: Trains the prompt (OPTIMIZER).
-      eval_period: Steps between evaluations; there is one before the first step and one after the
-        last as well (EVAL_PERIOD).
+      eval_period: Steps between evaluations. There is also one before the first step and one after
+        the last (EVAL_PERIOD).
       save_period: Steps between saves (SAVE_PERIOD).
-      keep_checkpoints: How many prompts and states to keep, the newest; None keeps every prompt.
-        States are kept to resume the run, two of them at least (KEEP_CHECKPOINTS).
-      best_metric: The metric whose highest value decides which prompt is kept as
-        `best_prompt.npy`; None for none (BEST_METRIC).
-      random_seed: Determines initial values, order and dropout; None draws one (RANDOM_SEED).
+      keep_checkpoints: How many of the newest prompts and states to keep; None keeps every prompt.
+        At least two states are kept, to resume the run (KEEP_CHECKPOINTS).
+      best_metric: The prompt with the highest value of this metric is kept as
+        `best_prompt.npy`; None keeps no best prompt (BEST_METRIC).
+      random_seed: Determines initial values, order and dropout; None draws a seed (RANDOM_SEED).
       train_split: The split to train on.
       eval_split: The split to evaluate on.
       shuffle: False takes the examples in the files' order (SHUFFLE).
@@ -219,7 +219,7 @@ class TrainingOptions(Options):
     pack: bool = _set_by("PACK", default=False)
 
     def __post_init__(self) -> None:
-        """Checks each field by the table, and that examples are not packed."""
+        """Checks each field against the table, and that examples are not packed."""
         super().__post_init__()
         if self.pack:
             raise InputError("PACK is True, and prompt tuning does not support packed examples")
@@ -228,7 +228,7 @@ class TrainingOptions(Options):
         """Returns the step to stop at, for a model of step `first`.
 
         Raises:
-          InputError: If the model is past it, or no option tells it.
+          InputError: If the model is past it, or no option sets it.
         """
         last = self.total_steps if self.relative_steps is None else first + self.relative_steps
         if last is None or last < first:
@@ -241,12 +241,12 @@ class TrainingOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Options):
-    """Options of an evaluation; see `Options` for the others.
+    """Options of an evaluation, in addition to `Options`.
 
     Attributes:
-      output_dir: Where to write (EVAL_OUTPUT_DIR).
-      prompt_file: Where the prompt is from, to tell hooks its step; None has them told the frozen
-        model's (PROMPT_FILE).
+      output_dir: The output directory (EVAL_OUTPUT_DIR).
+      prompt_file: The file of the prompt: hooks get its step. With None they get the step of the
+        frozen model (PROMPT_FILE).
       split: The split (EVAL_SPLIT).
     """
 
@@ -257,12 +257,12 @@ class EvaluationOptions(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceOptions(Options):
-    """Options of inference; see `Options` for the others.
+    """Options of inference, in addition to `Options`.
 
     `mixture_or_task_name` is the task whose template to use, or None.
 
     Attributes:
-      output_dir: Where to write (INFER_OUTPUT_DIR).
+      output_dir: The output directory (INFER_OUTPUT_DIR).
       input_file: The file to read (INFER_INPUT_FILE).
     """
 

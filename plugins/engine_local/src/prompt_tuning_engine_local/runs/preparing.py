@@ -49,9 +49,9 @@ class Prepared:
     """A training run before its first step; nothing has been written.
 
     Attributes:
-      directory: Where it will write.
-      earlier: The facts of the run that the directory holds; None for a new run.
-      facts: The facts of this run, which its prompts carry.
+      directory: The output directory.
+      earlier: The facts of the run in the directory; None for a new run.
+      facts: The facts of this run, for the provenance of its prompts.
       hook: Calls the hooks plugins.
       loaded: The frozen model.
       task: The task or mixture.
@@ -86,15 +86,15 @@ class Prepared:
 
 
 def load_hooks(options: Options) -> Any:
-    """Loads the hooks plugins that the options name; returns what calls them."""
+    """Loads the hooks plugins that the options name; returns an object that calls them."""
     return registry.process_registry().load_hooks([*options.hooks, *options.extra_hooks])
 
 
 def place(options: Options) -> Placement:
-    """Returns the devices, which can share a batch evenly.
+    """Returns the devices, checked to share a batch evenly.
 
     Raises:
-      InputError: If there are not as many, or they cannot.
+      InputError: If there are too few devices, or the batch cannot be split evenly.
     """
     placement = Placement(options.num_devices)
     placement.check_batch_size(options.batch_size)

@@ -1,4 +1,4 @@
-"""The progress bar, the TensorBoard files and the picture of the curves of a training run."""
+"""Progress bar, TensorBoard files and picture of the curves of a training run."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ METRICS_FILE = "metrics.jsonl"
 class TrainingReport:
     """Shows metrics while training and keeps them.
 
-    What it is told also goes to `metrics.jsonl` in the run's directory, a line for each step and
-    each evaluation, from which a run that goes on takes the history before.
+    It also writes `metrics.jsonl` in the run's directory, one line for each step and each
+    evaluation. A resumed run reads its history from that file.
 
     Args:
       directory: The run's directory.
-      console: Where the progress bar and lines go.
-      resumed_at: The step from which the run goes on; what was reported behind it is dropped.
+      console: The terminal for the progress bar and lines.
+      resumed_at: The step at which the run resumes; metrics of later steps are dropped.
 
     Attributes:
-      history: For each metric its values by step, "train/" or "eval/" in front of its name.
+      history: The values of each metric by step; names begin with "train/" or "eval/".
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class TrainingReport:
         """Shows a progress bar on a terminal while the block runs.
 
         Args:
-          steps: How many steps the whole run takes.
-          batch_size: Examples a step.
-          done: How many of the steps an earlier part of the run has taken.
+          steps: Number of steps of the whole run.
+          batch_size: Examples in each step.
+          done: Number of steps taken before the run was resumed.
         """
         with rich.progress.Progress(
             rich.progress.TextColumn("training"),
@@ -68,13 +68,13 @@ class TrainingReport:
             yield
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of a training step."""
+        """Records the metrics of a training step."""
         self._keep("train", step, metrics)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=1, loss=f"loss {metrics[LOSS]:.3f}")
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes and prints the metrics of an evaluation."""
+        """Records and prints the metrics of an evaluation."""
         self._keep("eval", step, metrics)
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         losses = self.history.get(f"train/{LOSS}", {})
@@ -82,19 +82,19 @@ class TrainingReport:
         self._console.print(f"step {step}: {values}{loss}", highlight=False)
 
     def flush(self) -> None:
-        """Puts what was reported so far on the disk."""
+        """Writes all metrics so far to the disk."""
         self._lines.flush()
         self._tensorboard.flush()
 
     def close(self) -> None:
-        """Ends the files."""
+        """Closes the files."""
         self._lines.close()
         self._tensorboard.close()
 
     def draw(self, path: Path) -> None:
         """Writes the curves of training loss and evaluation metrics as a PNG.
 
-        Without Matplotlib, which the extra `curves` brings, prints a line that says so instead.
+        Without Matplotlib, which the extra `curves` installs, it prints a line instead.
         """
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -134,14 +134,14 @@ class TrainingReport:
             self.history.setdefault(name, {})[step] = value
 
     def _reopen(self, path: Path, resumed_at: int | None) -> TextIO:
-        """Opens the file of metrics for what comes, with what came up to `resumed_at` in it."""
+        """Opens the file of metrics for appending; keeps its lines up to `resumed_at`."""
         kept = []
         if resumed_at is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:
-                    break  # A crash cut the last line; what follows it is taken again.
+                    break  # A crash cut this line; the run repeats the steps after it.
                 if row["step"] <= resumed_at:
                     kept.append(line + "\n")
                     self._remember(row.pop("step"), row)
@@ -163,7 +163,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> rich.table.T
 class _TensorBoard:
     """A file of events for TensorBoard.
 
-    Not tensorboardX's `SummaryWriter`, whose thread prints a traceback of its own when the disk is
+    It does not use tensorboardX's `SummaryWriter`, whose thread prints a traceback when the disk is
     full.
     """
 
@@ -175,7 +175,7 @@ class _TensorBoard:
         self._event = event_pb2.Event
         self._writer = EventsWriter(str(directory / "events"))
         if resumed_at is not None:
-            # Tells TensorBoard to drop what an earlier file has from this step on.
+            # Makes TensorBoard drop values of an earlier file from this step on.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._writer.write_event(
                 event_pb2.Event(wall_time=time.time(), step=resumed_at + 1, session_log=start)

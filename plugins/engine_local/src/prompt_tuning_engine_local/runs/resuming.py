@@ -9,8 +9,8 @@ from typing import Any
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import provenance
 
-# What may change between the parts of one run, since no step depends on it: how far to go, what to
-# report and keep, and where things are (the model is compared by its checksum).
+# These may change when a run resumes, since no step depends on them: the last step, the reports,
+# the files to keep, and paths (the model is compared by its checksum).
 _CHANGEABLE = {
     "total_steps", "relative_steps", "eval_period", "save_period", "keep_checkpoints",
     "best_metric", "hooks", "model_dir", "checkpoint_path", "initial_checkpoint_path",
@@ -28,7 +28,7 @@ def check_same_run(directory: Path, old: Mapping[str, Any], new: Mapping[str, An
       new: The facts of the run asked for.
 
     Raises:
-      InputError: If they differ; names the first difference.
+      InputError: If the facts differ; names the first difference.
     """
     found, asked = _comparable(old), _comparable(new)
     for name in [*found, *(name for name in asked if name not in found)]:
@@ -53,7 +53,7 @@ def _comparable(facts: Mapping[str, Any]) -> dict[str, str]:
         for name, value in provenance.bindings(facts["config"]).items()
         if name.rpartition(".")[2] not in _CHANGEABLE
     }
-    # What somebody set comes first: it says more than a checksum.
+    # Settings of the user come first: they explain more than a checksum.
     return {
         **bindings,
         **plugins,

@@ -1,4 +1,4 @@
-"""The provenance beside a prompt: where it came from and how to make it again."""
+"""The provenance of a prompt: its origin, and the settings to make it again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
-    `prompt_tuning_files.provenance.facts` says when to call it.
+    See `prompt_tuning_files.provenance.facts` for the right time to call it.
     """
     seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
     return {

@@ -1,7 +1,7 @@
-"""Training state on disk: what a run needs to go on exactly where it was.
+"""Training state on disk, from which a run resumes exactly where it stopped.
 
-Orbax writes the state, in the background and whole or not at all; the frozen model is named by the
-run's facts, not copied.
+Orbax writes the state in the background, completely or not at all. The state does not hold the
+frozen model; the run's facts name it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TrainingState:
       step: The last step taken.
       prompt: The trained parameters by name.
       optimizer: The optimizer's state, a tree of arrays.
-      notes: What else is to be remembered, JSON-serialisable: the data iterator's position, the
-        metrics of the last evaluation, the best value so far.
+      notes: Other JSON-serialisable values: the data iterator's position, the metrics of the last
+        evaluation, the best value so far.
     """
 
     step: int
@@ -54,8 +54,7 @@ class StateStore:
 
     Args:
       directory: The run's directory.
-      keep: How many states to keep, at least 2, so that one is left if the newest turns out
-        damaged.
+      keep: Number of states to keep, at least 2: if the newest is damaged, one is left.
     """
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
@@ -73,10 +72,10 @@ class StateStore:
         )
 
     def save(self, state: TrainingState) -> None:
-        """Starts to save; waits only if the save before has not finished.
+        """Starts to save; waits first if the previous save is still running.
 
         Raises:
-          OSError: If the save before failed, on a full disk for example.
+          OSError: If the previous save failed, for example on a full disk.
         """
         import jax
         import orbax.checkpoint as ocp
@@ -84,7 +83,7 @@ class StateStore:
         arrays = _arrays(state)
         needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16
         if shutil.disk_usage(self._manager.directory).free < needed:
-            # Before Orbax's threads find out, each with a traceback of its own.
+            # Check first: each thread of Orbax would print a traceback.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with _said():
             self._manager.save(
@@ -106,20 +105,20 @@ class StateStore:
 
     def close(self) -> None:
         """Ends the background thread."""
-        with contextlib.suppress(Exception):  # `wait`, or the save after it, has told of a failure.
+        with contextlib.suppress(Exception):  # `wait` or the next save reported a failure.
             self._manager.close()
         logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def newest(self, like: TrainingState) -> TrainingState | None:
         """Returns the newest state that can be read, or None if there is none.
 
-        A newer one that cannot be read is removed, and a warning says so.
+        It removes a newer state that cannot be read, with a warning.
 
         Args:
           like: A state with the shapes and dtypes to expect.
 
         Raises:
-          InputError: If a state is whole and of another prompt or optimizer; it stays.
+          InputError: If a complete state belongs to another prompt or optimizer; it is kept.
         """
         import jax
         import orbax.checkpoint as ocp
@@ -154,7 +153,7 @@ class StateStore:
         return None
 
     def _check_shapes(self, step: int, expected: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Refuses a state whose arrays are not those that this run has."""
+        """Refuses a state whose arrays differ from this run's in name or shape."""
         import orbax.checkpoint as ocp
 
         folder = Path(self._manager.directory) / str(step) / "arrays"
@@ -176,7 +175,7 @@ class StateStore:
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     """Keeps Orbax's records out of the log while a store is open.
 
-    It logs the tracebacks of its threads, and what they raise reaches us as well.
+    Orbax logs the tracebacks of its threads, and also raises the errors here.
     """
     return "orbax" not in Path(record.pathname).parts
 
@@ -184,29 +183,29 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _arrays(state: TrainingState) -> dict[str, Any]:
     import jax
 
-    # The optimizer's state holds named tuples and empty nodes, which a checkpoint need not know.
+    # Leaves only: a checkpoint does not need the optimizer's named tuples and empty nodes.
     leaves = jax.tree.leaves(state.optimizer)
     tree = {
         "prompt": dict(state.prompt),
         "optimizer": {f"{number:04d}": leaf for number, leaf in enumerate(leaves)},
     }
-    # Copied: the next step reuses the arrays' memory while these are written.
+    # Copies: the next step reuses the arrays' memory while Orbax writes these.
     return jax.tree.map(np.array, tree)
 
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-    """Raises what keeps a state from being written as an `OSError`."""
+    """Raises any failure to write a state as an `OSError`."""
     try:
         yield
     except ValueError as error:
-        # tensorstore passes on what the file system said as text.
+        # tensorstore puts the file system's error into its text.
         raise OSError(str(error).splitlines()[0]) from error
 
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Holds a run's directory for this process; the lock dies with it.
+    """Locks a run's directory for this process; the lock ends with the process.
 
     Raises:
       InputError: If another process holds it.

@@ -35,16 +35,16 @@ class TrainingRun:
 
     Attributes:
       directory: MODEL_DIR.
-      console: Where the run writes.
+      console: The terminal of the run.
       model: The model.
       frozen: The frozen model's file and parameters.
-      task: The task or mixture: of `prompt_tuning_tasks`, or seqio's own.
+      task: The task or mixture, of `prompt_tuning_tasks` or of seqio.
       predictor: Answers texts with any prompt.
       initial_prompt: The prompt's parameters before training.
       prompt: The prompt's parameters at the end.
       prompt_path: The last prompt file.
       seed: The run's seed.
-      history: For each metric its values by step; see `reporting.TrainingReport`.
+      history: The values of each metric by step; see `reporting.TrainingReport`.
     """
 
     directory: Path
@@ -65,9 +65,9 @@ def train(options: TrainingOptions) -> TrainingRun:
 
     The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
     before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
-    `tensorboard`, and `curves.png` if Matplotlib is installed. The same call again goes on exactly
-    where the last save was, with the same result as if it had never stopped; `total_steps` may be
-    raised.
+    `tensorboard`, and `curves.png` if Matplotlib is installed. If the run stops, the same call
+    resumes it from the last save, with the same result as a run that never stopped. A larger
+    `total_steps` continues a finished run.
 
     Returns:
       The finished run.
@@ -80,7 +80,7 @@ def train(options: TrainingOptions) -> TrainingRun:
     prepared = prepare(options)
     directory = prepared.directory
     with (
-        # First, since opening the store removes what a killed save has left.
+        # First: opening the store removes the leftovers of a killed save.
         state_store.lock(directory),
         contextlib.closing(
             state_store.StateStore(directory, options.keep_checkpoints or 2)
@@ -113,7 +113,7 @@ class _Trainer:
         self._prepared = prepared
         self._store = store
         self._console = rich.console.Console()
-        # Copied, since the training step reuses the parameters' memory.
+        # A copy, since the training step reuses the parameters' memory.
         self._initial = {name: np.array(leaf) for name, leaf in prepared.prompt.items()}
         saved = self._newest_state()
         state = saved or self._first_state()
@@ -128,10 +128,10 @@ class _Trainer:
         self._best: float | None = state.notes.get("best")
 
     def run(self) -> TrainingRun:
-        """Takes the steps that are left, and draws the curves.
+        """Takes the remaining steps, and draws the curves.
 
         Raises:
-          InputError: If the directory cannot be written to any more.
+          InputError: If the directory can no longer be written to.
         """
         directory = self._prepared.directory
         try:
@@ -167,7 +167,7 @@ class _Trainer:
         prompt_files.remove_leftovers(directory)
         saved = self._store.newest(like=self._first_state())
         if saved is None:
-            # The seed must be known before anything depends on it.
+            # Save the seed before anything depends on it.
             prompt_files.write_json(directory / state_store.RUN_FILE, prepared.facts)
             prepared.hook.prompt_initialized(
                 prompt=prompted_model.prompt_matrix(self._initial), provenance=prepared.facts
@@ -215,10 +215,10 @@ class _Trainer:
     def _advance(
         self, step: int, prompt: Params, optimizer: Any, metrics: Mapping[str, jax.Array]
     ) -> None:
-        """Takes the results of a step.
+        """Records the results of a step.
 
         Raises:
-          InputError: If the loss is not finite; what was saved before stays.
+          InputError: If the loss is not finite; earlier saves are kept.
         """
         values = {name: float(value) for name, value in metrics.items()}
         _check_finite(values["loss"], step, self._prepared.directory)
@@ -227,7 +227,7 @@ class _Trainer:
         self._prepared.hook.step_logged(step=step, metrics=values)
 
     def _evaluate(self) -> None:
-        """Evaluates the prompt, and writes it as the best one if it is the best so far."""
+        """Evaluates the prompt, and saves it as the best one if it is the best so far."""
         prepared, best_metric = self._prepared, self._options.best_metric
         predictor = prepared.loaded.predictor
         self._metrics = metrics_of(
@@ -243,7 +243,7 @@ class _Trainer:
         prepared.hook.evaluated(step=self._step, metrics=dict(self._metrics))
 
     def _save(self) -> None:
-        """Writes the prompt, and the state in the background."""
+        """Writes the prompt, and starts to write the state in the background."""
         directory, keep = self._prepared.directory, self._options.keep_checkpoints
         self._report.flush()
         path = directory / prompt_files.name_at(self._step)
@@ -292,7 +292,7 @@ class _Trainer:
 def make_step(
     model: EncoderDecoderModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
-    """Returns the jitted training step; gradients exist for the prompt only."""
+    """Returns the jitted training step; it computes gradients of the prompt only."""
     dropout = model.config.dropout_rate > 0
 
     def step_fn(
