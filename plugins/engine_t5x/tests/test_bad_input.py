@@ -1,4 +1,4 @@
-"""What cannot be used is one line of `prompt-tuning … --engine t5x`, before devices are taken."""
+"""Bad input gives one line of `prompt-tuning … --engine t5x`, before it uses any device."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.t5x
 
 STEPS = 20
 
-# A hooks plugin that writes down what it is told.
+# A hooks plugin that records its arguments.
 RECORDER = """
 import json
 from prompt_tuning_core.hookspecs import hookimpl
@@ -86,7 +86,7 @@ def test_each_save_of_either_has_the_same_prompt(trained):
 
 @pytest.fixture(scope="module")
 def predictions(trained: Path) -> dict[tuple[str, str], list[str]]:
-    """What each engine answers with each engine's prompt, and the metrics it finds."""
+    """Returns each engine's answers with each engine's prompt, and its metrics."""
     found = {}
     for prompt in ("local", "t5x"):
         for engine in ("local", "t5x"):

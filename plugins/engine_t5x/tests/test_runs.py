@@ -27,7 +27,7 @@ FORMS: dict[str, dict[str, object]] = {
     "legacy": {"USE_ORBAX": False},
     "only_prompt": {"ONLY_PROMPT": True},
 }
-"""How T5X saves."""
+"""Settings of each form in which T5X saves."""
 
 
 def t5x(action: str, flags: list[str]) -> list[str]:
@@ -145,7 +145,7 @@ seqio_tasks.register(tasks.get("toy"), vocabulary)
 
 
 def t5x_itself(action: str, flags: list[str]) -> list[str]:
-    """Returns the command line of T5X's own script, which must be told where gin files are."""
+    """Returns the command line of T5X's own script, with the folders of our gin files."""
     ours = [folder.path for folder in gin_config.search_paths("t5x")]
     searched = ",".join(map(str, [*ours, gin_config.find_module("t5x").parent]))
     return [sys.executable, "-m", f"t5x.{action}", f"--gin_search_paths={searched}", *flags]

@@ -13,8 +13,8 @@ __all__ = ["T5XEngine"]
 class T5XEngine:
     """The engine `t5x`: `prompt-tuning train|eval|infer --engine t5x`.
 
-    The same gin files do without it, in `python -m t5x.train|eval|infer`; what the command adds,
-    docs/t5x.md says.
+    The same gin files also work in `python -m t5x.train|eval|infer`; docs/t5x.md says what this
+    command adds.
     """
 
     def missing(self) -> str | None:

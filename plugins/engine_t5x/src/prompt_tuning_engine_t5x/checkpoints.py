@@ -1,4 +1,4 @@
-"""What T5X's checkpoints mean for a frozen model with a prompt.
+"""Checkpoints of T5X for a frozen model with a prompt: saved, restored, and prompt files.
 
 T5X saves and restores; here are the functions and the class that its configuration takes.
 
@@ -46,12 +46,12 @@ _OPTIMIZER = "state/param_states/"
 
 
 def frozen_parameters(prompt_factory: PromptFactory) -> Callable[..., State]:
-    """Makes the function that takes the frozen model, and nothing else, from a checkpoint.
+    """Makes the function that takes only the frozen model from a checkpoint.
 
     For `utils.RestoreCheckpointConfig.state_transformation_fns`, with `fallback_to_scratch`: T5X
-    initializes what the function leaves out, which is the prompt and its optimizer's state. A
-    prompt in the checkpoint is left out, too. A run that goes on from its own checkpoint restores
-    all of that.
+    initializes what the function leaves out: the prompt and its optimizer's state. The function
+    also leaves out a prompt in the checkpoint. A run that resumes from its own checkpoint restores
+    all of these.
 
     Args:
       prompt_factory: Makes the prompt module (PROMPT).
@@ -83,7 +83,7 @@ def check_complete(expected: Sequence[str], found: Sequence[str] | Mapping[str, 
     """Checks that a checkpoint holds each parameter of the frozen model.
 
     Raises:
-      InputError: If not; T5X would initialize what is missing.
+      InputError: If a parameter is missing; T5X would give it random values.
     """
     missing = [name for name in expected if name not in found]
     if missing:
@@ -111,22 +111,23 @@ def prompt_files(
 
     For `utils.SaveCheckpointConfig.state_transformation_fns`. The files are `prompt_STEP.npy`,
     `[P, H]` float32, and `prompt_STEP.json`, its provenance, as the embedded engine writes them.
-    The first process writes. They stand in `model_dir` itself, which T5X's `keep` does not reach.
+    Only the first process writes. The files are directly in `model_dir`, where T5X's `keep` does
+    not delete them.
 
     Args:
-      model_dir: Where to write: a local directory, or a bucket's (MODEL_DIR).
+      model_dir: The output directory, local or in a bucket (MODEL_DIR).
       prompt_factory: Makes the prompt module (PROMPT).
       initial_checkpoint_path: For the provenance (INITIAL_CHECKPOINT_PATH).
       mixture_or_task_name: For the provenance (MIXTURE_OR_TASK_NAME).
       mixture_or_task_module: For the provenance (MIXTURE_OR_TASK_MODULE).
       task_feature_lengths: For the provenance (TASK_FEATURE_LENGTHS).
       vocabulary: For the provenance (VOCABULARY).
-      random_seed: For the provenance; None where T5X draws one (RANDOM_SEED).
-      hooks: Names of the hooks plugins to tell of it (HOOKS).
+      random_seed: For the provenance; None if T5X draws one (RANDOM_SEED).
+      hooks: Names of the hooks plugins to call for each saved prompt (HOOKS).
 
     Returns:
-      A `t5x.checkpoints.SaveStateTransformationFn`, which leaves the state as it is. It raises
-      `InputError` if the prompt module has other parameters than one matrix.
+      A `t5x.checkpoints.SaveStateTransformationFn`, which does not change the state. It raises
+      `InputError` if the prompt module's parameters are not one matrix.
 
     Raises:
       InputError: If no prompt file can hold the prompt module.
@@ -171,17 +172,17 @@ def prompt_files(
 
 
 def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any]:
-    """Returns what saves and restores: T5X's own class, or the one that leaves the model out.
+    """Returns the class that saves and restores: T5X's own, or the one without the frozen model.
 
     For `checkpoint_manager_cls` of both `utils.SaveCheckpointConfig` and
     `utils.RestoreCheckpointConfig`, which must agree.
 
     Args:
-      only_prompt: Whether a checkpoint holds only what is trained (ONLY_PROMPT).
-      use_orbax: Whether T5X saves with Orbax (USE_ORBAX).
+      only_prompt: True saves only trained parameters (ONLY_PROMPT).
+      use_orbax: True if T5X saves with Orbax (USE_ORBAX).
 
     Raises:
-      InputError: If only the prompt is to be saved, and not with Orbax.
+      InputError: If `only_prompt` is True and `use_orbax` is False.
     """
     if not only_prompt:
         return checkpoints.OrbaxCheckpointManagerInterface
@@ -196,9 +197,9 @@ def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any
 class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
     """Saves the parameters that are trained, their optimizer's state and the step.
 
-    What is frozen is read from the initial checkpoint again. Checkpoints stand in
-    `prompt_checkpoints` within the run's directory: T5X takes what stands in that itself for whole
-    ones.
+    A resumed run reads the frozen parameters from the initial checkpoint again. The checkpoints are
+    in the folder `prompt_checkpoints` of the run's directory: directly in the directory, T5X would
+    take them for complete ones.
     """
 
     def __init__(
@@ -225,7 +226,7 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
         state_transformation_fns: Sequence[Callable[..., Any]] = (),
         lazy_parameters: bool | None = False,
     ) -> train_state.TrainState:
-        """Restores the model from `path`, and what is trained from the newest save, if any."""
+        """Restores the model from `path`, and trained parameters from the newest save, if any."""
         restored = super().restore(
             step, path, fallback_state, state_transformation_fns, lazy_parameters
         )
@@ -247,9 +248,9 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
 
 
 def _only_trained(state: State, infos: Any) -> tuple[State, Any]:
-    """Leaves out the parameters that have no optimizer's state."""
+    """Leaves out the parameters without optimizer state."""
     flat, flat_infos = _flat(state), _flat(infos)
-    # The state of a parameter, of one array or several, stands at its name or below.
+    # A parameter's state is one array with its name, or several arrays below that name.
     states = [n.removeprefix(_OPTIMIZER) + "/" for n in flat if n.startswith(_OPTIMIZER)]
     kept = [
         name
@@ -261,7 +262,7 @@ def _only_trained(state: State, infos: Any) -> tuple[State, Any]:
 
 
 def _flat(state: State) -> dict[str, Any]:
-    # T5X's own, which knows a description of a stored array from a level of the tree.
+    # T5X's function: it does not flatten the description of a stored array.
     return state_utils.flatten_state_dict(state)
 
 
@@ -270,7 +271,7 @@ def _nested(flat: Mapping[str, Any]) -> State:
 
 
 def _value(array: Any) -> Any:
-    """Returns an array of a state that T5X is about to save: its own lazy one, or a device's."""
+    """Returns an array of a state that T5X will save; it may be lazy or on a device."""
     if isinstance(array, checkpoints.LazyArray):
         array = array.get()
     return array.addressable_data(0) if isinstance(array, jax.Array) else array
@@ -284,7 +285,7 @@ def _write(
     if "://" not in model_dir:
         files.save(path, prompt, facts)
         return os.fspath(path), files.read_provenance(path)
-    # An object of a bucket is there whole or not at all.
+    # A bucket writes an object completely or not at all.
     written = files.with_checksum(prompt, facts)
     content = io.BytesIO()
     np.save(content, prompt, allow_pickle=False)
@@ -306,7 +307,7 @@ def _vocabulary_facts(vocabulary: seqio.Vocabulary | None) -> dict[str, Any]:
 
 
 def _t5x_distributions() -> list[str]:
-    """Returns those that are installed; a checkout on the path is none."""
+    """Returns the installed distributions of T5X and its parts; a checkout on the path is none."""
     names = ("t5x", "flaxformer", "seqio", "tensorflow")
     installed = {str(dist.name) for dist in importlib.metadata.distributions()}
     return [name for name in names if name in installed]

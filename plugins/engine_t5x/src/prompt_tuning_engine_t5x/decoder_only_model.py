@@ -1,4 +1,4 @@
-"""T5X's decoder-only model for a module with a prompt; models with encoders need none of their own.
+"""T5X's decoder-only model for a module with a prompt. Models with an encoder use T5X's classes.
 
 The number of prompt positions, P, comes from the module. B is the batch, T the length of the
 tokens, V the vocabulary size.
@@ -23,7 +23,7 @@ Batch = Mapping[str, jax.Array]
 class PromptDecoderOnlyModel(models.DecoderOnlyModel):
     """Trains, scores and decodes with a prompt in front of the sequence.
 
-    Takes the arguments of `t5x.models.DecoderOnlyModel`.
+    The arguments are those of `t5x.models.DecoderOnlyModel`.
 
     Raises:
       InputError: If the module is no `PromptDecoderOnly`.
@@ -47,7 +47,7 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
     ) -> Any:
         """Returns the logits of the tokens, `[B, T, V]`, without those at the prompt.
 
-        With them, where `mutable` is not False, the variables that changed.
+        If `mutable` is not False, also returns the variables that changed.
         """
         result = super()._compute_logits(params, batch, dropout_rng, mutable, other_variables)
         length = batch["decoder_input_tokens"].shape[1]
@@ -68,20 +68,19 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """Continues the inputs of a batch.
 
-        T5X counts the steps of decoding in one sequence of prompt and tokens, so the batch gets
-        places for the prompt, whose ids are never read.
+        T5X counts decoding steps in one sequence of prompt and tokens. So the batch gets positions
+        for the prompt. Nothing reads their ids.
 
         Args:
-          params: Of the module.
-          batch: See `t5x.models.DecoderOnlyModel.predict_batch_with_aux`, as for all below.
-          rng: As there.
-          return_all_decodes: As there.
-          num_decodes: As there.
-          decoder_params: As there.
+          params: The module's parameters.
+          batch: See `t5x.models.DecoderOnlyModel.predict_batch_with_aux`.
+          rng: See there.
+          return_all_decodes: See there.
+          num_decodes: See there.
+          decoder_params: See there.
 
         Returns:
-          The continuations, `[B, T]` or `[B, num_decodes, T]`, 0 behind their ends, and their
-          scores.
+          The continuations, `[B, T]` or `[B, num_decodes, T]`, padded with 0, and their scores.
         """
         tokens = batch["decoder_input_tokens"]
         length = self._prompt_length(params, tokens)
@@ -107,14 +106,14 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
         """Fills the cache with the prompt and the inputs.
 
         Args:
-          params: Of the module.
-          inputs: `[B, P + T]` token ids, at first P places for the prompt and BOS.
+          params: The module's parameters.
+          inputs: `[B, P + T]` token ids: P positions for the prompt, BOS, then the tokens.
           causal_attention_mask: `[B, P + T]`, 1 for the prompt, BOS and the inputs.
 
         Returns:
-          The cache, and the position of each example's last input, `[B]`, where decoding goes on.
+          The cache, and the position of each example's last input, `[B]`, where decoding continues.
         """
-        # In a step of decoding the module adds nothing: this makes room for P + T positions.
+        # In a decoding step the module adds no prompt, so the cache gets P + T positions.
         ones = jnp.ones_like(inputs)
         _, variables = self.module.apply(
             {"params": params}, ones, ones, enable_dropout=False, decode=True, mutable=["cache"]
@@ -125,7 +124,7 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
         _, variables = self.module.apply(
             {"params": params, "cache": variables["cache"]},
             inputs[:, length:],
-            # As targets, since these tell the positions to attend to, BOS among them.
+            # Passed as targets too: these mark the positions to attend to, including BOS.
             causal,
             decoder_causal_attention=self._get_decoder_causal_attention(
                 {"decoder_causal_attention": causal}

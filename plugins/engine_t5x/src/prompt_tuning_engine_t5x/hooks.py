@@ -1,4 +1,4 @@
-"""Tells hooks plugins of what T5X logs: by T5X's actions in training, seqio's loggers in `eval`."""
+"""Calls hooks plugins when T5X logs: by T5X's actions in training, seqio's loggers in `eval`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def actions(hooks: Sequence[str] = ()) -> dict[str, list[trainer.BaseAction]] | None:
-    """Returns the actions that tell hooks plugins, for `t5x.train.train`.
+    """Returns the actions that call hooks plugins, for `t5x.train.train`.
 
     Args:
       hooks: Names of hooks plugins (HOOKS). `step_logged` is called when T5X logs training metrics,
@@ -40,7 +40,7 @@ def actions(hooks: Sequence[str] = ()) -> dict[str, list[trainer.BaseAction]] | 
 
 
 def concurrent_metrics(hooks: Sequence[str] = ()) -> bool:
-    """Whether T5X may compute metrics while it trains on: not when a plugin waits for them."""
+    """Returns True if no plugin waits for metrics: T5X may then compute them while it trains."""
     return not hooks
 
 
@@ -53,7 +53,7 @@ class _Teller(trainer.BaseAction):
     def run(
         self, train_state: train_state.TrainState, metrics_by_task: Mapping[str, Mapping[str, Any]]
     ) -> bool:
-        """Tells the plugins; returns False, since training need not stop."""
+        """Calls the plugins; returns False, so that training continues."""
         metrics = {}
         for task, values in metrics_by_task.items():
             prefix = f"{task}/" if len(metrics_by_task) > 1 else ""
@@ -69,10 +69,10 @@ class EvaluationLogger(seqio.Logger):
     """Calls the hook `evaluated` with a task's metrics; for `seqio.Evaluator.logger_cls`.
 
     Args:
-      output_dir: What seqio gives each logger; not used.
+      output_dir: Passed by seqio to each logger; not used.
       hooks: Names of hooks plugins (HOOKS).
-      prompt_file: Where the prompt is from, whose step the plugins are told; None, or a prompt of
-        no known step, has them told the checkpoint's (PROMPT_FILE).
+      prompt_file: The file of the prompt: plugins get its step. With None, or if the prompt's step
+        is not known, they get the step of the checkpoint (PROMPT_FILE).
 
     Raises:
       PluginError: If one cannot be used.
@@ -96,14 +96,14 @@ class EvaluationLogger(seqio.Logger):
         inferences: Any,
         targets: Any,
     ) -> None:
-        """Tells the plugins; what the parameters are, `seqio.Logger` says."""
+        """Calls the plugins; see `seqio.Logger` for the parameters."""
         del task_name, dataset, inferences, targets
         told = int(step or 0) if self._prompt_step is None else self._prompt_step
         self._hook.evaluated(step=told, metrics=_numbers(metrics))
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the metrics that are one number; there may be texts and histograms besides."""
+    """Returns the metrics that are single numbers, without texts and histograms."""
     found = {}
     for name, value in metrics.items():
         number = np.asarray(getattr(value, "value", value))

@@ -1,8 +1,9 @@
 """Runs T5X's scripts as the command `prompt-tuning … --engine t5x`.
 
-T5X's own `main` does the same: parse flags, parse gin files, call the function that they configure.
-Here the core parses the gin files, so that plugins go by their bare names and what is wrong is one
-line, and what can be known before devices are taken is checked then.
+T5X's own `main` parses the flags and the gin files, and calls the function that they configure.
+This module does the same, with two differences. The core parses the gin files, so files
+may use plugins' bare names, and each error is one line. And the run is checked before it uses
+devices.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class _Script:
     """One of T5X's scripts.
 
     Attributes:
-      module: Its name.
-      function: What it calls, configured by gin.
-      runs_file: Our gin file for it.
+      module: The script's module.
+      function: The function that it calls, configured by gin.
+      runs_file: Our gin file for the script.
     """
 
     module: str
@@ -53,20 +54,20 @@ def run(command: str, flags: RunFlags) -> None:
 
     Args:
       command: "train", "eval" or "infer".
-      flags: What the person wrote. Flags that are T5X's, absl's or JAX's stand in `extra`.
+      flags: The user's flags. `extra` holds flags of T5X, absl and JAX.
 
     Raises:
-      PromptTuningError: If T5X or Flaxformer is missing or of another time, or something given
+      PromptTuningError: If T5X or Flaxformer is missing or of another version, or some input
         cannot be used.
     """
     requirements.check_installed()
     script = _SCRIPTS[command]
-    # TensorFlow, which T5X reads data with, is talkative while it starts.
+    # TensorFlow, which T5X reads data with, prints many lines when it starts.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     module = requirements.import_module(script.module)
     requirements.check_names()
     options = _parse(command, flags.extra)
-    # T5X's gin files call the script by the name that a script has while it runs.
+    # T5X's gin files refer to the script as `__main__`, the name of a running script.
     sys.modules["__main__"] = module
     fill = trained_prompts.announce if command == "train" else trained_prompts.fill
     parsed = gin_config.parse(flags, engine="t5x", fill=fill)
@@ -100,20 +101,20 @@ def _macro(name: str) -> str:
 
 
 def _make_absolute() -> None:
-    """Makes the local paths in gin's macros absolute, which Orbax insists on."""
+    """Makes the local paths in gin's macros absolute: Orbax refuses relative ones."""
     import gin
 
     for name in _DIRECTORIES:
         try:
             path = gin.query_parameter(_macro(name))
-        except ValueError:  # Not a macro of these files.
+        except ValueError:  # These files have no such macro.
             continue
         if isinstance(path, str) and "://" not in path:
             gin.bind_parameter(_macro(name), os.path.abspath(os.path.expanduser(path)))
 
 
 def _parse(command: str, arguments: Sequence[str]) -> Any:
-    """Parses the flags that T5X's scripts have besides gin's, and absl's and JAX's own."""
+    """Parses the flags of T5X's scripts other than gin's, and those of absl and JAX."""
     from absl import flags, logging
 
     flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets keeps its data.")
@@ -137,12 +138,12 @@ def _parse(command: str, arguments: Sequence[str]) -> Any:
 
 
 def _start(options: Any) -> None:
-    """Does what T5X's scripts do before they call their function."""
+    """Prepares JAX and TensorFlow as T5X's scripts do before they call their function."""
     import jax
     import seqio
     import tensorflow as tf
 
-    # JAX is to have the accelerators.
+    # Leave the accelerators to JAX.
     tf.config.experimental.set_visible_devices([], "GPU")
     if options.multiprocess_gpu:
         timeout = options.initialization_timeout
@@ -158,7 +159,7 @@ def _start(options: Any) -> None:
 
 
 def _check_before_devices(command: str) -> None:
-    """Calls our check of the values in gin, where our runs file has configured it."""
+    """Calls our check of the values in gin, if our runs file has configured it."""
     import gin
 
     preflight = importlib.import_module("prompt_tuning_engine_t5x.preflight")
@@ -166,5 +167,5 @@ def _check_before_devices(command: str) -> None:
     try:
         configured = gin.get_configurable(check)
     except (KeyError, ValueError):
-        return  # T5X's own runs file, for a checkpoint with the prompt in it.
+        return  # T5X's own runs file: the checkpoint contains the prompt.
     configured()

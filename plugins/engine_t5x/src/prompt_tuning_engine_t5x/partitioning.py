@@ -1,4 +1,4 @@
-"""How the axes of a prompt are laid out over devices."""
+"""Axis rules of T5X for a prompt: every device holds the whole prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be known of a run before it takes devices: `prompt-tuning … --engine t5x` asks here.
+"""Checks a run of `prompt-tuning … --engine t5x` before it uses devices.
 
 The runs files configure these functions.
 """
@@ -40,9 +40,9 @@ def check_training(
       model: T5X's model (MODEL).
       prompt_factory: Makes the prompt module (PROMPT).
       checkpoint_path: The frozen model (INITIAL_CHECKPOINT_PATH).
-      model_dir: Where to write (MODEL_DIR).
+      model_dir: The output directory (MODEL_DIR).
       total_steps: The step to stop at (TRAIN_STEPS).
-      relative_steps: How many steps to take (TRAIN_STEPS_RELATIVE).
+      relative_steps: The number of steps to take (TRAIN_STEPS_RELATIVE).
       eval_period: Steps between evaluations (EVAL_PERIOD).
       save_period: Steps between saves (SAVE_PERIOD).
 
@@ -57,7 +57,7 @@ def check_training(
             f"EVAL_PERIOD is {eval_period} and SAVE_PERIOD {save_period}; T5X needs one to be a "
             "multiple of the other"
         )
-    # A run that goes on reads its own checkpoint, with the frozen model in it.
+    # A resumed run reads its own checkpoint, which contains the frozen model.
     if not any(epath.Path(model_dir).glob("checkpoint_*")):
         _check_model(model, prompt_factory, checkpoint_path)
 
@@ -72,7 +72,7 @@ def check_inference(
 def _check_model(
     model: models.BaseTransformerModel, prompt_factory: PromptFactory, checkpoint_path: str
 ) -> None:
-    """Checks that the prompt can be initialized, and the checkpoint has all that is frozen."""
+    """Checks that the prompt can be initialized, and that the checkpoint is complete."""
     _check_vocabulary(model.input_vocabulary)
     parameters = PromptParameters(prompt_factory)
     shapes = _shapes(model)
@@ -96,7 +96,7 @@ def _check_model(
 
 
 def _check_vocabulary(vocabulary: Any) -> None:
-    """Checks the vocabulary if it is a file of this machine, before seqio fails to read it."""
+    """Checks the vocabulary, if it is a file on this machine, before seqio reads it."""
     path = getattr(vocabulary, "sentencepiece_model_file", None)
     if not path or "://" in str(path):
         return
@@ -119,7 +119,7 @@ def _check_vocabulary(vocabulary: Any) -> None:
 
 
 def _shapes(model: models.BaseTransformerModel) -> Mapping[str, tuple[int, ...]]:
-    """Returns the shape of each parameter; computes nothing, but calls the initializers."""
+    """Returns the shape of each parameter; calls the initializers, but computes no values."""
     lengths = dict.fromkeys(model.FEATURE_CONVERTER_CLS.MODEL_FEATURES, (1, 1))
 
     def initialize() -> Any:

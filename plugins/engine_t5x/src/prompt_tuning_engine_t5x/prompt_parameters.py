@@ -1,4 +1,4 @@
-"""Which parameters of a model are the prompt's."""
+"""Finds the prompt's parameters among those of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PromptFactory = Callable[[], PromptModule]
 
 @dataclasses.dataclass(frozen=True)
 class PromptParameters:
-    """Tells the parameters of a prompt module from those of the frozen model, by their names.
+    """Separates the parameters of a prompt module from those of the frozen model, by name.
 
     Args:
       prompt_factory: Makes the prompt module (the macro PROMPT).
@@ -22,13 +22,13 @@ class PromptParameters:
 
     @property
     def prefix(self) -> str:
-        """What the prompt's names begin with: `encoder/prompt/` or `decoder/prompt/`."""
+        """The beginning of the prompt's names: `encoder/prompt/` or `decoder/prompt/`."""
         return f"{self.prompt_factory().side}/prompt/"
 
     def holds(self, name: str) -> bool:
-        """Whether a parameter, by "/"-joined name, is the prompt module's."""
+        """Returns True if a parameter, by "/"-joined name, belongs to the prompt module."""
         return name.startswith(self.prefix)
 
     def is_trained(self, name: str) -> bool:
-        """Whether a parameter is the prompt module's and the module trains it."""
+        """Returns True if a parameter belongs to the prompt module and the module trains it."""
         return self.holds(name) and self.prompt_factory().is_trained(name.removeprefix(self.prefix))

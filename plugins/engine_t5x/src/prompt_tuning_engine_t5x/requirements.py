@@ -1,4 +1,4 @@
-"""Whether T5X and Flaxformer are there, and are what we need."""
+"""Checks that T5X and Flaxformer are installed, in versions that have what we use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INSTRUCTIONS = {
     "flaxformer": "https://github.com/google/flaxformer",
 }
 
-# What we call or subclass; other versions may lack it.
+# The names that we call or subclass; other versions may lack them.
 _NAMES = (
     "t5x.checkpoints.LazyArray",
     "t5x.checkpoints.OrbaxCheckpointManagerInterface",
@@ -60,7 +60,7 @@ def import_module(name: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except Exception as e:  # What it imports may raise anything.
+    except Exception as e:  # Its imports may raise anything.
         project = name.partition(".")[0]
         raise InputError(
             f"{name} cannot be imported: {one_line(e)}; install what {project} needs by its own "
@@ -69,14 +69,14 @@ def import_module(name: str) -> ModuleType:
 
 
 def check_names() -> None:
-    """Imports what we use of T5X and Flaxformer, and checks that it is there.
+    """Imports the names that we use of T5X and Flaxformer.
 
     Raises:
-      InputError: If something is not.
+      InputError: If one of them is missing.
     """
     for path in _NAMES:
         parts = path.split(".")
-        # A module's name is in lower case; what stands in a module may be as well.
+        # A lower-case name may be a module, or a function in one.
         count = next((i for i, part in enumerate(parts) if part[:1].isupper()), len(parts) - 1)
         found: object = import_module(".".join(parts[:count]))
         for part in parts[count:]:

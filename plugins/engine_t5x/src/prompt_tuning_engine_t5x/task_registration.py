@@ -1,4 +1,4 @@
-"""The task of a run, as seqio, and so T5X, knows it."""
+"""Registers the task of a run with seqio, so that T5X can read it."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def for_seqio(
     strict_lengths: bool = False,
     splits: Sequence[str] = (),
 ) -> str:
-    """Makes a task known to seqio, if it is not, and returns its name.
+    """Registers a text task with seqio, and returns its name.
 
-    A text task, described in gin or registered by a module, becomes a task of seqio by the same
-    name, with the same ids, targets and metrics as the embedded engine has; one of seqio's own is
-    left as it is.
+    A text task, described in gin or registered by a module, becomes a task of seqio with the same
+    name. Ids, targets and metrics are those of the embedded engine. A task that seqio already has
+    stays unchanged.
 
     Args:
       name: MIXTURE_OR_TASK_NAME.
-      vocabulary: Of inputs and targets, for a text task.
+      vocabulary: The vocabulary of inputs and targets, for a text task.
       module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
       bucketing: Must be False: T5X pads each batch to TASK_FEATURE_LENGTHS (BUCKETING).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
-      task_feature_lengths: The most ids of a text task's "inputs" and "targets", which seqio cuts
-        without a word: how many texts are longer, is said here (TASK_FEATURE_LENGTHS). None where
-        nothing is cut.
-      strict_lengths: Whether a text that is longer is an error (STRICT_LENGTHS).
-      splits: Those that will be used.
+      task_feature_lengths: The most ids of a text task's "inputs" and "targets". seqio cuts longer
+        texts without a message, so this function warns and gives their number
+        (TASK_FEATURE_LENGTHS). None if nothing is cut.
+      strict_lengths: True makes a longer text an error (STRICT_LENGTHS).
+      splits: The splits in use.
 
     Raises:
-      InputError: If there is no such task, the module fails to import, a text is too long and that
-        is an error, or something is asked for that T5X or prompt tuning does not do.
+      InputError: If there is no such task, the module fails to import, a text is too long with
+        `strict_lengths`, or T5X or prompt tuning does not support a setting.
     """
     if bucketing:
         raise InputError(
@@ -89,17 +89,17 @@ def for_inference(
     task_feature_lengths: Mapping[str, int] | None = None,
     strict_lengths: bool = False,
 ) -> str:
-    """Makes what is to be answered a task of seqio, and returns its name.
+    """Registers the texts to answer as a task of seqio, and returns its name.
 
     Args:
-      vocabulary: Of inputs and targets.
-      name: The task whose inputs to answer; with `input_file`, the one whose input template its
-        texts fill, or None to take them as they are (MIXTURE_OR_TASK_NAME).
+      vocabulary: The vocabulary of inputs and targets.
+      name: The task whose inputs to answer. With `input_file`: the task whose input template the
+        texts fill, or None to use the texts unchanged (MIXTURE_OR_TASK_NAME).
       module: See `for_seqio`.
       bucketing: See `for_seqio`.
-      input_file: The file of texts (INFER_INPUT_FILE); what it may be,
-        `prompt_tuning_tasks.read_inputs` says. None to answer a split of the task `name`.
-      split: The split that the texts of the file become.
+      input_file: The file of texts, in a form that `prompt_tuning_tasks.read_inputs` reads
+        (INFER_INPUT_FILE). None to answer a split of the task `name`.
+      split: The split that gets the texts of the file.
       task_feature_lengths: See `for_seqio`.
       strict_lengths: See `for_seqio`.
 
@@ -124,7 +124,7 @@ def for_inference(
     )
     texts = tasks.read_inputs(os.path.expanduser(input_file), template)
     rows = [{"inputs": text.inputs, "targets": ""} for text in texts]
-    # seqio's names have word characters, dots and colons.
+    # seqio allows word characters, dots and colons in names.
     answered = re.sub(r"[^\w.:]", "_", tasks.stem(input_file))
     tasks.register(tasks.TextTask(answered, {split: lambda: rows}, metrics=()))
     return for_seqio(
@@ -143,7 +143,7 @@ def _say_what_is_cut(
     lengths: FeatureLengths,
     strict: bool,
 ) -> None:
-    """Warns of a text task's texts that are too long, once, however often gin asks for the task."""
+    """Warns of a text task's texts that are too long, once for each task."""
     asked = (task, splits, vocabulary, lengths, strict)
     if asked in _said:
         return
@@ -152,7 +152,7 @@ def _say_what_is_cut(
         for split in splits:
             check = LengthCheck(lengths, f"task {component.name!r}, split {split!r}", strict)
             for example in component.examples(split):
-                # With EOS, which is appended before seqio cuts.
+                # Including EOS: it is appended before seqio cuts.
                 inputs, targets = (
                     len(vocabulary.encode(text)) + 1 for text in (example.inputs, example.targets)
                 )
