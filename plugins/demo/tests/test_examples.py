@@ -1,4 +1,4 @@
-"""What the base is pretrained with: span corruption, unrelated pieces, shapes."""
+"""The examples of pretraining: span corruption, unrelated pieces, shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured once, by scripts, and is shown by the demo's table and the documentation."""
+"""Results that scripts measured once, in the demo's table and the documentation."""
 
 from __future__ import annotations
 

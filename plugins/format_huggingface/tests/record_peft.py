@@ -41,7 +41,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def record(name: str, config: peft.PeftConfig) -> dict[str, np.ndarray]:
-    """Trains and saves an adapter, loads it anew, and returns what PEFT does with it."""
+    """Trains and saves an adapter, loads it again, and returns PEFT's results with it."""
     torch.manual_seed(list(ADAPTERS).index(name))
     model = peft.get_peft_model(base(), config)
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), 0.1)

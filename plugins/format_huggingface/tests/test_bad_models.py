@@ -1,4 +1,4 @@
-"""What is damaged, mixed up or another model is told in one line."""
+"""Models that are damaged, mixed up or of another kind give an error of one line."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_pointers_of_git_lfs(unpack, form, place, file):
 
 @FILES
 def test_damage_gives_the_right_model_or_an_error(unpack, parameters, prompt, form, place, file):
-    """Of an index, a header, metadata, and of data with a checksum (gzip chunks)."""
+    """Damages an index, a header, metadata, and data with a checksum (gzip chunks)."""
     directory = unpack(place[0]) / place[1]
     expected = {**parameters, PROMPT: prompt}
     variables = {name: formats.Variable(array.shape, "float32") for name, array in expected.items()}

@@ -1,4 +1,4 @@
-"""What is read from checkpoints of each form."""
+"""Checkpoints of each form give the right variables, rows, steps and prompts."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 
 def row_numbers(prompt):
-    """Which rows of TABLE a prompt is made of; each is its own, so they tell themselves."""
+    """Returns the numbers of the rows of TABLE in a prompt; the first value shows the number."""
     np.testing.assert_array_equal(prompt[:, 1], prompt[:, 0] + 1)
     return (np.asarray(prompt[:, 0]) / 2).astype(int)
 

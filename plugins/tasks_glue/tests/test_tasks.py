@@ -11,7 +11,7 @@ pytestmark = pytest.mark.seqio
 
 VOCABULARY = Path(__file__).parents[3] / "tests" / "golden" / "seqio_test_sentencepiece.model"
 
-# Of each task an example as TensorFlow Datasets has it, its inputs behind T5's prefix, its target.
+# For each task: an example of TensorFlow Datasets, its inputs after T5's prefix, its target.
 TEXTS = {
     "glue_cola_v200": (
         {"sentence": "They drank the pub.", "label": 0, "idx": 3},

@@ -1,4 +1,4 @@
-"""The models and prompts that Google released, by name, and where they are: a catalog.
+"""A catalog of the models and prompts that Google released: their names and places.
 
 `released.json` lists them.
 """
@@ -32,12 +32,12 @@ class ReleasedModel:
       hugging_face: The name of the same model at Hugging Face.
       vocabulary: The SentencePiece model, 100 extra ids among its pieces.
       gin_file: The packaged gin file that describes the model.
-      parameters: How many there are.
-      width: Of the embeddings and between the layers.
-      layers: Of the encoder, and as many of the decoder.
-      heads: Of each attention.
-      head_width: Of each head.
-      mlp_width: Of the two gated projections.
+      parameters: Number of parameters.
+      width: Width of the embeddings and between the layers.
+      layers: Number of layers of the encoder; the decoder has the same number.
+      heads: Number of heads of each attention.
+      head_width: Width of each attention head.
+      mlp_width: Width of the two gated projections.
       vocabulary_rows: Rows of the embedding table; those above the vocabulary's ids are padding.
     """
 
@@ -62,12 +62,12 @@ class ReleasedPrompt:
 
     Attributes:
       name: `MODEL/TASK`; the model is a released one.
-      repository: Where it was published, `commit`, in which version, and `file`, under which path.
-      commit: See `repository`.
-      file: See `repository`.
+      repository: The repository that has it.
+      commit: The repository's commit.
+      file: The path in the repository.
       shape: `(P, H)`.
       sha256: Checksum of the file.
-      published_score: What its authors report: the split, and the metrics on it.
+      published_score: The split and the metrics that its authors report.
     """
 
     name: str
@@ -80,12 +80,12 @@ class ReleasedPrompt:
 
     @property
     def path(self) -> Path:
-        """Where the file is looked for on this machine."""
+        """The path of the file on this machine, where `prompts` looks for it."""
         return prompts_folder() / f"{self.name}.npy"
 
 
 def models() -> list[Known]:
-    """Lists the models: those at T5X, and the same ones at Hugging Face."""
+    """Lists the models, each from T5X and from Hugging Face."""
     listed = []
     for model in released_models():
         facts = {

@@ -67,7 +67,7 @@ def _print_variables(variables: Mapping[str, formats.Variable]) -> None:
 
 
 def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # Told below.
+    with np.errstate(over="ignore"):  # Checked below.
         cast = array.astype(dtype)
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
         raise InputError(f"variable {name}: has values beyond the range of {dtype}")

@@ -1,4 +1,4 @@
-"""The pieces of a vocabulary that lie nearest to the positions of a prompt."""
+"""Finds the pieces of a vocabulary that are nearest to the positions of a prompt."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def read_pieces(
 
     Args:
       vocabulary: The vocabulary.
-      trained_with: What the provenance of the prompt says of its vocabulary: `sha256`, which the
-        file must have, and `size`, the number of ids; None if it says nothing.
+      trained_with: The vocabulary in the prompt's provenance: `sha256`, the checksum that the file
+        must have, and `size`, the number of ids; None if the provenance has none.
 
     Raises:
-      InputError: If the file cannot be read, or is another one than expected.
+      InputError: If the file cannot be read, or has another checksum.
     """
     known = trained_with or {}
     path, expected, size = (
@@ -41,7 +41,7 @@ def read_pieces(
         )
     pieces = vocabulary.pieces
     in_file = len(pieces) - vocabulary.added_ids
-    # A vocabulary with fewer extra ids than T5's 100: the last ones were not added then.
+    # The vocabulary may have had fewer extra ids than T5's 100: drop the last ones.
     if expected is not None and isinstance(size, int) and in_file <= size != len(pieces):
         extra_ids = vocabulary.extra_ids + size - len(pieces)
         return SentencePieceVocabulary(path, extra_ids).pieces
@@ -53,13 +53,13 @@ def nearest_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the rows of a model's embedding table that are nearest to each position of a prompt.
 
-    The table is read in blocks, of which one is in memory at a time.
+    It reads the table in blocks, and keeps one block in memory.
 
     Args:
       model: The model.
       prompt: float32 `[P, H]`, finite.
-      count: How many to find for each position; all, if there are fewer.
-      rows: Only the first rows of the table are compared: those of the vocabulary's ids.
+      count: Number of rows to find for each position; all rows if there are fewer.
+      rows: Number of rows to compare, from the first on: one for each id of the vocabulary.
 
     Returns:
       int `[P, count]` and float32 `[P, count]`: ids and cosines, nearest first; of equal ones the

@@ -13,7 +13,7 @@ from prompt_tuning_core.commands.text_tables import aligned
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import formats, vocabularies
 
-_LINE = 80  # Longer lists are broken.
+_LINE = 80  # Longer lists continue on a new line.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

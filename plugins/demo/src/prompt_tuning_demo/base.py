@@ -1,4 +1,4 @@
-"""The demo's base as the engine runs it, put together in Python for the scripts of this package."""
+"""Makes the demo's base model in Python, for the scripts of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Z_LOSS = 1e-4
 
 
 def make_model(prompt_init: Initializer, dropout_rate: float = 0.0) -> EncoderDecoderModel:
-    """Returns what `models/demo_prompt.gin` describes; its weights are at `model.checkpoint_path`.
+    """Returns the model of `models/demo_prompt.gin`; its weights are at `model.checkpoint_path`.
 
     Args:
       prompt_init: Makes the prompt's first value.

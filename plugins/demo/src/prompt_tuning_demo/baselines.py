@@ -1,10 +1,9 @@
-"""Measures what the demo's prompt is compared with, and what takes too long for `make demo`.
+"""Measures the baselines of the demo's prompt, which take too long for `make demo`.
 
 `python -m prompt_tuning_demo.baselines` trains two baselines on the sentences that the prompt of
 `demo_reviews` is trained on: full fine-tuning of the base, and a linear classifier on word counts.
-Every choice is made on the validation films; the held-out films are scored with what was chosen,
-once a seed. What it finds goes to `baselines.json` in this package, from where the demo's table has
-it.
+It makes every choice on the validation films, and then scores the held-out films once for each
+seed. The results go to `baselines.json` in this package; the demo's table reads that file.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ _VERSIONS_OF = ("prompt-tuning-demo", "jax", "flax", "optax", "numpy", "scikit-l
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """What one baseline reached.
+    """The results of one baseline.
 
     Attributes:
-      name: What it is.
+      name: The baseline.
       seeds: The seeds, if it depends on any.
       held_out: The metric on the held-out films, for each seed, or once.
       validation: The same on the validation films, in the same order.
-      settings: What was chosen on the validation films.
-      tried: What it was chosen from, with what each reached on the validation films.
+      settings: The settings chosen on the validation films.
+      tried: All settings tried, each with its metric on the validation films.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Baseline:
     tried: list[dict[str, Any]]
 
     def of_seed(self, seed: int) -> float | None:
-        """Returns what one seed reached on the held-out films; None for a seed not measured."""
+        """Returns the metric of one seed on the held-out films; None for a seed not measured."""
         if not self.seeds:
             return self.held_out[0]
         return dict(zip(self.seeds, self.held_out, strict=True)).get(seed)
@@ -75,11 +74,11 @@ class Measured:
       date: The day, in UTC.
       task: The task.
       metric: Its metric.
-      examples: How many examples each split has.
-      data: The package that the sentences are from.
+      examples: Number of examples of each split.
+      data: The package of the sentences.
       base_sha256: Checksum of the base's file.
-      versions: Of the packages that the numbers depend on.
-      baselines: One for each.
+      versions: Versions of the packages that the numbers depend on.
+      baselines: The results, one for each baseline.
     """
 
     made_by: str
@@ -94,7 +93,7 @@ class Measured:
 
 
 def read(file: Path = FILE) -> Measured:
-    """Reads what was measured."""
+    """Reads the measured baselines."""
     content = json.loads(file.read_text(encoding="utf-8"))
     baselines = [Baseline(**one) for one in content.pop("baselines")]
     return Measured(**content, baselines=baselines)
@@ -123,7 +122,7 @@ def measure(console: rich.console.Console) -> Measured:
 
 
 def _full_fine_tuning(console: rich.console.Console) -> Baseline:
-    """Returns what it reached; settings are chosen with one seed."""
+    """Returns the results of full fine-tuning; one seed chooses the settings."""
     from prompt_tuning_demo.demo_tasks import DEMO_REVIEWS
     from prompt_tuning_demo.full_fine_tuning import FullFineTuning, Settings
 

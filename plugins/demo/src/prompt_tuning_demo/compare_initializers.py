@@ -1,9 +1,9 @@
-"""Trains the demo's prompt from each initializer: what does the start of a prompt decide?
+"""Trains the demo's prompt from each initializer, and compares the results.
 
 `python -m prompt_tuning_demo.compare_initializers OUT_DIR` runs `prompt-tuning train` for each
 initializer and seed, with the settings of `runs/demo.gin` and the initializer's file of `prompts/`,
-below OUT_DIR. What it finds goes to `initializers.json` in this package, and as a table to the
-terminal. The prompt that `init_file` starts from is one that was trained for the demo's other task.
+below OUT_DIR. The results go to `initializers.json` in this package and, as a table, to
+the terminal. `init_file` starts from a prompt trained for the second task of the demo.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ SEEDS = (0, 1, 2)
 STEPS = 300
 
 LEVEL = 0.7
-"""A run is counted as fast or slow by when it first reaches this on the validation films."""
+"""The level of the validation metric; a run is fast if it reaches it early."""
 
 _EVAL_PERIOD = 25
 OTHER_TASK = "plot_or_review"
-"""Folder of the run for the other task."""
+"""Folder of the run for the second task."""
 
 # The files sample from 5,000 embeddings, and the demo's vocabulary has this many pieces.
 _POPULATION = "prompt_init/plugins.init_vocab.population_size = 3996"
@@ -45,8 +45,8 @@ class Scheme:
     """One way to start a prompt.
 
     Attributes:
-      gin_file: Names it for the command line.
-      bindings: What else is to be set.
+      gin_file: The gin file of the initializer.
+      bindings: Additional gin bindings.
     """
 
     gin_file: str
@@ -64,14 +64,14 @@ SCHEMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """What one initializer led to, each value in the order of the seeds.
+    """The results of one initializer; each list of values has the order of the seeds.
 
     Attributes:
       initializer: Its name.
       gin_file: The file that names it.
       untrained: The metric on the validation films before the first step.
-      validation: The same behind the last step.
-      held_out: The metric on the held-out films behind the last step.
+      validation: The same after the last step.
+      held_out: The metric on the held-out films after the last step.
       steps_to_level: The first evaluated step at which the validation metric was at least `LEVEL`;
         None if it never was.
     """
@@ -97,8 +97,8 @@ class Comparison:
       steps: Steps of training.
       level: See `LEVEL`.
       base_sha256: Checksum of the frozen model's file.
-      versions: Of the packages that the numbers depend on.
-      initializers: One for each.
+      versions: Versions of the packages that the numbers depend on.
+      initializers: The results, one for each initializer.
     """
 
     made_by: str
@@ -114,7 +114,7 @@ class Comparison:
 
 
 def read(file: Path = FILE) -> Comparison:
-    """Reads what was compared."""
+    """Reads the comparison."""
     content = json.loads(file.read_text(encoding="utf-8"))
     initializers = [Compared(**one) for one in content.pop("initializers")]
     return Comparison(**content, initializers=initializers)
@@ -124,7 +124,7 @@ def compare(directory: Path, seeds: Sequence[int] = SEEDS, steps: int = STEPS) -
     """Trains from each initializer, and scores the prompts.
 
     Args:
-      directory: Gets a folder for each run; runs that are there already are not repeated.
+      directory: The folder for the runs; a finished run in it is not repeated.
       seeds: The seeds.
       steps: Steps of training.
 
@@ -180,7 +180,7 @@ def compare(directory: Path, seeds: Sequence[int] = SEEDS, steps: int = STEPS) -
 
 
 def markdown(comparison: Comparison) -> str:
-    """Returns the table of the documentation: means, and spreads from least to most."""
+    """Returns the table for the documentation: means, with minimum and maximum."""
     lines = [
         f"| initializer | held-out, mean | spread | validation, mean | untrained, mean | "
         f"steps to {comparison.level} |",

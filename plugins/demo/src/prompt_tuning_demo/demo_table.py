@@ -1,10 +1,10 @@
-"""The demo's tables: what a prompt does for sentences about films that nobody has trained on.
+"""Prints the demo's tables: scores of a prompt on sentences about films not used for training.
 
-A hooks plugin that a run asks for with `HOOKS = ['demo_table']`. Everything is chosen on the
+This is a hooks plugin; a run uses it with `HOOKS = ['demo_table']`. All choices are made on the
 validation split; the held-out split `test` is read once, when the run has finished.
 
 `python -m prompt_tuning_demo.demo_table DIRECTORY` prints the tables of all runs below a directory,
-those of one task side by side, and what the tasks' prompts do for each other's task.
+those of one task side by side. It also scores each task's prompt on the other task.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ METRIC = "exact_match"
 BARE, UNTRAINED, TRAINED = "frozen model, no prompt", "untrained prompt", "trained prompt"
 
 TASKS = {task.name: task for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
-# The words that the base was pretrained with for each.
+# The words of each task in pretraining.
 PREFIXES = {DEMO_REVIEWS.name: SENTIMENT, DEMO_PLOT_OR_REVIEW.name: (PLOT_OR_REVIEW_PREFIX,)}
 
 
 @hookimpl
 def run_finished(run: TrainingRun) -> None:
-    """Scores what the prompt is to be compared with, and writes and prints the table."""
+    """Scores the prompt and its baselines, and writes and prints the table."""
     task = run.task
     if not isinstance(task, TextTask) or task.name not in TASKS:
         raise InputError(
@@ -86,8 +86,8 @@ def run_finished(run: TrainingRun) -> None:
 def show(files: Sequence[Path], console: rich.console.Console) -> None:
     """Prints the tables of several runs for one task, a column a run, and their mean.
 
-    Below them come the baselines that were measured once for this task (`baselines.json`): those
-    that depend on a seed in the column of that seed, with the mean of all of theirs.
+    Below them are the baselines that were measured once for this task (`baselines.json`). The
+    result of a seed is in the column of that seed, with the mean over all measured seeds.
     """
     results = [json.loads(file.read_text()) for file in files]
     first = results[0]
@@ -128,7 +128,7 @@ def show(files: Sequence[Path], console: rich.console.Console) -> None:
 
 
 def show_swapped(files: Sequence[Path], console: rich.console.Console) -> None:
-    """Prints what one run's prompt for each task does for every task, on the same frozen model."""
+    """Prints the scores of one prompt of each task on every task, with the same frozen model."""
     scorer = HeldOut()
     results = [json.loads(file.read_text()) for file in files]
     names = [result["task"] for result in results]

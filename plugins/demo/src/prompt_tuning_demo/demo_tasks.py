@@ -28,7 +28,7 @@ def review_rows(split: reviews.Split) -> list[tasks.Row]:
 
 
 def plot_or_review_rows(split: reviews.Split) -> list[tasks.Row]:
-    """Returns the sentences of `split` as rows of `text` and `label`, where they are from.
+    """Returns the sentences of `split` as rows of `text` and `label`, their source.
 
     Raises:
       InputError: If the data package is not installed, or another version of it.

@@ -1,4 +1,4 @@
-"""Batches of pretraining: examples that are told a task by a text prefix, and bare ones."""
+"""Batches of pretraining: examples with a text prefix that names a task, and bare ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Examples:
     """Draws examples from one random generator.
 
     Args:
-      recipe: What to draw.
+      recipe: Sizes and shares of the examples.
       corpus: Only its training split is used.
       encoder: The vocabulary.
     """
@@ -48,7 +48,7 @@ class Examples:
         self._order: list[int] = []
 
     def batches(self) -> Iterator[Batch]:
-        """Yields batches without end: inputs and targets of told and of bare examples."""
+        """Yields endless batches: inputs and targets of examples with a prefix and of bare ones."""
         recipe = self._recipe
         size = recipe.told_batch
         while True:
@@ -72,7 +72,7 @@ class Examples:
                 }
 
     def _next_review(self) -> tuple[list[list[int]], bool]:
-        """Each review once before any comes again."""
+        """Returns the next review; all reviews come once before one comes again."""
         if not self._order:
             self._order = list(self._random.permutation(len(self._reviews)))
         return self._reviews[self._order.pop()]
@@ -153,7 +153,7 @@ def corrupt_spans(
 
     Args:
       ids: A text, without end.
-      random: Where the spans are drawn from.
+      random: The generator that draws the spans.
       noise_density: The share of ids to hide; at least one is hidden.
       mean_noise_span: The mean length of a hidden span.
       vocab_size: The first sentinel is the last id, the second the id before it, and so on.
@@ -167,7 +167,7 @@ def corrupt_spans(
     spans = max(1, min(round(hidden / mean_noise_span), kept + 1))
     cuts = np.sort(random.choice(hidden - 1, spans - 1, replace=False)) + 1
     lengths = np.diff([0, *cuts, hidden])
-    # What is kept in front of each span: nothing perhaps before the first, never between two.
+    # The lengths of text before each span: 0 is possible before the first span only.
     gaps = np.diff([0, *np.sort(random.choice(kept + 1, spans, replace=False))])
     inputs: list[int] = []
     targets: list[int] = []

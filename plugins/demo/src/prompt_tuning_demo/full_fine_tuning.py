@@ -1,7 +1,7 @@
 """Fine-tunes all of the demo's base for a task: the usual alternative to a prompt.
 
-The model, the loss, the batches and the evaluation are the engine's, as for a prompt. Only the step
-is not, since the engine's differentiates the prompt and nothing else.
+The model, the loss, the batches and the evaluation are those of the engine. Only the step is
+different: the engine's step computes gradients of the prompt only.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is chosen on the validation split.
+    """The settings that the validation split chooses.
 
     Attributes:
-      learning_rate: AdamW's, reached in a linear warm-up and then constant.
+      learning_rate: AdamW's learning rate: a linear warm-up, then constant.
       dropout_rate: Dropout while training.
     """
 
@@ -47,13 +47,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long a training may take.
+    """The limits of a training.
 
     Attributes:
       steps: The most steps.
       warmup_steps: Steps in which the learning rate rises.
       eval_period: Steps between evaluations on the validation split.
-      patience: How many evaluations without a new best one end the training.
+      patience: Training ends after this many evaluations without a new best one.
     """
 
     steps: int = 480
@@ -68,7 +68,7 @@ class Tuned:
 
     Attributes:
       params: All parameters of the model, by name.
-      step: The step behind which they were evaluated.
+      step: The step after which they were evaluated.
       validation: The metric on the validation split.
     """
 
@@ -78,10 +78,10 @@ class Tuned:
 
 
 class FullFineTuning:
-    """Fine-tunes the base for one task, as often as one likes.
+    """Fine-tunes the base for one task, any number of times.
 
     Args:
-      task: The task; without any prefix in front of its inputs.
+      task: The task, without a prefix before its inputs.
       metric: The metric of the task that decides when to stop.
     """
 
@@ -96,16 +96,16 @@ class FullFineTuning:
         )
         self._predictor = Predictor(bare, self._base, base.LENGTHS, _BATCH_SIZE, Placement())
         self._validation = task.examples("validation")
-        # Kept, so that settings that differ in the learning rate alone are compiled once.
+        # Kept: settings that differ only in the learning rate share a compiled step.
         self._make_step = functools.cache(_make_step)
 
     def train(self, settings: Settings, seed: int, limits: Limits | None = None) -> Tuned:
-        """Trains from the base on until the validation metric has stopped rising.
+        """Trains the base until the validation metric stops rising.
 
         Args:
-          settings: See there.
+          settings: Learning rate and dropout.
           seed: Determines the order of the examples and dropout.
-          limits: See there.
+          limits: When to stop; None for the default limits.
         """
         limits = limits or Limits()
         step_fn, optimizer = self._make_step(settings.dropout_rate)
@@ -137,7 +137,7 @@ class FullFineTuning:
 
 
 def _make_model(dropout_rate: float) -> EncoderDecoderModel:
-    # Its prompt is never made: only the bare network runs.
+    # The prompt is never made: only the bare network runs.
     return base.make_model(nn.initializers.zeros, dropout_rate)
 
 

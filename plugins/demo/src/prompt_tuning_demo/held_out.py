@@ -1,4 +1,4 @@
-"""Scores prompt files on the held-out films, over the same frozen model whatever the task."""
+"""Scores prompt files on the held-out films, with the same frozen model for each task."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prompt_tuning_files import prompt_files
 from prompt_tuning_tasks import TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
-# As in `runs/demo_plot_or_review.gin`, whose sentences are the longer ones.
+# As in `runs/demo_plot_or_review.gin`, the task with the longer sentences.
 _LENGTHS = FeatureLengths(inputs=224, targets=4)
 _BATCH_SIZE = 64
 
 
 class HeldOut:
-    """The demo's frozen model, ready to be given prompts of the demo's length."""
+    """The demo's frozen model, for prompts of the demo's length."""
 
     def __init__(self) -> None:
         prompted = base.make_model(nn.initializers.zeros)

@@ -24,16 +24,16 @@ class Wording:
     share: float
 
 
-# The first two do not name their answers: otherwise these words alone, put into a prompt by
-# `init_labels`, would evoke the task untrained. The other two make the model read the prefix, since
-# it must not always answer in the same words.
+# The first two do not name their answers. Otherwise a prompt of these words, made by `init_labels`,
+# would solve the task without training. The last two have different answers, so that the model must
+# read the prefix.
 WORDINGS = (
     Wording("sentiment: ", "positive", "negative", 0.35),
     Wording("what does the critic think? ", "positive", "negative", 0.25),
     Wording("fresh or rotten: ", "fresh", "rotten", 0.2),
     Wording("is the film good or bad? ", "good", "bad", 0.2),
 )
-# Those that are answered with the labels of the task `demo_reviews`.
+# The wordings with the labels of the task `demo_reviews`.
 SENTIMENT = tuple(w.prefix for w in WORDINGS if (w.positive, w.negative) == (POSITIVE, NEGATIVE))
 
 PLOT_OR_REVIEW_PREFIX = "plot or review: "

@@ -1,10 +1,9 @@
 """Pretrains the demo's frozen T5 from scratch: `python -m prompt_tuning_demo.pretrain OUT_DIR`.
 
-What the base is taught decides what a prompt can show. A quarter of each batch is bare text, to
-fill gaps in or to continue, so that this is what the model does when nobody tells it anything else.
-In the rest a text prefix names a task: the sentiment of a review, asked for in several wordings, or
-whether a sentence is from a plot or a review. So the model has the skill and shows it only when
-asked; a trained prompt has to learn how to ask.
+A quarter of each batch is bare text with gaps to fill or an end to continue. So the model does this
+with a text that has no prefix. In the rest of the batch, a text prefix names a task: the sentiment
+of a review, in several wordings, or the source of a sentence, a plot or a review. So the model has
+the skill, but uses it only after such a prefix; a trained prompt has to learn to replace it.
 
 The same recipe on the same machine makes the same files.
 """
@@ -43,7 +42,7 @@ VOCABULARY_FILE = "vocabulary.model"
 DESCRIPTION_FILE = "model.json"
 
 Params = Any  # the network's parameter tree
-Losses = tuple[jax.Array, jax.Array]  # of the told and of the bare examples
+Losses = tuple[jax.Array, jax.Array]  # of examples with a prefix, and of bare ones
 
 _REPORT_PERIOD = 100
 _VALIDATION_PERIOD = 500
@@ -52,7 +51,7 @@ _ANSWER_LENGTH = 2  # one piece and the end
 
 
 def pretraining_texts(corpus: reviews.Corpus) -> Iterator[str]:
-    """Yields every text that the base and its vocabulary are made from."""
+    """Yields every text that the base and its vocabulary are trained on."""
     yield from reviews.training_texts(corpus)
     yield from reviews.plot_sentences(corpus, "train")
     yield from reviews.read_lexicon()
@@ -83,7 +82,7 @@ def train(
     Args:
       recipe: Sizes, optimizer and number of steps.
       batches: See `Examples.batches`.
-      report: Called behind each step with its number (from 1), its losses and the averaged
+      report: Called after each step with its number (from 1), its losses and the averaged
         parameters.
 
     Returns:
@@ -132,7 +131,7 @@ def train(
         gradients, losses = jax.grad(loss, has_aux=True)(params)
         updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-        # Close to a plain mean at first, so that the initial values are soon forgotten.
+        # A plain mean at first, so that the initial values soon have no weight.
         decay = jnp.minimum(recipe.average, (1.0 + number) / (10.0 + number))
         averaged = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, averaged, params)
         return params, averaged, state, losses
@@ -155,7 +154,7 @@ class Validation:
 
     Args:
       recipe: Sizes of the network.
-      corpus: Where the reviews come from.
+      corpus: The reviews.
       encoder: The vocabulary.
     """
 
@@ -193,7 +192,7 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
     """Makes the vocabulary and the model, reporting on the terminal.
 
     Args:
-      recipe: How.
+      recipe: All choices.
       out_dir: Gets `vocabulary.model`, `model.safetensors` and `model.json`.
 
     Raises:
@@ -205,7 +204,7 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
     (out_dir / VOCABULARY_FILE).write_bytes(model)
     encoder = WordEncoder(sentencepiece.SentencePieceProcessor(model_proto=model))
     validation = Validation(recipe, corpus, encoder)
-    # What the model answers to the bare review, without being told.
+    # The model's answers to a bare review, without a prefix.
     untold = dataclasses.replace(WORDINGS[0], prefix="")
     began = time.monotonic()
     recent: list[Losses] = []
@@ -229,7 +228,7 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
         name: np.asarray(value)
         for name, value in traverse_util.flatten_dict(params, sep="/").items()
     }
-    # Without a step: those of prompt tuning are then counted from 0.
+    # Without a step, so that prompt tuning counts its steps from 0.
     safetensors.numpy.save_file(arrays, out_dir / MODEL_FILE)
     description = {
         "made_by": "python -m prompt_tuning_demo.pretrain",
@@ -248,7 +247,7 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
 def _cross_entropy(
     network: T5, params: Params, inputs: jax.Array, targets: jax.Array, dropout_rng: jax.Array
 ) -> jax.Array:
-    """Returns the mean loss per target id that is no padding."""
+    """Returns the mean loss per target id, without padding."""
     logits: Any = network.apply(
         {"params": params},
         inputs,

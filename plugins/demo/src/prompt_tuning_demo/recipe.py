@@ -9,11 +9,11 @@ EXTRA_IDS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the base is pretrained.
+    """The recipe of the base's pretraining.
 
     Attributes:
-      pieces: Pieces of the vocabulary, the three special ones included; the model's embedding table
-        has a row for each of T5's 100 extra ids besides.
+      pieces: Number of pieces of the vocabulary, including the three special ones. The model's
+        embedding table also has a row for each of T5's 100 extra ids.
       emb_dim: Width of the model.
       num_heads: Attention heads.
       head_dim: Width of a head.
@@ -23,31 +23,31 @@ class Recipe:
       embedding_std: Standard deviation of the initial embeddings. T5's 1.0 is learned too slowly:
         AdamW moves every number by about the learning rate.
       steps: Steps of the optimizer.
-      start_steps: Steps at the beginning without dropout and bare examples. With these from the
-        first step, runs stayed at chance for 2,000 steps; without, 500 were enough to begin.
-      dropout_rate: Dropout in the other steps.
+      start_steps: Steps at the beginning without dropout and bare examples. Runs with both from the
+        first step answered at random for 2,000 steps; without them, learning began after 500.
+      dropout_rate: Dropout in the later steps.
       dropped_words: An example's words are dropped with a rate drawn from this interval.
       told_batch: Examples with a text prefix in a step.
       told_lengths: Lengths that their inputs are padded to; the last one cuts.
-      sentiment_share: Share of sentiment among them; the rest tell plots from reviews.
+      sentiment_share: Share of sentiment among them; in the rest, the answer is plot or review.
       lexicon_share: Share of single words among the sentiment examples.
       bare_batch: Examples without a prefix in a step.
       bare_length: Length that their inputs are cut or padded to.
       bare_target_length: Length that their targets are cut or padded to.
-      bare_weight: Weight of their loss, where that of the others is 1.
-      unrelated_share: Share of them that have random pieces in front, so that only a prefix with a
-        meaning tells the model anything.
+      bare_weight: Weight of their loss; the loss of examples with a prefix has weight 1.
+      unrelated_share: Share of them with random pieces in front, so that only a meaningful prefix
+        changes the model's answer.
       unrelated_length: The most pieces there.
       unrelated_answers: Share of answers to other examples among those pieces.
       continued_share: Share of them that continue a text; the rest have spans corrupted.
       noise_density: Share of the ids that span corruption hides.
       mean_noise_span: Mean length of a hidden span.
       learning_rate: Peak of AdamW's learning rate.
-      warmup_steps: Steps of its linear rise; a cosine falls to 2% over the others.
-      weight_decay: AdamW's.
+      warmup_steps: Steps of its linear rise; a cosine falls to 2% over the remaining steps.
+      weight_decay: AdamW's weight decay.
       clip_norm: Largest global norm of a gradient.
-      average: Decay of the running average of the parameters, which is what is kept.
-      seed: Of the initial values, the examples and dropout.
+      average: Decay of the running average of the parameters; the average is saved.
+      seed: Determines the initial values, the examples and dropout.
     """
 
     pieces: int = 3996

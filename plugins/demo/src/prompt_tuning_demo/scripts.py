@@ -1,4 +1,4 @@
-"""What this package's scripts share: errors of one line, and the facts beside what they measure."""
+"""Helpers of this package's scripts: errors of one line, and facts about a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prompt_tuning_demo import model
 
 
 def facts(name: str, versions_of: Sequence[str]) -> dict[str, Any]:
-    """Returns what every file of measurements says of itself: `made_by`, `date` and so on.
+    """Returns the facts in every file of measurements: `made_by`, `date` and so on.
 
     Args:
       name: The script that measures.
@@ -28,10 +28,10 @@ def facts(name: str, versions_of: Sequence[str]) -> dict[str, Any]:
 
 
 def run(name: str, main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main` with the process's arguments; exits with 2 and one line where input is bad.
+    """Calls `main` with the process's arguments; bad input gives one line and exit code 2.
 
     Args:
-      name: The script, to name in the line.
+      name: The script's name, for the line.
       main: Takes the arguments.
     """
     try:

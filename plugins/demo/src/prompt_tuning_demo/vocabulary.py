@@ -1,4 +1,4 @@
-"""The base's SentencePiece vocabulary: T5's layout, trained on what the base is pretrained on."""
+"""The base's SentencePiece vocabulary: T5's layout, trained on the texts of pretraining."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prompt_tuning_demo.prefixes import PLOT, PLOT_OR_REVIEW_PREFIX, REVIEW, WOR
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
-# How often the prefixes and answers are added to the text, so that each answer becomes one piece.
+# Prefixes and answers are added to the text this often, so that each answer becomes one piece.
 _REPEATED = 200
 
 
@@ -21,7 +21,7 @@ def make_vocabulary(texts: Sequence[str], pieces: int) -> bytes:
     Args:
       texts: Sentences.
       pieces: How many pieces, padding (0), end (1) and unknown (2) included. T5's 100 extra ids are
-        not in the file: as in T5, they are counted on behind its pieces.
+        not in the file: as in T5, their numbers follow those of the pieces.
 
     Returns:
       The content of a `.model` file.
@@ -49,7 +49,7 @@ def make_vocabulary(texts: Sequence[str], pieces: int) -> bytes:
 class WordEncoder:
     """Encodes word by word, so that words can be dropped before a text is put together.
 
-    The pieces are those of the whole text, since no piece reaches over a space.
+    The pieces are the same as those of the whole text: no piece contains a space inside.
 
     Args:
       processor: The vocabulary.

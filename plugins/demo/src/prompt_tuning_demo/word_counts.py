@@ -13,11 +13,11 @@ INSTALL = "pip install 'prompt-tuning-demo[baselines]'"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is chosen on the validation split.
+    """The settings that the validation split chooses.
 
     Attributes:
       longest_words: The most words of a counted sequence: 1 counts words, 2 their pairs as well.
-      fewest_texts: In how many texts a sequence must be to be counted.
+      fewest_texts: The least number of texts with a sequence for it to be counted.
       inverse_strength: The inverse strength of the regularisation, scikit-learn's C.
     """
 

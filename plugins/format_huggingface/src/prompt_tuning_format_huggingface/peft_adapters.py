@@ -6,8 +6,8 @@ P_TUNING, whose adapters hold the finished prompt, without the network that made
 For an encoder-decoder, an adapter has N = `num_virtual_tokens` rows once or, by default, twice
 (`num_transformer_submodules`). PEFT puts the first N in front of the encoder's input and never uses
 the others; this format reads those N. Before version 0.4, PEFT put the second N in front of the
-decoder's input. An adapter of that time cannot be told apart, and PEFT itself uses only its first N
-rows today.
+decoder's input. Nothing in the file shows such an old adapter, and PEFT itself uses only its first
+N rows today.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _METHODS = ("PROMPT_TUNING", "P_TUNING")
 # `save_embedding_layers=True` adds these of the base model, which PEFT does not read back.
 _EMBEDDING_LAYERS = ("shared.weight", "embed_tokens.weight", "lm_head.weight")
 _BASE = "base_model_name_or_path"
-# Facts about the base model that a prompt keeps on its way from PEFT to PEFT.
+# Facts about the base model that a prompt keeps when it is read and written again.
 _KEPT = (_BASE, "num_attention_heads", "num_layers", "revision", "tokenizer_name_or_path")
 
 
@@ -56,15 +56,15 @@ class PeftFormat:
     def recognizes_prompt(self, path: str) -> bool:
         """See `formats.PromptFormat`.
 
-        A directory of several adapters is recognized as well, so that the error can name them.
+        Also recognizes a directory of several adapters, so that the error can name them.
         """
         return _holds_adapter(Path(path)) or bool(_adapters_in(Path(path)))
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """See `formats.PromptFormat`.
 
-        The array is the rows that PEFT puts in front of the input. The provenance is that of a
-        prompt of this project that was written as an adapter, with the content of
+        The array has the rows that PEFT puts in front of the input. If this project wrote the
+        adapter, the provenance is that of the written prompt; in any case it has the content of
         `adapter_config.json` as `adapter_config`.
         """
         name = f"prompt {path}"
@@ -85,19 +85,19 @@ class PeftFormat:
         return Prompt(prompt.array, {**prompt.provenance, _CONFIG: config})
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
-        """See `formats.PromptWriter`; an adapter that is there already is replaced.
+        """See `formats.PromptWriter`; replaces an adapter that exists.
 
-        `AutoPeftModelForSeq2SeqLM` loads the base model that the adapter names. That is the
-        provenance's `model.hugging_face`, or its `model.path` where this is a directory or a
-        name of Hugging Face or a released model, or the base of the adapter that the prompt was
-        read from. Warns if none of them says.
+        `AutoPeftModelForSeq2SeqLM` loads the base model that the adapter names. The name is the
+        first of these: the provenance's `model.hugging_face`; its `model.path`, if that is a
+        directory, a name at Hugging Face or a released model; the base of the adapter that the
+        prompt was read from. Warns if there is none.
         """
         import numpy as np
         import safetensors.numpy
 
         array = np.ascontiguousarray(array, np.float32)
         facts = {key: value for key, value in provenance.items() if key != _CONFIG}
-        # PEFT takes what other metadata a file has as it comes.
+        # PEFT ignores other metadata of the file.
         metadata = {"format": "pt", **safetensors_prompts.metadata(array, facts)}
         config = _config_of(array, provenance)
         text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -122,7 +122,7 @@ def _holds_adapter(folder: Path) -> bool:
 
 
 def _adapters_in(folder: Path) -> list[Path]:
-    """Finds the adapters in sub-folders: PEFT gives each that has a name a folder of its own."""
+    """Finds the adapters in sub-folders: PEFT writes each named adapter into its own folder."""
     return sorted(file.parent for file in folder.glob(f"*/{CONFIG_FILE}"))
 
 
@@ -160,7 +160,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _copies(config: Mapping[str, Any]) -> Any:
-    """Returns how often an adapter has `num_virtual_tokens` rows, by its config."""
+    """Returns the number of copies of `num_virtual_tokens` rows in an adapter, by its config."""
     copies = config.get("num_transformer_submodules")
     if copies is None:
         return 2 if config.get("task_type") == _ENCODER_DECODER else 1
@@ -170,7 +170,7 @@ def _copies(config: Mapping[str, Any]) -> Any:
 def _rows_in_use(
     header: SafetensorsHeader, config: Mapping[str, Any], name: str
 ) -> SafetensorsHeader:
-    """Returns a header in which the prompt has the rows alone that PEFT uses."""
+    """Returns a header in which the prompt has only the rows that PEFT uses."""
     others = [
         tensor
         for tensor in header.tensors
@@ -211,7 +211,7 @@ def _config_of(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, An
     kept = dict(before) if isinstance(before, Mapping) else {}
     base = _base_model(provenance)
     if base is not None and base != kept.get(_BASE):
-        # The other facts are those of another model.
+        # The remaining facts belong to another model.
         kept = {_BASE: base, "task_type": kept.get("task_type", _ENCODER_DECODER)}
     return {
         **{key: kept.get(key) for key in _KEPT},
@@ -229,7 +229,7 @@ def _config_of(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, An
 def _base_model(provenance: Mapping[str, Any]) -> str | None:
     """Returns the name or the folder of the model at Hugging Face that a prompt is for, if known.
 
-    A folder becomes absolute, so that the adapter serves from any directory.
+    A folder becomes an absolute path, so that the adapter works from any directory.
     """
     model = provenance.get("model")
     if not isinstance(model, Mapping):
@@ -263,7 +263,7 @@ def _write_directory(path: str, files: Mapping[str, bytes]) -> None:
                     file.flush()
                     os.fsync(file.fileno())
             _sync(made)
-            # mkdtemp makes directories for their owner only.
+            # mkdtemp lets only the owner read its directories.
             umask = os.umask(0)
             os.umask(umask)
             made.chmod(0o777 & ~umask)
@@ -276,7 +276,7 @@ def _write_directory(path: str, files: Mapping[str, bytes]) -> None:
 
 
 def _not_an_adapter(target: Path, files: Mapping[str, bytes]) -> str | None:
-    """Says what is at `target` that must not be lost; None if nothing is."""
+    """Describes the content of `target` that must not be lost; None if there is none."""
     if not os.path.lexists(target):
         return None
     if not target.is_dir():
@@ -286,7 +286,7 @@ def _not_an_adapter(target: Path, files: Mapping[str, bytes]) -> str | None:
 
 
 def _put(made: Path, target: Path) -> None:
-    """Renames `made` to `target`; what is there is kept until that is done."""
+    """Renames `made` to `target`; keeps the old content of `target` until then."""
     if not target.exists():
         made.rename(target)
         return
@@ -302,7 +302,7 @@ def _put(made: Path, target: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """Has the names in a directory written to the disk, where that can be asked for."""
+    """Writes the names in a directory to the disk, if the system can do that."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:

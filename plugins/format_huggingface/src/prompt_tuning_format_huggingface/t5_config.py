@@ -1,4 +1,4 @@
-"""The `config.json` of a T5: its sizes, and which of the T5 variants it is."""
+"""Reads the `config.json` of a T5: its sizes and its variant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prompt_tuning_files.strict_json import read_object
 FILE_NAME = "config.json"
 
 _SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-# Values of T5 where a file does not say; those of one model type stand in `_of_model_type`.
+# Default values of T5; those of one model type are in `_of_model_type`.
 _OPTIONAL: Mapping[str, Any] = {
     "architectures": None,
     "num_decoder_layers": None,
@@ -30,11 +30,11 @@ _OPTIONAL: Mapping[str, Any] = {
 }
 _ARCHITECTURES = {
     "T5ForConditionalGeneration": "t5",
-    "T5WithLMHeadModel": "t5",  # What the first releases of Transformers called it.
+    "T5WithLMHeadModel": "t5",  # The name in the first releases of Transformers.
     "MT5ForConditionalGeneration": "mt5",
 }
 _FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu"}
-# What the network of T5 has fixed.
+# Settings that are fixed in the network of T5.
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (True,),
     "layer_norm_epsilon": (1e-6,),
@@ -45,7 +45,7 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class T5FileConfig:
-    """What a T5's `config.json` says.
+    """The content of a T5's `config.json`.
 
     Attributes:
       vocab_size: Rows of the embedding table.
@@ -56,10 +56,10 @@ class T5FileConfig:
       num_decoder_layers: Layers of the decoder.
       num_heads: Attention heads.
       num_buckets: Buckets of the relative position biases.
-      max_distance: Distance from which on all positions share the last bucket.
-      gated: Whether the feed-forward blocks are gated-GELU ones (T5 1.1); otherwise ReLU (1.0).
-      scaled_logits: Whether the decoder's output is multiplied with `d_model ** -0.5` in front of
-        the output layer, which is the embedding table then (T5 1.0).
+      max_distance: Positions at this distance or farther share the last bucket.
+      gated: True for gated-GELU feed-forward blocks (T5 1.1), False for ReLU (1.0).
+      scaled_logits: True if the output layer is the embedding table and the decoder's output is
+        multiplied by `d_model ** -0.5` before it (T5 1.0).
     """
 
     vocab_size: int
@@ -145,7 +145,7 @@ def _model_type(found: Mapping[str, Any], name: str) -> str:
 
 
 def _check_spelling(found: Mapping[str, Any], name: str) -> None:
-    """Refuses a key that is nearly one of ours, which would go by its default otherwise."""
+    """Refuses a misspelt key: otherwise its default would be used."""
     strange = [key for key in found if key not in _OPTIONAL and key not in _SIZES]
     for key in _OPTIONAL:
         if key not in found and (close := difflib.get_close_matches(key, strange, cutoff=0.9)):
@@ -164,6 +164,6 @@ def _scaled_logits(values: Mapping[str, Any], model_type: str, name: str) -> boo
             raise InputError(f"{name}: {key} is {values[key]!r}, expected true or false")
     if model_type == "mt5":
         return False
-    # Transformers 5 says so; before, T5 1.0 was told from 1.1 by the tying of its weights.
+    # Transformers 5 has a key for it; before, tied weights meant T5 1.0.
     scaled = values["scale_decoder_outputs"]
     return bool(values["tie_word_embeddings"] is not False if scaled is None else scaled)

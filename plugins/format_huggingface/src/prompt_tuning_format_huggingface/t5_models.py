@@ -29,8 +29,8 @@ class HuggingFaceT5Format:
     def recognizes_model(self, path: str) -> bool:
         """See `formats.ModelFormat`: a directory with a `config.json`, or an index of shards.
 
-        A file of such a model without its `config.json`, or pickled, is recognized as well, to say
-        what is missing.
+        Also recognizes a file of such a model without its `config.json`, or a pickled one, so that
+        the error can name the problem.
         """
         folder = Path(path)
         if folder.is_dir():
@@ -82,11 +82,11 @@ class HuggingFaceT5:
             self._copies.append(t5_names.LOGITS)
             has_output_layer = False
         if t5_names.TABLE not in tensors and self._copies:
-            # The table goes by any of its names.
+            # The table may have any of its names.
             tensors[t5_names.TABLE] = tensors[self._copies[0]]
         self._sources = t5_names.sources(config, has_output_layer)
         self._tensors = tensors
-        # Its header is read once, however often rows are.
+        # The header is read once; rows may be read many times.
         self._table = functools.cache(
             lambda tensor: embeddings.safetensors_load(tensors[tensor].file, tensor)
         )
@@ -112,7 +112,7 @@ class HuggingFaceT5:
         return np.ascontiguousarray(array.T) if source.transposed else array
 
     def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
-        """See `formats.ModelFile`; a kernel, which is stored by columns, is read whole."""
+        """See `formats.ModelFile`; reads a kernel whole, since it is stored by columns."""
         import numpy as np
 
         source = self._sources[name]
@@ -172,7 +172,7 @@ class HuggingFaceT5:
 
 
 def _is_transformers_file(file: Path) -> bool:
-    """Whether a file holds tensors with the names of Transformers' modules, or pickled ones."""
+    """Checks that a file has tensors with the names of Transformers' modules, or is pickled."""
     if file.is_file() and file.match(tensor_files.PYTORCH):
         return True
     if not file.is_file() or file.suffix != ".safetensors":

@@ -11,7 +11,7 @@ TABLE = "shared.weight"
 LOGITS = "lm_head.weight"
 # The embedding table again, for the stacks that use it.
 TABLE_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# In the files of T5 1.0 and read by nothing: attention to the input has no position biases.
+# In the files of T5 1.0, but unused: attention to the input has no position biases.
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 _LOGITS_KERNEL = "decoder/logits_dense/kernel"
@@ -20,12 +20,12 @@ _PROJECTIONS = {"query": "q", "key": "k", "value": "v"}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where in a Hugging Face model a variable is.
+    """The place of a variable in a Hugging Face model.
 
     Attributes:
       tensor: The tensor's name.
       shape: Its shape there.
-      transposed: Whether the variable is its transpose.
+      transposed: True if the variable is the transpose of the tensor.
     """
 
     tensor: str
@@ -38,9 +38,9 @@ def sources(config: T5FileConfig, has_output_layer: bool) -> dict[str, Source]:
 
     Args:
       config: The model's sizes.
-      has_output_layer: Whether there is a `lm_head.weight` apart from the embedding table. Without
-        one the table is the output layer: scaled, in T5 1.0, where Flaxformer too has no variable
-        for it; and as it is in models without scale, whose output layer is then the table's
+      has_output_layer: True if there is a `lm_head.weight` and the embedding table is another
+        tensor. If False, the table is the output layer. In T5 1.0 it is scaled, and Flaxformer has
+        no variable for the output layer. In models without scale, the output layer is the table's
         transpose.
     """
     width = config.d_model

@@ -61,7 +61,7 @@ def _in_shards(folder: Path) -> dict[str, FileTensor]:
     if not isinstance(files, dict) or not files:
         raise InputError(f"{index}: has no weight_map of tensors' names to files")
     for tensor, shard in files.items():
-        # Of this folder, whatever somebody writes into an index.
+        # Only names in this folder: an index may hold any path.
         if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard:
             raise InputError(f"{index}: {tensor!r} is in {shard!r}, expected a file of this folder")
     found: dict[str, FileTensor] = {}
@@ -111,8 +111,8 @@ def _what_else(folder: Path) -> str:
 def _recipe(folder: Path) -> str:
     """Returns Python that makes `model.safetensors` beside the pickled weights of a model.
 
-    `weights_only` has PyTorch load tensors alone. Some tensors are one table under several names,
-    which safetensors refuses unless each is a copy.
+    With `weights_only` PyTorch loads only tensors. Some tensors are one table with several names;
+    safetensors needs a copy for each name.
     """
     pattern, target = os.path.join(glob.escape(str(folder)), PYTORCH), str(folder / SINGLE)
     return (

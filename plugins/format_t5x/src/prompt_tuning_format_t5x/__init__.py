@@ -16,7 +16,7 @@ __all__ = ["T5X", "T5XOrbax"]
 
 
 class _Format:
-    """What the two forms share: their places on disk, and prompts as one of their variables."""
+    """The common part of the two forms: finding checkpoints, and prompts among the variables."""
 
     _kind: str
 
@@ -37,7 +37,7 @@ class _Format:
         return self._open(found)
 
     def recognizes_prompt(self, path: str) -> bool:
-        """Whether `path` holds a checkpoint of this form; a prompt may be among its parameters."""
+        """Checks that `path` holds a checkpoint of this form; it may contain a prompt."""
         return self.recognizes_model(path)
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
@@ -53,13 +53,13 @@ class _Format:
 class T5X(_Format):
     """T5X's own checkpoints, as the released T5 1.1 models are.
 
-    Recognizes Mesh TensorFlow's, too, which T5X converts to its own, to say so.
+    Also recognizes those of Mesh TensorFlow, to raise an error: T5X can convert them.
     """
 
     _kind = "t5x_legacy"
 
     def recognizes_model(self, path: str) -> bool:
-        """See `prompt_tuning_files.formats.ModelFormat`; the errors are those of the other form."""
+        """See `prompt_tuning_files.formats.ModelFormat`; raises the same errors as `T5XOrbax`."""
         found = find_checkpoint(path)
         return found is not None and found.kind in (self._kind, "tensorflow")
 

@@ -1,9 +1,9 @@
 """Arrays of a checkpoint: zarr arrays read by tensorstore, arrays inline in an index, scanned ones.
 
-A zarr array is stored in compressed chunks, of which whole ones must be decoded. tensorstore gives
-zeros for a chunk that is missing, unless told otherwise, and believes an array's metadata, which
-has no checksum: so a missing chunk is an error here, and metadata is accepted only where it agrees
-with the checkpoint's index, in the one layout that T5X and Orbax write (C order, little-endian).
+A zarr array is stored in compressed chunks; reading one row decodes a whole chunk. By default
+tensorstore returns zeros for a missing chunk, and trusts an array's metadata, which has no
+checksum. Here a missing chunk is an error, and the metadata must agree with the checkpoint's index
+and have the layout that T5X and Orbax write (C order, little-endian).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def dtype_coded(code: object) -> np.dtype:
 
 
 def is_floating(variable: Variable) -> bool:
-    """Whether a variable holds floating numbers."""
+    """Returns True if a variable holds floating numbers."""
     return variable.dtype in FLOATING
 
 
@@ -108,7 +108,7 @@ class InlineArray:
 
     Attributes:
       variable: Its shape and dtype.
-      parts: Flat arrays that make it up, one after the other.
+      parts: Flat arrays that form it, one after the other.
     """
 
     variable: Variable
@@ -167,7 +167,7 @@ class ZarrArray:
             wanted, copies = np.unique(ids[places], return_inverse=True)
             for left in range(0, columns, chunk_columns):
                 right = min(left + chunk_columns, columns)
-                # Of one chunk, tensorstore decodes all, and copies what is asked for.
+                # tensorstore decodes a whole chunk and copies only these rows.
                 found = self._wait(opened.oindex[wanted, left:right].read())
                 result[places, left:right] = found[copies]
         return result

@@ -1,4 +1,4 @@
-"""A model as its checkpoint holds it, with the names of Flaxformer's unscanned layers."""
+"""A model in a checkpoint, with the names of Flaxformer's unscanned layers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_prompt(model: ModelFile, path: str, shape: tuple[int, int] | None) -> P
     prompt_files.check_shape(name, variable.shape, shape)
     if not is_floating(variable):
         raise InputError(f"{name}: has dtype {variable.dtype}, expected floating numbers")
-    with np.errstate(over="ignore"):  # Of float64; told below as not finite.
+    with np.errstate(over="ignore"):  # float64 may overflow; checked below.
         array = model.read(PROMPT).astype(np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"{name}: is not finite in float32")
@@ -82,10 +82,10 @@ def read_prompt(model: ModelFile, path: str, shape: tuple[int, int] | None) -> P
 
 
 def step_of(checkpoint: Checkpoint, found: int) -> int:
-    """Returns the step that the checkpoint's content says, compared with its directory's name.
+    """Returns the step in the checkpoint's content, checked against its directory's name.
 
     Raises:
-      InputError: If they differ: one of them is of another checkpoint, or damaged.
+      InputError: If they differ: the files are mixed up or damaged.
     """
     if checkpoint.step not in (None, found):
         raise InputError(
@@ -99,8 +99,9 @@ def _unscanned(arrays: Mapping[str, StoredArray], path: str) -> dict[str, Stored
     """Gives scanned layers the names they have unscanned.
 
     Flaxformer with `scan_layers=True` has one module `encoder/encoder` in place of
-    `encoder/layers_0`, `encoder/layers_1` …, whose parameters stack the layers' along the second
-    axis; likewise `decoder/decoder`.
+    `encoder/layers_0`, `encoder/layers_1` …. Its parameters stack those of the layers along the
+    second axis: `encoder/layers_3/mlp/wo/kernel` is `encoder/encoder/mlp/wo/kernel[:, 3]`. The
+    decoder has `decoder/decoder` in the same way.
     """
     result: dict[str, StoredArray] = {}
     for side in ("encoder", "decoder"):

@@ -18,21 +18,21 @@ MSGPACK_INDEX = "checkpoint"
 ORBAX_INDEX = "_METADATA"
 _TENSORFLOW_INDEX = b"model_checkpoint_path"
 _ORBAX_ITEMS = ("", "state", "default")
-"""Where an Orbax checkpoint keeps its tree: itself, T5X's item, the item Orbax names by default."""
+"""Folders of an Orbax checkpoint's tree: itself, T5X's item, Orbax's default item."""
 
 _TENSORFLOW = re.compile(r"(.*\bckpt-\d+)(?:\.index|\.meta|\.data-\d+-of-\d+)?")
-"""What the path of a TensorFlow checkpoint, which is the beginning of its files' names, ends in."""
+"""The end of a TensorFlow checkpoint's path, which is the beginning of its files' names."""
 
 _STEP = re.compile(r"(?:checkpoint_)?(\d+)")
 _EMPTY = -1
 _INDEX_STARTS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF, _EMPTY))
-"""First bytes of a map in msgpack; a file that was cut to nothing is an index, too, a bad one."""
+"""First bytes of a map in msgpack; an empty file counts as a damaged index."""
 
 _SECONDS = 60
 _CONTEXT = {
-    # Nothing that was decoded outlives its use.
+    # Keep nothing that was decoded.
     "cache_pool": {"total_bytes_limit": 0},
-    # What an OCDBT store knows of its keys is small, and asked for with every array.
+    # The list of an OCDBT store's keys is small, and each array needs it.
     "cache_pool#index": {"total_bytes_limit": 32 << 20},
     "gcs_request_retries": {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"},
 }
@@ -44,8 +44,8 @@ class Checkpoint:
 
     Attributes:
       kind: "t5x_legacy", "t5x_orbax", or "tensorflow" for those of Mesh TensorFlow.
-      path: The directory that holds the index; of one of TensorFlow, what was given.
-      step: The step that the directory's name says; None if it says none.
+      path: The directory that holds the index; for TensorFlow, the given path.
+      step: The step in the directory's name; None if the name has none.
     """
 
     kind: str
@@ -61,7 +61,7 @@ def find_checkpoint(path: str) -> Checkpoint | None:
         checkpoints named `checkpoint_N` or `N`, of which the one with the highest N is taken.
 
     Returns:
-      None if there is none, also where `path` is an address other than `gs://…`.
+      The checkpoint; None if there is none, or `path` is an address other than `gs://…`.
 
     Raises:
       InputError: If the place cannot be read, or a bucket cannot be reached.
@@ -93,13 +93,13 @@ def _checkpoint_in(path: str) -> Checkpoint | None:
     for item in _ORBAX_ITEMS:
         folder = f"{path}/{item}".rstrip("/")
         if _first_byte(f"{folder}/{ORBAX_INDEX}") is not None:
-            # The item's own directory may be given.
+            # The path may be the item's own directory.
             own = step is None and os.path.basename(path) in _ORBAX_ITEMS
             outer = os.path.basename(os.path.dirname(path))
             return Checkpoint("t5x_orbax", folder, _step_of(outer) if own else step)
     if _first_byte(f"{path}/{MSGPACK_INDEX}") == ord("m") and _names_tensorflow(path):
         return Checkpoint("tensorflow", path, None)
-    # T5X reads its own index here, too.
+    # T5X looks for its own index here too.
     if _starts_like_msgpack(f"{path}/state/{MSGPACK_INDEX}"):
         return Checkpoint("t5x_legacy", f"{path}/state", step)
     return None
@@ -111,7 +111,7 @@ def _step_of(name: str) -> int | None:
 
 
 def _names_tensorflow(path: str) -> bool:
-    """Returns true if the file `checkpoint` in a directory is TensorFlow's."""
+    """Returns True if the file `checkpoint` in a directory is TensorFlow's."""
     if path.startswith("gs://"):
         (text,) = Store.at(path).read(MSGPACK_INDEX)
         return (text or b"").startswith(_TENSORFLOW_INDEX)
@@ -211,19 +211,19 @@ class Store:
         """Waits for a result of tensorstore.
 
         Args:
-          future: What tensorstore promised.
-          what: What is being read, for errors.
-          seconds: How long to wait at most; None for as long as tensorstore tries.
+          future: A future of tensorstore.
+          what: The data to read, for errors.
+          seconds: The longest time to wait; None for as long as tensorstore tries.
 
         Raises:
-          InputError: In place of whatever tensorstore raises.
+          InputError: In place of any error of tensorstore.
         """
         try:
             return future.result(timeout=seconds)
         except TimeoutError as error:
             raise self._unreadable(what, f"no answer in {seconds} s") from error
         except Exception as error:  # tensorstore's errors have many types.
-            # It appends where in its own source an error arose.
+            # tensorstore appends the place in its own source.
             cause = one_line(error).split(" [source locations=")[0]
             if file := re.search(r'local file "([^"]+)"', cause):
                 git_lfs.refuse_at(file[1], "array file")

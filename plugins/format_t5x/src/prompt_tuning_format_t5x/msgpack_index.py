@@ -1,8 +1,14 @@
 """Reads the index of T5X's own checkpoints.
 
-The file `checkpoint` is `{version, optimizer: {target, state}}` in msgpack. A leaf of `target`, the
-model, is a tensorstore spec of a zarr array in the directory `target.NAME.NAME…` beside it, or an
-array inline, in Flax's encoding. What T5X wrote in other years is listed in `docs/formats.md`.
+The file `checkpoint` is a msgpack map. `target` is the model; its leaves are of two kinds:
+
+    {"version": 3, "optimizer": {"state": {"step": 1000}, "target": {
+        "token_embedder": {"embedding": {"driver": "zarr", "kvstore": …, "metadata": …}},
+        "encoder": {"encoder_norm": {"scale": ExtType(1, b"…")}}}}}
+
+The first leaf is the tensorstore spec of a zarr array in the directory
+`target.token_embedder.embedding` next to the file. The second is an inline array in Flax's
+encoding, a packed list of shape, dtype and bytes. `docs/formats.md` lists the forms of other years.
 """
 
 from __future__ import annotations
@@ -90,8 +96,8 @@ def _step(leaf: Any) -> int:
 
 
 def _unpacked(data: bytes) -> Any:
-    """Returns the value of a msgpack text in which no name occurs twice; arrays stay packed."""
-    # What Flax writes has texts as keys.
+    """Unpacks msgpack, and refuses a map with one name twice; arrays stay packed."""
+    # Flax writes only texts as keys.
     return msgpack.unpackb(
         data,
         raw=False,
@@ -130,8 +136,10 @@ def _array(name: str, leaf: Any, store: Store) -> StoredArray:
 def _zarr(name: str, spec: Mapping[str, Any], store: Store) -> ZarrArray:
     """Returns the array that a tensorstore spec describes.
 
-    Only the parts of the spec that say which array it is are used. Which bucket or directory it
-    was written to does not matter: a checkpoint may be copied.
+    It uses only the parts of the spec that identify the array. The bucket or directory in the spec
+    does not matter, since a checkpoint may be copied. For example, `{"driver": "zarr", "kvstore":
+    {"driver": "gfile", "path": "target.decoder.logits_dense.kernel"}, "metadata": {"shape": [512,
+    32128]}, "dtype": "float32"}` is the variable `decoder/logits_dense/kernel`.
     """
     kvstore, metadata = _member(spec, "kvstore"), _member(spec, "metadata")
     if spec["driver"] != "zarr" or kvstore.get("driver") not in _DRIVERS:
@@ -187,12 +195,12 @@ def _inline(leaf: Any) -> InlineArray:
             f"{len(packed[2])} bytes, expected {size_in_bytes(variable)} for {dtype} "
             f"{list(variable.shape)}"
         )
-    # Flax writes the machine's own order, which is little-endian wherever T5X runs.
+    # Flax writes the byte order of the machine: little-endian on every machine with T5X.
     return InlineArray(variable, [np.frombuffer(packed[2], dtype)])
 
 
 def _items(numbered: Any) -> list[Any]:
-    """Returns the values of a map from "0", "1" …, as Flax writes tuples."""
+    """Returns the values of a map such as `{"0": a, "1": b}`, Flax's form of a tuple."""
     if not isinstance(numbered, dict) or set(numbered) != {str(i) for i in range(len(numbered))}:
         raise ValueError("not a numbered map")
     return [numbered[str(i)] for i in range(len(numbered))]

@@ -26,10 +26,10 @@ _Keys = tuple[str, ...]
 
 _STEP: _Keys = ("state", "step")
 _ROOTS = ("target", "params")
-"""The model's place in the tree: in T5X's train state, and in Flax's."""
+"""The model's place in the tree, in T5X's and in Flax's train state."""
 
 _PARTS = ("token_embedder", "encoder", "decoder")
-"""What a tree that is the model itself begins with."""
+"""The first keys of a tree that is the model itself."""
 
 
 class _Leaf(NamedTuple):
@@ -118,7 +118,7 @@ def _parse(text: bytes) -> _Index:
     tree = content.get("tree_metadata") if isinstance(content, dict) else None
     if not isinstance(tree, dict) or not tree:
         raise ValueError("no tree_metadata")
-    # An index without these is of a time before the choice.
+    # Old versions of Orbax do not write these: there was no choice yet.
     flags = [content.get(name, False) for name in ("use_ocdbt", "use_zarr3")]
     if not all(isinstance(flag, bool) for flag in flags):
         raise ValueError("use_ocdbt or use_zarr3 is neither true nor false")
@@ -133,7 +133,7 @@ def _leaf(name: str, entry: Any) -> tuple[_Keys, _Leaf]:
     if not isinstance(path, list) or not path or not isinstance(value, dict):
         raise ValueError(f"{name} lacks key_metadata or value_metadata")
     keys = tuple(part["key"] for part in path if isinstance(part, dict) and part.get("key"))
-    # The name says the same, so that neither can be damaged unnoticed.
+    # The name must agree with the keys: a difference means damage.
     if repr(keys) != name or not all(isinstance(key, str) for key in keys):
         raise ValueError(f"{name} has the keys {keys}")
     kind, shape = value.get("value_type"), value.get("write_shape")

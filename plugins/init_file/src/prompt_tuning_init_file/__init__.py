@@ -1,4 +1,4 @@
-"""An array from a file: a prompt that was trained before, or made elsewhere."""
+"""An array from a file, for example a trained prompt."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def init_file(
 ) -> Initializer:
     """Makes an initializer that returns the array in a file.
 
-    The file is opened when the initializer is called, and its data read only if its shape is the
-    prompt's. What kind of file it is, its content says and not its name.
+    The initializer opens the file when it is called, and reads the data only if the shape is the
+    prompt's. The content of the file decides its form, not its name.
 
     Args:
       path: A prompt of any form that an installed format plugin reads (`.npy`, as the reference
@@ -111,11 +111,11 @@ def _from_npz(file: str, key: str | None, shape: tuple[int, int]) -> np.ndarray:
     except OSError as error:
         raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        # The last two: encrypted, or compressed in a way that this Python can't undo.
+        # The last two: the archive is encrypted, or its compression is unknown to this Python.
         raise InputError(
             f"prompt {file}: a damaged .npz archive ({error}); copy it again"
         ) from error
     array = np.frombuffer(data, header.dtype)
     array = array.reshape(shape[::-1]).T if header.fortran_order else array.reshape(shape)
-    with np.errstate(over="ignore"):  # Of float64; told by the caller as not finite.
+    with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses it.
         return array.astype(np.float32)

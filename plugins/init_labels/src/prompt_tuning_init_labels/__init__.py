@@ -60,8 +60,8 @@ def init_labels(
         uniform with scale 0.01.
       aggregate: Makes one vector of a label's pieces: "mean", "sum", "first", "max", or a function
         from float32 `[n, H]` to `[H]`.
-      allow_truncation: Whether labels for which the prompt has no position are left out, with a
-        warning that names them, and aren't an error.
+      allow_truncation: True leaves out labels for which the prompt has no position, with a warning
+        that names them. False makes them an error.
 
     Returns:
       A function `(rng, shape) -> [P, H]` float32. It raises `InputError`, a `ValueError`, if
@@ -124,7 +124,7 @@ def _checked_labels(texts: Any) -> tuple[str, ...]:
 def _read_labels(path: Path) -> tuple[str, ...]:
     """Reads a file of one label a line."""
     try:
-        # utf-8-sig: editors put a byte order mark in front, which is no part of the first label.
+        # utf-8-sig: a byte order mark of some editors is no part of the first label.
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(

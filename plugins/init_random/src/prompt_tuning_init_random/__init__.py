@@ -1,4 +1,4 @@
-"""Random values: the initializers that need nothing but a key.
+"""Random values: initializers that need only a key.
 
 References:
   Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021,
@@ -78,7 +78,7 @@ def init_truncated_normal(stddev: float = 0.5) -> Initializer:
 def _positive(name: str, value: Any) -> float:
     """Returns a parameter that must be a positive number, also once it is float32."""
     limits = np.finfo(np.float32)
-    # A bool is a number to Python, and never what somebody meant here.
+    # Python takes a bool for a number; here it is a mistake.
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):

@@ -2,8 +2,8 @@
 
 References:
   Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021,
-  https://arxiv.org/abs/2104.08691, section 3.2, whose idea that a prompt may start from the
-  embeddings of words it carries from class labels to any text.
+  https://arxiv.org/abs/2104.08691, section 3.2 ("class label": a prompt may start from the
+  embeddings of words; here these are the words of any text).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def init_string(
       vocab: Splits the text into pieces: anything with `encode(str) -> ids`.
       text: The text.
       initializer: Fills the positions after the text. None is uniform with scale 0.01.
-      add_eos: Whether EOS is the text's last piece; its id is `vocab.eos_id`, a number or a method.
-        Otherwise EOS is left out, even if `vocab.encode` appends one.
-      allow_truncation: Whether pieces for which the prompt has no position are left out, with a
-        warning, and aren't an error.
+      add_eos: True makes EOS the text's last piece; its id is `vocab.eos_id`, a number or a method.
+        False leaves EOS out, even if `vocab.encode` appends one.
+      allow_truncation: True leaves out pieces for which the prompt has no position, with a
+        warning. False makes them an error.
 
     Returns:
       A function `(rng, shape) -> [P, H]` float32. It raises `InputError`, a `ValueError`, if
@@ -110,4 +110,4 @@ def _eos_id(vocab: Vocabulary) -> int | None:
         eos = operator.index(eos)  # type: ignore[arg-type]
     except TypeError:
         return None
-    return eos if eos >= 0 else None  # sentencepiece says -1 for a model without EOS.
+    return eos if eos >= 0 else None  # sentencepiece returns -1 for a model without EOS.

@@ -31,8 +31,8 @@ def init_vocab(
 ) -> Initializer:
     """Makes an initializer of embeddings drawn from the first rows of a table.
 
-    Rows are drawn without replacement, unless the prompt is longer than the population: then with,
-    and a warning says so once.
+    Rows are drawn without replacement. If the prompt is longer than the population, they are drawn
+    with replacement, with one warning.
 
     A call with a concrete key reads the drawn rows and no others. Within `jax.jit`, where the
     drawn rows aren't known yet, the first `population_size` rows become a constant of the program:
@@ -41,8 +41,8 @@ def init_vocab(
     Args:
       embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
         or `checkpoint_load`, or an array.
-      population_size: How many rows, from the first on, to draw from; None for all V. More than V
-        is V, and a warning says so once.
+      population_size: Number of first rows to draw from; None for all V. A number above V means V,
+        with one warning.
 
     Returns:
       A function `(rng, shape) -> [P, H]` float32. It raises `InputError`, a `ValueError`, if
@@ -69,7 +69,7 @@ def init_vocab(
                 "replacement"
             )
         index = jax.random.choice(rng, population, (length,), replace=length > population)
-        # Asked of the index and not of the key: a trace may draw from a key that is a constant.
+        # Check the index, not the key: a trace may draw from a constant key.
         if isinstance(index, jax.core.Tracer):
             return jnp.asarray(table.rows(np.arange(population)), jnp.float32)[index]
         return jnp.asarray(table.rows(np.asarray(index)), jnp.float32)
@@ -81,7 +81,7 @@ def _population(value: Any) -> int | None:
     if value is None:
         return None
     try:
-        # A bool is an integer to Python, and never what somebody meant here.
+        # Python takes a bool for an integer; here it is a mistake.
         population = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         population = None

@@ -1,4 +1,4 @@
-"""Postprocessors: what a decoded text, the model's or an example's own, is to the metrics.
+"""Postprocessors, which convert decoded texts, predictions and targets, for the metrics.
 
 Each has the parameters of a postprocessor of seqio: the decoded text, the example, and whether the
 text is the example's target rather than a prediction.
@@ -14,14 +14,14 @@ from typing import Any
 Postprocessor = Callable[..., Any]
 
 NOT_TOLD = "<unk>"
-"""The target of an example whose answer the dataset does not tell, as in test splits."""
+"""The target of an example without an answer in the dataset, as in test splits."""
 
 NO_LABEL = ""
-"""What a prediction that names no class is to the metrics."""
+"""The value of a prediction that names no class."""
 
 
 def label(labels: Sequence[str]) -> Postprocessor:
-    """Returns a postprocessor that keeps targets, and has `NO_LABEL` for what names no class."""
+    """Returns a postprocessor that keeps targets, and returns `NO_LABEL` for unknown classes."""
     return functools.partial(_label, labels=tuple(labels))
 
 
@@ -34,7 +34,7 @@ def _label(
 
 
 def number(text: str, example: Mapping[str, Any] | None = None, is_target: bool = False) -> float:
-    """Returns the number that a text is; -1, which no example has, for one that is none."""
+    """Converts a text to a number; -1, which no example has, if the text is no number."""
     del example, is_target
     try:
         value = float(text)
@@ -46,7 +46,7 @@ def number(text: str, example: Mapping[str, Any] | None = None, is_target: bool 
 def answer_in_group(
     text: str, example: Mapping[str, Any] | None = None, is_target: bool = False
 ) -> dict[str, Any]:
-    """Returns MultiRC's `True` or `False` as `value`; a target's question, too, as `group`."""
+    """Returns MultiRC's `True` or `False` as `value`; for a target also its question as `group`."""
     if not is_target:
         return {"value": _label(text, labels=("False", "True"))}
     assert example is not None
@@ -77,9 +77,9 @@ def names_the_noun(
 ) -> str:
     """Returns `True` if a text names the noun of a WSC example, `False` if it does not.
 
-    Determiners and capitals do not count, and either may say more than the other: "bunny" is "the
-    fluffy bunny", but "Bob" is not "Bob's hat". For a target it is whether the noun of the example
-    is the right one, or `<unk>`.
+    It ignores determiners and capitals. One name may be longer: "bunny" names "the fluffy bunny",
+    but "Bob" does not name "Bob's hat". For a target, returns True if the noun of the example is
+    the right one, or `<unk>`.
     """
     assert example is not None
     if is_target:

@@ -1,4 +1,4 @@
-"""What GLUE and SuperGLUE consist of: forms, postprocessors and metrics of each task.
+"""The tasks of GLUE and SuperGLUE: form, postprocessor and metrics of each.
 
 Names of configurations, fields and classes are those of TensorFlow Datasets; metrics are those
 that the papers report (Wang et al. 2019a, 2019b), as in T5.
@@ -20,14 +20,14 @@ class Benchmark:
     """One task of GLUE or SuperGLUE.
 
     Attributes:
-      config: Its configuration in TensorFlow Datasets, which names the seqio task, too.
-      prefix: The word that T5 begins inputs with.
-      form: The form of its texts, but for the prefix.
-      postprocessor: What a decoded text is to the metrics.
+      config: Its configuration in TensorFlow Datasets; the seqio task has the same name.
+      prefix: The first word of inputs in T5.
+      form: The form of its texts, without the prefix.
+      postprocessor: Converts a decoded text for the metrics.
       scores: The metrics; none if only the organizers have the answers.
       splits: The splits to use; None for all.
-      is_right: Whether a prediction is right, from what the postprocessor made of target and
-        prediction.
+      is_right: Returns True if a prediction is right. It gets the results of the postprocessor
+        for target and prediction.
     """
 
     config: str
@@ -40,7 +40,7 @@ class Benchmark:
 
     @property
     def shown_as(self) -> str:
-        """What values of metrics that are texts begin with."""
+        """The beginning of the names of metrics whose values are texts."""
         return self.config.removesuffix(".fixed")
 
 
@@ -130,7 +130,7 @@ WSC_TRAIN = dataclasses.replace(
 """The examples of WSC that can be trained on."""
 
 WSC_EVAL = dataclasses.replace(_WSC, splits=("validation", "test"))
-"""All examples of WSC, to be judged."""
+"""All examples of WSC, for evaluation."""
 
 SUPER_GLUE_RATES = {
     "wsc_v102_simple_train": 259,

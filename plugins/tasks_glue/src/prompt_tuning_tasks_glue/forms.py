@@ -1,9 +1,9 @@
-"""Text-to-text forms: what TensorFlow Datasets has, as inputs and targets.
+"""Text-to-text forms: convert examples of TensorFlow Datasets to inputs and targets.
 
 The forms are those of T5 (Raffel et al. 2020, appendix D). Each is a callable that takes a dataset
-of examples as TensorFlow Datasets has them and returns one of examples with `inputs`, `targets`
-and what the metrics need besides. Inputs begin with the name of the task, or, as prompt tuning
-uses them, with its first field.
+of examples from TensorFlow Datasets, and returns one of examples with `inputs`, `targets` and the
+fields that the metrics need. In T5, inputs begin with the name of the task; for prompt tuning, they
+begin with the first field.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Form(Protocol):
 
 
 class WithPrefix(Protocol):
-    """A form that is yet to be told what inputs begin with."""
+    """A form that still needs the prefix of inputs."""
 
     def __call__(self, prefix: str | None) -> Form:
         """Returns the form whose inputs begin with `prefix` and a space; None for neither."""
@@ -40,8 +40,8 @@ class Labelled:
     Attributes:
       prefix: What inputs begin with.
       fields: The names of the fields in inputs, in order, and of their keys in the dataset.
-      labels: The names of the classes by number; the number -1 is that of an example whose class
-        is not told, and its target `<unk>`.
+      labels: The names of the classes by number. An example without a known class has the number
+        -1, and the target `<unk>`.
     """
 
     prefix: str | None
@@ -89,8 +89,8 @@ class Similarity:
 class MultiRC:
     """MultiRC: a question, one of its answers and a paragraph to `True` or `False`.
 
-    The paragraph's HTML is taken off. Each example keeps the numbers of its paragraph and question,
-    by which the metrics put the answers to a question together.
+    HTML is removed from the paragraph. Each example keeps the numbers of paragraph and question;
+    the metrics group the answers to a question by them.
 
     Attributes:
       prefix: What inputs begin with.
@@ -118,8 +118,9 @@ class MultiRC:
 class Record:
     """ReCoRD: a query with a gap, entities and a passage to the entity that fills the gap.
 
-    A query with several right answers makes as many examples, one with none, as in the test split,
-    a single one whose target is `<unk>`. Marks of highlights become ends of sentences.
+    A query with three right answers gives three examples. A query without a right answer, as in the
+    test split, gives one example with the target `<unk>`. Marks of highlights become ends of
+    sentences.
 
     Attributes:
       prefix: What inputs begin with.
@@ -159,12 +160,13 @@ class Record:
 class Winograd:
     """WSC: a sentence with a pronoun between asterisks to the noun that it stands for.
 
-    The model names the noun rather than judge the one that the example has, so only examples whose
-    noun is the right one can be trained on; for the others the metric wants a different answer.
+    An example has a noun and the question whether it is right. The model does not judge this noun:
+    it names one. So only examples with a right noun can be trained on. In the rest, an answer
+    counts as right if it differs from the noun.
 
     Attributes:
       prefix: What inputs begin with.
-      only_right: Whether to leave out the examples whose noun is not the right one.
+      only_right: True leaves out the examples whose noun is wrong.
     """
 
     prefix: str | None
@@ -194,7 +196,7 @@ class Winograd:
 def _with_marked_pronoun(example: _Example) -> tf.Tensor:
     words = tf.strings.split(example["text"], sep=" ")
     pronoun, index = example["span2_text"], example["span2_index"]
-    # Some examples miscount by a word, or have punctuation at the pronoun.
+    # In some examples the position is wrong by a word, or the pronoun has punctuation.
     escaped = tf.strings.regex_replace(pronoun, r"(\W)", r"\\\1")
     pattern = tf.strings.join([escaped, r"\W*"])
     found = tf.where(tf.strings.regex_full_match(words, pattern))[:, 0]
@@ -202,8 +204,8 @@ def _with_marked_pronoun(example: _Example) -> tf.Tensor:
     with tf.control_dependencies([at_all]):
         distance = tf.abs(found - tf.cast(index, tf.int64))
     here = found[tf.argmin(distance)]
-    behind = tf.strings.substr(words[here], tf.strings.length(pronoun), -1)
-    marked = tf.stack([tf.strings.join(["*", pronoun, "*"]), behind])
+    rest = tf.strings.substr(words[here], tf.strings.length(pronoun), -1)
+    marked = tf.stack([tf.strings.join(["*", pronoun, "*"]), rest])
     joined = tf.concat([words[:here], marked, words[here + 1 :]], axis=0)
     joined = tf.boolean_mask(joined, tf.strings.length(joined) > 0)
     return tf.strings.reduce_join(joined, separator=" ")

@@ -1,6 +1,6 @@
 """Registers GLUE and SuperGLUE with seqio, for any vocabulary.
 
-For a vocabulary of one's own, in the module that MIXTURE_OR_TASK_MODULE names:
+For your own vocabulary, in the module that MIXTURE_OR_TASK_MODULE names:
 
 ```
 import seqio
@@ -29,19 +29,19 @@ T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 """The vocabulary of T5, the 100 extra ids among its pieces, as T5X's gin files name it."""
 
 MT5_VOCABULARY = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
-"""The vocabulary of mT5, likewise."""
+"""The vocabulary of mT5, as T5X's gin files name it."""
 
 GLUE_VERSIONS = {"v002": "1.0.0", "v200": "2.0.0"}
-"""The versions of GLUE in TensorFlow Datasets, by what they are called in the names of tasks."""
+"""The versions of GLUE in TensorFlow Datasets, by their form in the names of tasks."""
 
 SUPER_GLUE_VERSION = "1.0.2"
-"""That of SuperGLUE, which is called v102 there."""
+"""The version of SuperGLUE, v102 in the names of tasks."""
 
 
 def released_vocabularies() -> dict[str, seqio.Vocabulary]:
-    """Returns the vocabularies of T5, mT5 and ByT5, by what names of their tasks begin with.
+    """Returns the vocabularies of T5, mT5 and ByT5, by the beginning of their tasks' names.
 
-    Their files are read when a task is.
+    seqio reads their files when it reads a task.
     """
     return {
         "": seqio.SentencePieceVocabulary(T5_VOCABULARY),
@@ -113,10 +113,10 @@ class _Variant:
     Attributes:
       vocabulary: Of inputs and targets.
       name_prefix: Begins the names of tasks.
-      has_prefix: Whether inputs begin with T5's name of the task.
-      has_number: Whether inputs begin with an extra id instead, another for each task.
-      shows_examples: Whether examples are among the metrics.
-      numbers: The number of each benchmark's extra id, by what T5 begins inputs with.
+      has_prefix: True if inputs begin with T5's name of the task.
+      has_number: True if inputs begin with an extra id instead, a different one for each task.
+      shows_examples: True if the metrics include examples.
+      numbers: The number of each benchmark's extra id, by T5's name of the task.
     """
 
     vocabulary: seqio.Vocabulary
@@ -157,7 +157,7 @@ class _Variant:
 def _variants(
     vocabulary: seqio.Vocabulary, prefix: str, all_benchmarks: Sequence[Benchmark]
 ) -> Iterator[_Variant]:
-    """Yields those of the reference; T5 has the one with its prefix and without examples."""
+    """Yields the variants of the reference; T5's own has its prefix and no examples."""
     words = sorted({benchmark.prefix for benchmark in all_benchmarks})
     numbers = {word: number for number, word in enumerate(words)}
     for shows in (True, False):

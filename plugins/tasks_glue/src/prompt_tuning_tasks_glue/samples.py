@@ -1,4 +1,4 @@
-"""Examples beside their predictions, as text for TensorBoard: what tasks named `…_examples` add."""
+"""Texts for TensorBoard: examples with their predictions, for the tasks named `…_examples`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from prompt_tuning_tasks_glue.answers import Postprocessor
 from prompt_tuning_tasks_glue.scores import Score
 
 _SHOWN = 8
-"""How many examples are shown, and how many of those that were answered wrong."""
+"""The number of examples shown, and the number of wrongly answered ones."""
 
 
 def with_texts(postprocessor: Postprocessor) -> Postprocessor:
-    """Returns a postprocessor that makes of a prediction a mapping with its texts.
+    """Returns a postprocessor that converts a prediction to a mapping with its texts.
 
-    The mapping has what `postprocessor` returns as `prediction`, and the texts of the prediction,
-    the inputs and the targets as `…_pretokenized`. Targets are what `postprocessor` makes of them.
+    The mapping has the result of `postprocessor` as `prediction`, and the texts of the prediction,
+    the inputs and the targets as `…_pretokenized`. `postprocessor` converts targets as before.
     """
 
     def postprocess(
@@ -38,7 +38,7 @@ def with_texts(postprocessor: Postprocessor) -> Postprocessor:
 
 
 def without_texts(score: Score) -> Score:
-    """Returns a metric of what `with_texts` returns; the texts play no part in it."""
+    """Returns a metric for the results of `with_texts`; it ignores the texts."""
 
     def metric(targets: Sequence[Any], predictions: Sequence[Any]) -> Mapping[str, float]:
         return score(targets, [prediction["prediction"] for prediction in predictions])
@@ -50,13 +50,13 @@ def without_texts(score: Score) -> Score:
 def samples(benchmark: str, is_right: Callable[[Any, Any], bool]) -> Callable[..., Any]:
     """Returns a metric whose values are texts: some examples, and some answered wrong.
 
-    They are the same examples in every evaluation of a split, as far as they are still wrong.
+    Each evaluation of a split shows the same examples, as long as they are still wrong.
 
     Args:
       benchmark: Begins the names of the values, `BENCHMARK samples` and `BENCHMARK negative
         samples`.
-      is_right: Whether a prediction is right, from what the postprocessor made of target and
-        prediction.
+      is_right: Returns True if a prediction is right. It gets the results of the postprocessor
+        for target and prediction.
     """
 
     def examples(

@@ -33,9 +33,9 @@ def mean_f1(classes: Sequence[str]) -> Score:
 
 
 def f1(negative: str, positive: str) -> Score:
-    """Returns the metric `f1`: that of the positive of two classes.
+    """Returns the metric `f1` of two classes, the F1 of the positive one.
 
-    A prediction that is neither counts as the class that the target is not.
+    A prediction that is neither class counts as wrong.
     """
     opposite = {negative: positive, positive: negative}
 
@@ -52,7 +52,7 @@ def f1(negative: str, positive: str) -> Score:
 def matthews_corrcoef(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Returns Matthews' correlation of classes; predictions of no class are a class of their own.
 
-    Where it is undefined, as it is while all predictions are the same, it is 0.
+    It is 0 where it is undefined, for example if all predictions are the same.
     """
     value = sklearn.metrics.matthews_corrcoef(list(targets), list(predictions))
     return {"matthews_corrcoef": 100 * float(value)}
@@ -77,13 +77,13 @@ def _correlation(
 
 
 def f1_of_values(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Returns the metric `f1` of MultiRC: of all answers to all questions together."""
+    """Returns the metric `f1` of MultiRC, over all answers to all questions."""
     function = f1("False", "True")
     return dict(function([t["value"] for t in targets], [p["value"] for p in predictions]))
 
 
 def exact_match_of_groups(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Returns the share of MultiRC's questions of which every answer is judged as it should be."""
+    """Returns the share of MultiRC's questions for which every answer is judged correctly."""
     right: dict[Any, bool] = {}
     for target, prediction in zip(targets, predictions, strict=True):
         equal = target["value"] == prediction["value"]
@@ -108,5 +108,5 @@ def best_of_answers(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[
 
 
 def is_an_answer(answers: Sequence[str], text: str) -> bool:
-    """Returns whether a text is one of the answers, compared as SQuAD's are."""
+    """Returns True if a text is one of the answers, compared as in SQuAD."""
     return any(metrics.answer_words(answer) == metrics.answer_words(text) for answer in answers)

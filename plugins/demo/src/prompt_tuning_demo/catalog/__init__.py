@@ -1,4 +1,4 @@
-"""A catalog of the prompts that were trained for the demo's model, here as `MODEL/TASK.npy`."""
+"""A catalog of the prompts trained for the demo's model; files are `MODEL/TASK.npy` here."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def checkpoint_path() -> str:
 
 
 def checkpoint_sha256() -> str:
-    """Returns the SHA-256 of that file, which says which base a measurement was made with."""
+    """Returns the SHA-256 of that file, which identifies the base of a measurement."""
     return hashlib.sha256(Path(checkpoint_path()).read_bytes()).hexdigest()
 
 
