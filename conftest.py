@@ -1,4 +1,4 @@
-"""What holds for the tests of the core and of every plugin."""
+"""Settings for the tests of the core and of every plugin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import hypothesis
 
 pytest_plugins = ["prompt_tuning_testing.pytest_plugin"]
 
-# The processes of a test session share what they compile, and leave nothing in anybody's home.
+# The processes of a test session share compiled programs, outside of the user's home.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, _compiled, ignore_errors=True)

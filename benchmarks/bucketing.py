@@ -43,7 +43,7 @@ WINDOW = 64
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is trained, and how many times the examples a second issue 12 asks for."""
+    """The task and model of a measurement, and the speed-up that it must reach."""
 
     input_length: int
     prompt_length: int
@@ -144,7 +144,7 @@ def _speed(blocks: list[list[float]], batch: int) -> dict[str, Any]:
 
 
 def _ratio(seconds: dict[str, list[list[float]]]) -> dict[str, float]:
-    """How many times faster bucketed batches are: a whole window of them, and by the block."""
+    """Returns the speed-up by bucketed batches, for a whole window and for each block."""
 
     def each(blocks: list[list[float]]) -> list[float]:
         return [statistics.mean(block) for block in blocks]

@@ -1,11 +1,11 @@
-"""What reading rows of an XXL embedding table from a T5X checkpoint takes.
+"""Measures time and memory of reading rows of an XXL embedding table from a T5X checkpoint.
 
 Writes a table of T5 XXL's shape, 32128 x 4096 float32, 526 MB, as T5X writes it: gzip chunks of at
 most 64 MiB, in a temporary folder. Two shapes of chunks: T5X's choice for the whole table, and
 what it chooses where the width is partitioned eight ways. In a new process for each measurement:
 
 - "rows": 100 rows from all over the table, by the plugin `format_t5x`;
-- "population": 100 rows of the first 5000, likewise;
+- "population": 100 rows of the first 5000, by the same plugin;
 - "whole table": the table read whole, then 100 rows of it.
 
 Reported are the growth of anonymous memory at its peak (Linux only, as in embedding_rows.py), in

@@ -3,8 +3,8 @@
 By default at the shape of T5 1.1 small with a prompt of 100, 128 input tokens and 32 generated
 tokens, float32, batches of 8 and 32. Each process generates 32 tokens, and only one, in turn: the
 whole call counts the encoder, and the difference between the two is what the decoder alone takes
-for the other 31. Nothing ends a sequence early: for ours there is no EOS, a peer is told to make as
-many; tokens are counted in what was returned.
+for the other 31. Nothing ends a sequence early: for ours there is no EOS, a peer gets the same
+number as its minimum. The benchmark counts the tokens of the results.
 
     python benchmarks/decoding.py                        # ours alone
     python benchmarks/decoding.py --peer 'peft-env/bin/python benchmarks/peft_decoding.py'
@@ -33,7 +33,7 @@ import shapes
 
 
 def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what ours and the peer are told of the texts."""
+    """Adds the flags that describe the texts, for ours and the peer."""
     parser.add_argument("--batches", default="8,32", help="batch sizes, joined by commas")
     parser.add_argument("--input-length", type=int, default=128)
     parser.add_argument("--generated", type=int, default=32, help="tokens of each sequence")

@@ -1,4 +1,4 @@
-"""What initializing a prompt from an XXL embedding table takes in memory.
+"""Measures the memory of initializing a prompt from an XXL embedding table.
 
 Makes a table of T5 XXL's shape, 32128 x 4096 float32, 526 MB, in a temporary folder, and in a new
 process for each measurement makes a prompt of length 100 from it:

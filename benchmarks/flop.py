@@ -1,4 +1,4 @@
-"""How many floating point operations a step needs, and how many a second the device can do."""
+"""Counts the floating point operations of a step, and measures the speed of the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Product:
 
     @property
     def flop(self) -> int:
-        """Of all of them; a multiplication and an addition are two."""
+        """Operations of all products; a multiplication and an addition are two."""
         return 2 * self.m * self.k * self.n * self.batch * self.count
 
 
@@ -30,10 +30,10 @@ def products(
 ) -> list[Product]:
     """Lists the matrix products of one step that trains the prompt only.
 
-    These are those that the mathematics asks for, whoever computes them: forward, every product
-    once; backward, once more for the gradient of the activations, and of the two products of
-    attention for both operands. Frozen weights have no gradient, looked up embeddings need no
-    product.
+    The list follows from the mathematics and holds for every implementation. Forward: every
+    product once. Backward: once more for the gradient of the activations, and twice for the two
+    products of attention, which have two such operands. Frozen weights have no gradient, and
+    looking up embeddings needs no product.
     """
     width, inner, layers = size.emb_dim, size.num_heads * HEAD_DIM, size.num_layers
     encoder, decoder = input_length + prompt_length, target_length

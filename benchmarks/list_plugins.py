@@ -1,4 +1,4 @@
-"""How long `list-plugins` and `--help` take, against what any listing of entry points must.
+"""Measures the time of `list-plugins` and `--help`, against a bare listing of entry points.
 
 Runs whole processes, ours and a bare `importlib_metadata.entry_points(group=…)`, one after the
 other, so that all meet the same load of the machine; the last, `pass`, is what Python alone costs.

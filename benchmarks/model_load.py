@@ -1,4 +1,4 @@
-"""How long the embedded engine takes to load a frozen model, by the form in which it is stored.
+"""Measures how fast the embedded engine loads a frozen model, for each form of file.
 
 Writes a model of Flan-T5's shape with random weights, in float32, in a temporary folder: as a
 Hugging Face directory with one file, as one with four shards, and as this project's own file. Each

@@ -1,4 +1,4 @@
-"""What it costs to save a run: how long training waits, how long until it is on disk, how much.
+"""Measures the cost of saving a run: the pause of training, the time to the disk, the size.
 
 A save is the prompt with its provenance, and the training state (the prompt once more, the
 optimizer's state, the position in the data) that Orbax writes in the background. Every other save

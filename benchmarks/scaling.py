@@ -1,4 +1,4 @@
-"""How step time and peak memory grow with the prompt, the input, the batch and the model.
+"""Measures step time and peak memory for sizes of the prompt, the input, the batch and the model.
 
 Around one reference point, T5 1.1 small with a prompt of 100, 128 input tokens and a batch of 8,
 one thing varies at a time. Each point is a process of `train_step.py`, since the peak of memory is
@@ -25,7 +25,7 @@ import shapes
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What is measured."""
+    """The sizes of one measurement."""
 
     size: str
     prompt_length: int

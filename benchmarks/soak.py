@@ -1,4 +1,4 @@
-"""Whether a long run's memory stays flat.
+"""Checks that the memory of a long run does not grow.
 
 Trains a prompt for the demo's model by the ordinary command, with an evaluation and a save every
 few seconds, and reads the resident memory of its process all along. The run is then interrupted as

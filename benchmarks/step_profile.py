@@ -1,4 +1,4 @@
-"""Where the time of a training step goes.
+"""Divides the time of a training step among its parts.
 
 Two answers from one process, at the shape of T5 1.1 small that `train_step.py` measures:
 

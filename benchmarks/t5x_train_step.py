@@ -46,7 +46,7 @@ import processes
 import results
 import shapes
 
-# Where a side's gin files are, below gin's search paths, and what it binds besides.
+# The folder of a side's gin files, below gin's search paths, and its additional bindings.
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("prompt_tuning/configs/", {}),
     "one_hot": ("", {"ONE_HOT_EMBEDDING": True}),

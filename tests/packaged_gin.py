@@ -1,4 +1,4 @@
-"""What the packaged gin files say, read without importing what they name."""
+"""Reads the statements of the packaged gin files, without importing the modules they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where combine functions put a prompt, in the embedded input and in its mask alike."""
+"""Combine functions put a prompt at the same place in the embedded input and in its mask."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = [[5, 6, 7, 1], [5, 1, 0, 0]]
             [[5, 6, 7, 1, -1, -2], [5, 1, -1, -2, 0, 0]],
         ),
     ],
-    ids=["prefix", "prefix_after_bos", "suffix", "suffix behind EOS"],
+    ids=["prefix", "prefix_after_bos", "suffix", "suffix after EOS"],
 )
 def test_places(place, expected):
     tokens = jnp.array(TOKENS)
@@ -55,7 +55,7 @@ def test_nothing_is_lost_and_order_is_kept(lengths, prompt_length, name):
     for row, length in enumerate(lengths):
         assert [t for t in both[row] if t > 0] == list(range(1, length + 1))
         assert [t for t in both[row] if t < 0] == list(-np.arange(1, prompt_length + 1))
-    # Nothing real behind padding, except what prefixes put before it.
+    # No real position is lost, and none becomes real.
     np.testing.assert_array_equal((both != 0).sum(1), np.array(lengths) + prompt_length)
 
 

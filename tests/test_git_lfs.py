@@ -1,4 +1,4 @@
-"""A file that a clone left as a pointer of Git LFS is named as one, whoever reads it."""
+"""Every reader names a pointer of Git LFS that a clone left in place of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the repository promises of itself: the locks, the names, the Python it picks."""
+"""Promises of the repository: its locks, its names, the Python that it picks."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ USER_DEFINED, BYTE = 4, 6  # Kinds of pieces.
 
 @pytest.fixture(scope="module")
 def saved():
-    """What Transformers saved of the demo's vocabulary."""
+    """The demo's vocabulary as Transformers saved it."""
     return lzma.decompress((GOLDEN / "transformers_tokenizer.json.xz").read_bytes()).decode()
 
 

@@ -1,4 +1,4 @@
-"""What MIXTURE_OR_TASK_MODULE names: a plugin of kind tasks, or a module."""
+"""MIXTURE_OR_TASK_MODULE names a plugin of kind tasks, or a module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ for name in sys.argv[1:]:
 print(json.dumps(results))
 """
 
-# By name: the tasks that it registers, or what is said of it.
+# By name: the tasks that it registers, or the error.
 EXPECTED = {
     "parcels": ["parcel"],  # a plugin
     "strange_parcels.more": ["more"],  # a module

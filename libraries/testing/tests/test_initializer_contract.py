@@ -27,7 +27,7 @@ CLAUSES = [
     "no_side_effects",
     "bounded_memory",
 ]
-FEW_SHAPES = st.sampled_from([(2, 3), (4, 5)])  # JAX compiles anew for each.
+FEW_SHAPES = st.sampled_from([(2, 3), (4, 5)])  # JAX compiles for each.
 FIRST_PARTY = {
     f"prompt-tuning-init-{name}" for name in ("random", "vocab", "labels", "string", "file")
 }

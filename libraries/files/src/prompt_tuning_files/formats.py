@@ -35,7 +35,7 @@ class Variable:
 
 
 class ModelFile(Protocol):
-    """A model on disk: its index has been read, its variables have not."""
+    """A model on disk; making one reads its index, but none of its variables."""
 
     @property
     def variables(self) -> Mapping[str, Variable]:

@@ -66,7 +66,7 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
     except Exception as error:  # Any error of the parser means a bad header.
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{name}: not a readable .npy file ({cause}); write it anew with np.save"
+            f"{name}: not a readable .npy file ({cause}); write it again with np.save"
         ) from error
     if dtype.hasobject:
         raise InputError(f"{name}: {_PICKLE_REFUSED}")

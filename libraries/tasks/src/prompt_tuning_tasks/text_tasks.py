@@ -244,8 +244,8 @@ def _rows(sources: Sources, place: str) -> Iterator[tuple[str, Row]]:
         if reader is None:
             known = ", ".join(_READERS)
             raise InputError(
-                f"{place}: {path} has none of the endings {known}, with or without "
-                f"{', '.join(_COMPRESSED)} behind"
+                f"{place}: {path} has none of the endings {known}, alone or followed by "
+                f"one of {', '.join(_COMPRESSED)}"
             )
         yield from reader(path)
     elif isinstance(sources, Sequence):
