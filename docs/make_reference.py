@@ -9,7 +9,7 @@ import importlib
 import inspect
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -71,7 +71,7 @@ MODULES = {
     ],
 }  # fmt: skip
 
-# These import T5X or Flaxformer, which are not where this runs: what they are, without members.
+# These import T5X or Flaxformer, which are not installed here: one line a member, from the source.
 NEED_T5X = {
     "core": ["prompt_tuning_core.integrations.flaxformer.layers"],
     "engine-t5x": [
@@ -127,17 +127,30 @@ def _named_only(name: str) -> str:
     package, _, module = name.rpartition(".")
     file = gin_config.find_module(package) / f"{module}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    members = "".join(
-        f"- `{node.name}`: {(ast.get_docstring(node) or '').splitlines()[0]}\n"
-        for node in tree.body
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")
-    )
+    members = "".join(f"- {line}\n" for line in _named(tree.body))
     return f"## {name}\n\n{ast.get_docstring(tree)}\n\n{members}"
+
+
+def _named(body: Iterable[ast.stmt], prefix: str = "") -> Iterator[str]:
+    """Yields a line for each public class, function, property and constant with a docstring.
+
+    For example, `` `PromptEncoder.__call__`: Encodes. `` for a method.
+    """
+    for name, text in _constants(body).items():
+        yield f"`{prefix}{name}`: {text.splitlines()[0]}"
+    for node in body:
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            continue
+        text = ast.get_docstring(node)
+        if text and (not node.name.startswith("_") or node.name == "__call__"):
+            yield f"`{prefix}{node.name}`: {text.splitlines()[0]}"
+            if isinstance(node, ast.ClassDef):
+                yield from _named(node.body, f"{node.name}.")
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
     names = getattr(module, "__all__", None)
-    constants = _constants(module)
+    constants = _constants(ast.parse(inspect.getsource(module)).body)
     for name, value in vars(module).items():
         if names is None:
             own = getattr(value, "__module__", 0) == module.__name__ or name in constants
@@ -154,15 +167,14 @@ class _Constant(NamedTuple):
     text: str
 
 
-def _constants(module: ModuleType) -> dict[str, str]:
-    """Maps the documented constants of a module to their texts, which Python does not keep."""
-    body = ast.parse(inspect.getsource(module)).body
+def _constants(body: Iterable[ast.stmt]) -> dict[str, str]:
+    """Maps documented constants and aliases to their texts, which Python does not keep."""
     found = {}
     for node, following in itertools.pairwise([*body, ast.Pass()]):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         text = getattr(following, "value", None) if isinstance(following, ast.Expr) else None
         for target in targets:
-            named = isinstance(target, ast.Name) and target.id.isupper()
+            named = isinstance(target, ast.Name) and not target.id.startswith("_")
             if named and isinstance(text, ast.Constant):
                 found[target.id] = inspect.cleandoc(str(text.value))
     return found
