@@ -1,4 +1,4 @@
-"""Combine functions: where a prompt stands within a sequence (`protocols.Combine`)."""
+"""Combine functions: they place a prompt in a sequence (`protocols.Combine`)."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def prefix_after_bos(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.
 def suffix(
     prompt: jax.Array, x: jax.Array, tokens: jax.Array, before_eos: bool = True
 ) -> jax.Array:
-    """Puts the prompt behind the last real token of each example, before its padding.
+    """Puts the prompt after the last real token of each example, before its padding.
 
     Args:
       prompt: `[B, P, …]`.
       x: `[B, T, …]`.
       tokens: `[B, T]` input ids; an example's length is its number of non-zero ids.
-      before_eos: Whether the example's last token, EOS, stays behind the prompt.
+      before_eos: True keeps the example's last token, EOS, after the prompt.
 
     Returns:
       `[B, T + P, …]`.

@@ -1,4 +1,4 @@
-"""What goes wrong, as exceptions whose message is one line for a person.
+"""Exceptions whose message is one line for the user.
 
 The command line prints the message of a `PromptTuningError` and exits with 2; any other exception
 is a defect and keeps its traceback. A message names the thing, what was found, what was expected
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class PromptTuningError(Exception):
-    """Something a person gave, or has installed, cannot be used."""
+    """Input of the user, or an installed plugin, cannot be used."""
 
 
 class InputError(PromptTuningError, ValueError):
@@ -37,8 +37,8 @@ class PluginBlockedError(PluginError):
 class PluginLoadError(PluginError, ImportError):
     """The plugin is installed and fails to import, or is not what its kind requires.
 
-    An `ImportError` and never an `AttributeError`: gin looks plugins up with `getattr` and a
-    default, which loses the latter.
+    It is an `ImportError` and never an `AttributeError`: gin looks plugins up with `getattr` and a
+    default, which hides an `AttributeError`.
     """
 
 
@@ -47,19 +47,19 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
     Args:
       name: The name that was not found.
-      candidates: The names there are.
+      candidates: The known names.
 
     Returns:
-      `"; did you mean 'x' or 'y'?"` where some are close, `"; known: a, b"` where none is, and
-      `""` where there are no candidates.
+      `"; did you mean 'x' or 'y'?"` if some names are close, `"; known: a, b"` if none is close,
+      and `""` without candidates.
     """
     known = sorted(set(candidates))
     return close(name, known) or ("; known: " + ", ".join(known) if known else "")
 
 
 def close(name: str, candidates: Iterable[str]) -> str:
-    """Returns what `nearest` does, and `""` where none is close: for names too many for a line."""
-    # Imported here: difflib costs milliseconds, which the listing of plugins need not spend.
+    """Works as `nearest`, but returns `""` if no name is close: for lists too long for a line."""
+    # Imported here: difflib takes milliseconds, and the list of plugins does not need it.
     import difflib
 
     matches = difflib.get_close_matches(name, sorted(set(candidates)), n=3, cutoff=0.6)

@@ -1,9 +1,9 @@
 """Reads gin files and bindings for our commands, and finds the files.
 
-gin itself does the parsing. Around it, this module finds files in the folders that distributions
-carry, registers the plugins that the files and bindings name (so that `@init_mine()` and
-`--gin.plugins.init_mine.scale=5` work without any import), and turns gin's messages into one line
-with file and line number.
+gin itself parses. This module does three more things. It finds files in the folders that
+distributions carry. It registers the plugins that files and bindings name, so that `@init_mine()`
+and `--gin.plugins.init_mine.scale=5` work without an import. And it turns gin's messages into one
+line with file and line number.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _NAMESPACE = "prompt_tuning_core.plugins"
 
 @dataclasses.dataclass(frozen=True)
 class ParsedConfig:
-    """What `parse` read.
+    """The result of `parse`.
 
     Attributes:
       files: The files of `--gin_file`, as found.
       plugins: The plugins that files and bindings name, hooks included.
       hooks: The hooks plugins to run: gin's `HOOKS`, then `--hooks`, each once.
-      notes: What `fill` has to tell the person, a line each.
+      notes: Messages of `fill` for the user, one line each.
     """
 
     files: tuple[Path, ...]
@@ -60,7 +60,7 @@ class Macros(NamedTuple):
 
     Attributes:
       known: The value of each macro that has one; references and other macros are no plain values.
-      given: Those of `known` that the person bound, on the command line or in files of their own.
+      given: Those of `known` that the user bound, on the command line or in their own files.
       used: The macros that a value refers to.
     """
 
@@ -70,12 +70,12 @@ class Macros(NamedTuple):
 
 
 class FilledMacros(NamedTuple):
-    """What a `FillMacros` returns.
+    """The result of a `FillMacros`.
 
     Attributes:
       values: Values of macros by name.
-      origin: What messages call the place that the values come from.
-      notes: What to tell the person, a line each.
+      origin: The source of the values, for messages.
+      notes: Messages for the user, one line each.
     """
 
     values: Mapping[str, Any] = {}
@@ -84,19 +84,19 @@ class FilledMacros(NamedTuple):
 
 
 FillMacros = Callable[[Macros], FilledMacros]
-"""Gives values to macros that the person left out."""
+"""Gives values to macros that the user left out."""
 
 CheckMacro = Callable[[str, Any], None]
 """Takes a macro and its value; raises `InputError` if the macro may not have it."""
 
 
 class Folder(NamedTuple):
-    """A folder in which gin files are looked for.
+    """A folder of gin files.
 
     Attributes:
       path: The folder.
-      engine: The engine that may read its files, or `SHARED`; None for a folder of the user's.
-      distribution: The distribution that carries it; "" for a folder of the user's.
+      engine: The engine that may read its files, or `SHARED`; None for a user's folder.
+      distribution: The distribution that carries it; "" for a user's folder.
     """
 
     path: Path
@@ -137,7 +137,7 @@ def find_module(name: str) -> Path:
 def packaged_folders() -> tuple[Folder, ...]:
     """Lists the folders of gin files that installed distributions carry (kind `configs`).
 
-    Nothing of a distribution is imported.
+    It imports nothing of a distribution.
 
     Raises:
       PluginLoadError: If one names a package that is not there.
@@ -154,7 +154,7 @@ def packaged_folders() -> tuple[Folder, ...]:
 
 
 def search_paths(engine: str, users: Sequence[str] = ()) -> tuple[Folder, ...]:
-    """Returns the folders in which gin files are looked for, in order.
+    """Returns the folders to search for gin files, in order.
 
     Args:
       engine: The engine of the run.
@@ -174,20 +174,20 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
     """Finds a gin file.
 
     Args:
-      name: A path; if relative, to each of the folders in turn. At last, `package/folder/x.gin` is
-        looked for in an installed package.
-      folders: See `search_paths`. A file of an earlier tier hides those of the later ones.
+      name: A path. A relative path is searched in each folder in turn, and then, as
+        `package/folder/x.gin`, in an installed package.
+      folders: See `search_paths`. A user's file hides an engine's, and that a shared one.
 
     Raises:
-      InputError: If there is no such file, if it is another engine's, or if several distributions
-        carry one for the same engine.
+      InputError: If there is no such file, if it belongs to another engine, or if several
+        distributions carry one for the same engine.
     """
     if Path(name).is_absolute():
         candidates = [Folder(Path(name))]
     else:
         candidates = [folder._replace(path=folder.path / name) for folder in folders]
         folder, _, file = name.rpartition("/")
-        with contextlib.suppress(InputError):  # If it is no package: the message says it all.
+        with contextlib.suppress(InputError):  # It may be no package: the error below is enough.
             candidates.append(Folder(find_module(folder.replace("/", ".")) / file))
     found = [candidate for candidate in candidates if candidate.path.is_file()]
     if not found:
@@ -204,7 +204,7 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
 
 
 def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
-    """Says who has a file that this run cannot find, or else what was tried."""
+    """Names the engine that has a missing file, or else the folders that were searched."""
     others = [f for f in packaged_folders() if (f.path / name).is_file()]
     if others:
         return f"it is the engine {others[0].engine}'s ({others[0].distribution})"
@@ -218,16 +218,16 @@ def parse(
     fill: FillMacros | None = None,
     check: CheckMacro | None = None,
 ) -> ParsedConfig:
-    """Makes files and bindings gin's configuration, in place of the one there was, and locks it.
+    """Replaces gin's configuration by that of files and bindings, and locks it.
 
     Args:
       flags: The files, the bindings, which override the files, and the search paths.
-      engine: The engine's name: its packaged files are read, and other engines' are refused.
-      fill: Called with the macros before gin parses; gives values to those that nobody gave.
-      check: Called with each macro that has a plain value, the one that counts.
+      engine: The engine's name; packaged files of another engine are an error.
+      fill: Called with the macros before gin parses; gives values to missing ones.
+      check: Called with each macro and its last value, if that is a plain one.
 
     Raises:
-      InputError: For a file that is not found, and for what gin refuses in one.
+      InputError: For a file that is not found, and for a file that gin refuses.
       PluginError: For a plugin, named by a file or binding, that cannot be used.
     """
     folders = search_paths(engine, flags.gin_search_paths)
@@ -266,10 +266,10 @@ def operative_config() -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """Says in one line what gin, or a plugin that it called, complained of.
+    """Describes in one line an error of gin, or of a plugin that gin called.
 
     Returns:
-      The line; `None` if the exception is no complaint about the configuration.
+      The line; `None` if the exception is no error about the configuration.
     """
     text = str(error)
     if isinstance(error, RuntimeError):
@@ -319,7 +319,7 @@ class _Macro:
 
 
 class _Recorder(config_parser.ParserDelegate):
-    """Has gin's parser leave references and macros as they are written."""
+    """Makes gin's parser keep references and macros unevaluated."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
         return _Reference(scoped_configurable_name.rpartition("/")[2])
@@ -341,10 +341,10 @@ class _Source:
     """A gin file or one binding, with its statements and the files that it includes.
 
     Attributes:
-      label: How messages name it.
+      label: Its name in messages.
       text: Its text.
-      is_file: Whether lines mean anything to a person.
-      statements: What gin's parser makes of it.
+      is_file: True for a file: messages then name the line.
+      statements: The statements that gin's parser finds.
       included: The included files, by the line of the statement.
     """
 
@@ -363,11 +363,11 @@ class _Source:
 
     @classmethod
     def read(cls, path: Path, folders: Sequence[Folder], chain: tuple[Path, ...]) -> _Source:
-        """Reads a file and what it includes; `chain` are the files that include it."""
+        """Reads a file and the files that it includes; `chain` are the files that include it."""
         if path in chain:
             raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
         try:
-            # utf-8-sig: some editors put a byte order mark in front, which is no part of a name.
+            # utf-8-sig: a byte order mark of some editors is no part of a name.
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
@@ -389,7 +389,7 @@ class _Source:
         return source
 
     def where(self, line: int | None) -> str:
-        """Returns the place of a line, to begin a message with."""
+        """Returns the place of a line, for the beginning of a message."""
         return f"{self.label}:{line}" if self.is_file and line else self.label
 
     def _scan(self) -> None:
@@ -410,7 +410,7 @@ class _Source:
                 yield from self.included[statement.location.line_num].walk()
 
     def given(self) -> Iterator[Any]:
-        """Yields the person's own statements: not a packaged file's, nor those that it includes."""
+        """Yields the user's own statements: not those of packaged files and their includes."""
         if self.is_file and _owner(self.label) is not None:
             return
         for statement in self.statements:
@@ -426,14 +426,14 @@ class _Source:
             yield from included.files()
 
     def plugin_in(self) -> Callable[[str], str | None]:
-        """Returns the function that says which plugin a selector of this source names, if any."""
+        """Returns a function from a selector of this source to the plugin it names, or None."""
         dynamic = False
         namespaces = {"plugins", _NAMESPACE}
         for statement in self.statements:
             if not isinstance(statement, config_parser.ImportStatement):
                 continue
             if statement.module == "__gin__.dynamic_registration":
-                # From here on, only what the file imports has a name.
+                # From here on, only imported names count.
                 dynamic, namespaces = True, set()
             elif dynamic and statement.module == _NAMESPACE:
                 direct = statement.is_from or statement.alias
@@ -449,11 +449,19 @@ class _Source:
         return plugin
 
     def segments(self) -> Iterator[tuple[str, _Source | None]]:
-        """Yields the text in parts that end before an include, with the file included there.
+        """Splits the text at its includes, and yields each part with the file included after it.
 
-        gin would look for included files itself, in its own folders and with its own messages.
-        Each part keeps its line numbers and the imports that came before it, which are all that
-        one statement of a file owes to another.
+        For example, the file
+
+            import my_module        # line 1
+            a.x = 1                 # line 2
+            include 'b.gin'         # line 3
+            c.y = @my_module.f      # line 4
+
+        gives (lines 1 and 2, the source of b.gin) and (line 1, two blank lines and line 4, None).
+        The second part repeats the import, which line 4 needs, and blank lines stand for lines 2
+        and 3, so that gin counts line 4 as line 4. gin gets no include: it would search its own
+        folders, and log its own messages.
         """
         starts = sorted({statement.location.line_num for statement in self.statements})
         lines = self.text.splitlines(keepends=True)
@@ -479,7 +487,8 @@ class _Source:
 def _bare_names() -> set[str]:
     """Returns the plugins that static files may name without `plugins.`.
 
-    Not those whose name is something else's in gin already, such as an engine's own configurable.
+    These are all plugins in gin, except those whose name gin already knows for another object, such
+    as a configurable of an engine.
     """
     return {
         name
@@ -499,7 +508,7 @@ def _is_registered(selector: str) -> bool:
 def _load_plugins(
     sources: Sequence[_Source], hooks_flag: Sequence[str]
 ) -> tuple[tuple[str, ...], list[registry.Plugin]]:
-    """Loads the plugins that sources name, so that a bad one is reported with its place."""
+    """Loads the plugins that sources name; an error names file and line."""
     plugins: dict[str, registry.Plugin] = {}
     installed = registry.process_registry()
     hooks: list[tuple[str, str]] = []
@@ -519,7 +528,7 @@ def _load_plugins(
                 hooks = [(name, where) for name in _hook_names(statement.value, where)]
     hooks += [(name, "--hooks") for name in hooks_flag]
     for name, where in hooks:
-        # Before gin parses and locks, so that a hooks plugin can have parameters in gin.
+        # Load hooks before gin parses and locks, so that files can set their parameters.
         with _at(where):
             installed.load("hooks", name)
             plugins[name] = installed.find("hooks", name)
@@ -560,14 +569,14 @@ def _parts(value: object) -> Iterator[object]:
 
 
 def _macro_name(statement: Any) -> str | None:
-    """Returns the macro that a statement gives a value, if it is such a statement."""
+    """Returns the macro that a statement sets, or None."""
     if not isinstance(statement, config_parser.BindingStatement) or statement.arg_name:
         return None
     return f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
 
 
 def _owner(file: str) -> Folder | None:
-    """Returns the packaged folder that a gin file is in, whatever path it was named by."""
+    """Returns the packaged folder that contains a gin file, for any path to the file."""
     path = Path(file).resolve()
     folders = (f for f in packaged_folders() if path.is_relative_to(f.path.resolve()))
     return next(folders, None)
@@ -586,7 +595,7 @@ def _refuse_files_of_others(sources: Sequence[_Source], engine: str) -> None:
 
 
 def _refuse_forgotten_prompt(sources: Sequence[_Source]) -> None:
-    """Refuses a PROMPT that a later models file, whose PROMPT is None, would forget."""
+    """Refuses a PROMPT before a models file: that file sets PROMPT to None."""
     named = None
     for source in sources:
         for origin, statement in source.walk():
@@ -601,7 +610,7 @@ def _refuse_forgotten_prompt(sources: Sequence[_Source]) -> None:
 
 
 def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source], list[str]]:
-    """Returns the bindings that `fill` makes, as sources, and what to tell the person."""
+    """Returns the bindings of `fill` as sources, and its messages for the user."""
     filled = fill(
         Macros(
             known=_macros(statement for source in sources for _, statement in source.walk()),
@@ -617,7 +626,7 @@ def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source]
 
 
 def _check_macros(sources: Sequence[_Source], check: CheckMacro) -> None:
-    """Checks the last value of each macro, and puts its place before what `check` raises."""
+    """Checks the last value of each macro; an error of `check` gets the place in front."""
     last = {
         name: (origin.where(statement.location.line_num), statement.value)
         for source in sources
@@ -625,7 +634,7 @@ def _check_macros(sources: Sequence[_Source], check: CheckMacro) -> None:
         if (name := _macro_name(statement)) is not None
     }
     for name, (where, value) in last.items():
-        # gin knows the value of a reference or of another macro only when it is used.
+        # A reference or another macro: gin knows the value only at its use.
         if not any(isinstance(part, (_Macro, _Reference)) for part in _parts(value)):
             try:
                 check(name, value)
@@ -655,7 +664,7 @@ def _used(sources: Sequence[_Source]) -> set[str]:
 
 
 def _refuse_unused_macros(bindings: Sequence[_Source], sources: Sequence[_Source]) -> None:
-    """Refuses a macro of the command line that nothing reads: it would do nothing, unsaid."""
+    """Refuses a macro of the command line that no file uses: it would have no effect."""
     used = {"HOOKS"} | _used(sources)
     for binding in bindings:
         for _, statement in binding.walk():
@@ -670,15 +679,15 @@ def _hook_names(value: object, where: str) -> Sequence[str]:
     if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
         return value
     if isinstance(value, (_Macro, _Reference)):
-        return ()  # Known only when gin has evaluated it; the engine loads it then.
+        return ()  # gin evaluates it later, and the engine loads the plugins then.
     raise InputError(f"{where}: HOOKS is {value!r}, and should be a list: HOOKS = ['name', …]")
 
 
 def _register(names: Iterator[str]) -> None:
-    """Registers plugins with gin, as a file with dynamic registration would.
+    """Registers plugins with gin, in the way of a file with dynamic registration.
 
-    Registered in that way, and not as external configurables, a plugin has one selector that
-    `init_mine` and `plugins.init_mine` both match, and an operative config can import it.
+    A plugin then has one selector: `init_mine` and `plugins.init_mine` both match it, and an
+    operative config can import it. An external configurable would not have that.
     """
     gin.clear_config()  # It may be locked.
     for name in names:
@@ -690,7 +699,7 @@ def _register(names: Iterator[str]) -> None:
             )
             try:
                 gin.parse_config(snippet)
-            except Exception as error:  # gin wraps what a signature it cannot use raises.
+            except Exception as error:  # gin wraps the error of a signature that it cannot read.
                 plugin = registry.process_registry().find_in_gin(name)
                 raise InputError(
                     f"{plugin} cannot be registered with gin: {_first_part(error)}"
@@ -701,19 +710,19 @@ def _parse_source(source: _Source) -> None:
     for text, included in source.segments():
         try:
             gin.parse_config(_NamedText(text, source.label))
-        except Exception as error:  # What an imported module raises included.
+        except Exception as error:  # An imported module may raise anything.
             raise _as_input_error(error, source) from error
         if included is not None:
             _parse_source(included)
 
 
 def _first_part(error: BaseException) -> str:
-    """Returns a message of gin's on one line, without the place that gin appends."""
+    """Returns a message of gin on one line, without the place that gin appends."""
     return " ".join(str(error).split("\n  In ")[0].split())
 
 
 def _as_input_error(error: Exception, source: _Source) -> InputError:
-    """Turns what gin raised while it read `source` into one line."""
+    """Converts an error of gin about `source` to an error of one line."""
     if isinstance(error, SyntaxError):
         line: int | None = error.lineno
         message = str(error.msg)
@@ -760,12 +769,12 @@ def _nearest_parameter(selector: str, parameter: str) -> str:
     try:
         configurable = gin.get_configurable(selector)
     except (ValueError, KeyError):
-        # Known by that name only within the file that imports it: `p.init_mine`.
+        # Only the file that imports it knows this name, such as `p.init_mine`.
         try:
             configurable = registry.process_registry().load_in_gin(selector.rpartition(".")[2])
         except PluginError:
             return ""
-    # gin's version of a class has a metaclass whose signature says nothing.
+    # gin wraps a class in a metaclass with a useless signature.
     function = (
         configurable.__init__  # type: ignore[misc]  # Only its signature is read.
         if isinstance(configurable, type)
@@ -779,7 +788,7 @@ def _nearest_parameter(selector: str, parameter: str) -> str:
 
 
 def _refuse_unfinished(error: ValueError, sources: Sequence[_Source]) -> NoReturn:
-    """Raises the error of a configuration that is complete and not sound, with its place."""
+    """Raises an error of gin about the whole configuration, with its place."""
     match = re.match(r"No bindings specified for '(.*)/gin\.macro'", str(error))
     if match:
         statements = [pair for source in sources for pair in source.walk()]

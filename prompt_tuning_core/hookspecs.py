@@ -1,4 +1,4 @@
-"""What a hooks plugin can be told of while an engine runs, as pluggy specifications.
+"""The events of a run that hooks plugins get, as pluggy specifications.
 
 A hooks plugin is a module (or an object) with functions marked by `hookimpl`, named by an entry
 point of the group `prompt_tuning.hooks`:
@@ -9,9 +9,8 @@ point of the group `prompt_tuning.hooks`:
     def step_logged(step, metrics):
         ...
 
-It runs only in a run that asks for it, by `HOOKS = ['its_name']` in gin or by `--hooks`. An
-implementation may leave out arguments that it does not use; what it returns is ignored, and what
-it raises stops the run.
+A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. An implementation may
+leave out arguments that it does not use. Its result is ignored; an exception stops the run.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ def prompt_initialized(prompt: np.ndarray, provenance: Mapping[str, Any]) -> Non
 
     Args:
       prompt: `[P, H]` float32, the prompt as initialized.
-      provenance: What will be written beside the prompt, as far as it is known by now.
+      provenance: The provenance to write with the prompt, as far as it is known now.
     """
 
 
 @hookspec
 def step_logged(step: int, metrics: Mapping[str, float]) -> None:
-    """Called whenever the engine logs training metrics, which need not be at every step.
+    """Called whenever the engine logs training metrics, possibly not at every step.
 
     Args:
       step: The number of steps taken, counted as in file names.
@@ -56,8 +55,8 @@ def evaluated(step: int, metrics: Mapping[str, float]) -> None:
     """Called after each evaluation, during training and in `prompt-tuning eval`.
 
     Args:
-      step: The step of the prompt that was evaluated: in `eval` by its provenance or its name,
-        `prompt_STEP.npy`; the frozen model's step where neither says.
+      step: The step of the evaluated prompt. In `eval` it comes from the provenance or the name,
+        `prompt_STEP.npy`; if neither has it, it is the step of the frozen model.
       metrics: The task's metrics by name.
     """
 
@@ -67,8 +66,8 @@ def prompt_saved(path: str | os.PathLike[str], provenance: Mapping[str, Any]) ->
     """Called after a prompt file and its provenance are complete on disk.
 
     Args:
-      path: The prompt's `.npy` file; the provenance lies beside it as `.json`.
-      provenance: What that file says.
+      path: The prompt's `.npy` file; the provenance is in the `.json` file of the same name.
+      provenance: The content of that file.
     """
 
 
@@ -77,5 +76,5 @@ def run_finished(run: object) -> None:
     """Called once, after the last save and evaluation of a run that did not fail.
 
     Args:
-      run: The engine's own description of the run; an engine documents what it holds.
+      run: The engine's own description of the run; see the engine's documentation.
     """

@@ -1,4 +1,4 @@
-"""The kinds of plugins: the entry-point group of each, its names, and what it must be.
+"""The kinds of plugins: the entry-point group, the names and the requirements of each.
 
 A new kind is one more row of `KINDS`; nothing else in the core lists them.
 """
@@ -20,16 +20,16 @@ class Kind(NamedTuple):
     """A kind of plugin.
 
     Attributes:
-      name: The kind's name, as messages and `list-plugins` have it.
+      name: The kind's name, for messages and `list-plugins`.
       group: The entry-point group that declares a plugin of this kind.
-      usage: How a person uses a plugin; `{name}` stands for its name, `{words}` for the name with
-        a blank in place of the dot.
-      complaint: Says what a loaded object lacks to be of this kind, in words that follow "the
+      usage: The text that a user types to use a plugin; `{name}` stands for its name, `{words}` for
+        the name with a blank in place of the dot.
+      complaint: Describes what a loaded object lacks for this kind, in words that follow "the
         plugin"; `None` if it lacks nothing.
-      in_gin: Whether `prompt_tuning_core.plugins` offers it to gin files.
-      names: What a name must match.
-      unique: Where a name stands for one plugin: among all kinds whose names share gin's one
-        namespace, within the kind, or nowhere, where several plugins may have it.
+      in_gin: True if `prompt_tuning_core.plugins` offers it to gin files.
+      names: The pattern of valid names.
+      unique: The range in which a name belongs to one plugin only: all kinds in gin's one
+        namespace, this kind, or "no" if several plugins may have one name.
     """
 
     name: str
@@ -54,7 +54,7 @@ def _no_engine(loaded: object) -> str | None:
 
 
 def _no_hooks(loaded: object) -> str | None:
-    # pluggy would call a class's functions without an instance. It checks the hooks themselves.
+    # For a class, pluggy would call functions without an instance. pluggy checks the hooks.
     if isinstance(loaded, type):
         return "names a class, and hooks are a module or an instance"
     return None
@@ -112,7 +112,7 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, unique="gin"),
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, unique="gin"),
-        # The name is the engine's that may read the files, or `SHARED`.
+        # The name is that of the engine that may read the files, or `SHARED`.
         Kind(
             "configs", "prompt_tuning.configs", "--gin_file", _no_package,
             unique="no",

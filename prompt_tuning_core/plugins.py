@@ -5,13 +5,13 @@
 
     PROMPT_INIT = @plugins.init_mine()
 
-An attribute is imported when it is named (PEP 562), and only that one. `dir(plugins)` lists this
-module's own names, because whoever walks a module's attributes (reference generators,
-`inspect.getmembers`) would import every plugin; `repr(plugins)` and `prompt-tuning list-plugins`
-list the installed ones.
+Using an attribute imports that plugin (PEP 562), and no other. `dir(plugins)` lists only this
+module's own names: tools that read every attribute of a module (`inspect.getmembers`, reference
+generators) would import every plugin. `repr(plugins)` and `prompt-tuning list-plugins` list the
+installed ones.
 """
 
-# Every name here is private: a public one would hide the plugin of that name.
+# Every name here is private: a public name would hide a plugin of the same name.
 
 # gin's reader of files in packages uses this submodule without importing it.
 import importlib.util as _importlib_util  # noqa: F401
@@ -32,7 +32,7 @@ class _Plugins(_types.ModuleType):
                 raise AttributeError(f"{self!r}: {error}", name=name, obj=self) from error
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
-    # gin prints the module, and nothing else of ours, when it does not find a name in it.
+    # If gin does not find a name, its message shows only the `repr` of the module.
     def __repr__(self) -> str:
         from prompt_tuning_core import registry
 

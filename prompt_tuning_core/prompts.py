@@ -1,7 +1,7 @@
 """The base class of prompt modules and its intervention points.
 
-A prompt module intervenes in a frozen model at named points. Here each point leaves the model as it
-is; a variant overrides those it needs. Engines call the points and know nothing else of variants.
+A prompt module intervenes in a frozen model at named points. In the base class, no point changes
+the model; a variant overrides the points that it needs. Engines only call the points.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ INTERVENTION_POINTS = ("input", "layer", "keys_values", "activations")
 
 
 class PromptModule(nn.Module):
-    """Leaves a model as it is; the base of every prompt variant.
+    """The base of every prompt variant; it does not change the model.
 
     The shapes below use B for the batch, T for the length of the input tokens, H for the width of
     the model and S for the length of the sequence inside the model.
 
     Attributes:
-      length: How many positions the module adds to the sequence, P; where examples get prompts of
-        different lengths, the largest (`input_mask` tells which positions are real).
+      length: P, the number of positions that the module adds to the sequence. If examples get
+        prompts of different lengths, P is the largest (`input_mask` marks the real positions).
       prompt_init: Makes the prompt's first value.
       side: The stack that the module intervenes in: "encoder" or "decoder".
     """
@@ -52,7 +52,7 @@ class PromptModule(nn.Module):
         return embedded
 
     def input_mask(self, tokens: jax.Array) -> jax.Array:
-        """Tells which positions of what `input` returns are attended to.
+        """Marks the positions of the result of `input` that attention may read.
 
         Engines derive every mask from this: encoder, encoder-decoder and logit masks.
 
@@ -95,19 +95,19 @@ class PromptModule(nn.Module):
         """Returns the prompt, if it is a plain one.
 
         Returns:
-          `[P, H]` float32 if the module does what the plain prompt with it does; None here.
+          `[P, H]` float32 if the module acts as a plain prompt with this matrix; None here.
           A prompt file holds a plain prompt, so a module without a matrix cannot be saved.
         """
         return None
 
     def is_trained(self, path: str) -> bool:
-        """Whether a parameter of this module is trained.
+        """Returns True if a parameter of this module is trained.
 
         Args:
           path: Names from this module to the parameter, joined by "/".
 
         Returns:
-          True here: all that a prompt module adds is trained.
+          True here: all parameters of a prompt module are trained.
         """
         del path
         return True
@@ -123,17 +123,17 @@ def make(
 ) -> PromptModule:
     """Makes the prompt module of a run; in gin, engines take `prompt_factory = @prompts.make`.
 
-    A models file binds `factory`, `length`, `default` and `default_init`, a file of `prompts/` the
-    initializer alone, and `eval` and `infer` bind `saved`. So any initializer goes with any module,
-    whatever the order of the files. Fields that the module's own bindings set stay as they are.
+    A models file binds `factory`, `length`, `default` and `default_init`. A file of `prompts/`
+    binds only the initializer. `eval` and `infer` bind `saved`. So any initializer works with any
+    module, in any order of the files. Fields that the module's own bindings set do not change.
 
     Args:
       factory: Makes the prompt module (PROMPT); None for the default.
-      length: P, for a module whose length nobody has set (PROMPT_LENGTH).
+      length: P, for a module without a length of its own (PROMPT_LENGTH).
       default: Makes the engine's plain prompt module.
-      default_init: Makes the initializer where no other is named; not called otherwise.
+      default_init: Makes the initializer if the files name no other; not called otherwise.
       prompt_init: The initializer.
-      saved: Reads the prompt in PROMPT_FILE. It decides the module: the plain one.
+      saved: Reads the prompt in PROMPT_FILE. The module is then the plain one.
 
     Raises:
       InputError: If `factory` is a module instead of a function that makes one, if there is neither
@@ -148,7 +148,7 @@ def make(
         )
     module = chosen()
     if not isinstance(module, PromptModule):
-        return module  # For `check_supported` to refuse.
+        return module  # `check_supported` refuses it.
     if saved is not None and default is not None and type(module) is not type(default()):
         raise InputError(
             f"PROMPT makes a {type(module).__name__}, and PROMPT_FILE holds a plain prompt; leave "
@@ -166,7 +166,7 @@ def check_is_plain(prompt: PromptModule) -> None:
     """Refuses to train a prompt module that no prompt file can hold.
 
     Raises:
-      InputError: If the module's class does not say its `matrix`.
+      InputError: If the module's class does not define `matrix`.
     """
     if type(prompt).matrix is PromptModule.matrix:
         raise InputError(
@@ -178,8 +178,8 @@ def check_is_plain(prompt: PromptModule) -> None:
 def float32_initializer(initializer: Initializer) -> Initializer:
     """Makes an initializer of the same values in float32, for a parameter of a prompt module.
 
-    A prompt is trained in the dtype of its first value. In bfloat16 a step changes it by 1 part in
-    128 or not at all.
+    A prompt is trained in the dtype of its first value. In bfloat16, a step could not change a
+    value by less than 1 part in 128.
 
     Args:
       initializer: Makes the first value, in any floating dtype.
@@ -219,11 +219,11 @@ def overridden_points(module: PromptModule) -> tuple[str, ...]:
 def check_supported(
     prompt: object, caller: str, side: str = "encoder", points: Collection[str] = ("input",)
 ) -> PromptModule:
-    """Refuses a prompt module that needs what its caller does not do.
+    """Refuses a prompt module that needs something that its caller does not support.
 
     Args:
-      prompt: What a prompt factory, the macro PROMPT, has made.
-      caller: The engine or the module that calls intervention points, as a message names it.
+      prompt: The result of a prompt factory (PROMPT).
+      caller: The engine or the module that calls intervention points, for messages.
       side: The stack that the caller lets prompts intervene in: "encoder" or "decoder".
       points: The intervention points that it calls.
 

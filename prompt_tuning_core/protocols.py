@@ -1,7 +1,7 @@
-"""The protocols that plugins, engines and the core meet at.
+"""The protocols between plugins, engines and the core.
 
-Nothing here is inherited from: a plugin satisfies a protocol by its shape, so that an initializer
-can be published without importing this package.
+A plugin does not inherit from them: an object with the right methods satisfies a protocol. So a
+plugin with an initializer does not have to import this package.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ class Combine(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RunFlags:
-    """What a person wrote after `prompt-tuning train|eval|infer`.
+    """The flags of the user for `prompt-tuning train|eval|infer`.
 
     Attributes:
       gin_files: `--gin_file`, in the order given; later files override earlier ones.
-      gin_bindings: `--gin.NAME=VALUE`, as `NAME = VALUE`; they override the files.
+      gin_bindings: `--gin.NAME=VALUE`, in the form `NAME = VALUE`; they override the files.
       gin_search_paths: `--gin_search_paths`, searched before the packaged configs.
-      hooks: `--hooks`, names of hooks plugins to run besides gin's `HOOKS`.
-      extra: Flags that the core does not know; an engine that does not either must refuse them.
+      hooks: `--hooks`, names of hooks plugins to run in addition to gin's `HOOKS`.
+      extra: Flags that the core does not know; an engine must refuse those it does not know.
     """
 
     gin_files: tuple[str, ...] = ()
@@ -93,8 +93,8 @@ class RunFlags:
 class Engine(Protocol):
     """Runs training, evaluation and inference. A plugin of kind engine is such a class.
 
-    It may also have `missing() -> str | None`, which says in a moment what the engine needs and
-    does not find; None if nothing. Such an engine is not chosen where none is named.
+    It may also have `missing() -> str | None`, which quickly returns the name of a requirement that
+    is not installed, or None. Without `--engine`, such an engine is not chosen.
     """
 
     def train(self, flags: RunFlags) -> None:

@@ -1,9 +1,9 @@
-"""Finds installed plugins by their metadata, and loads those that are named.
+"""Finds installed plugins by their metadata, and loads a plugin by its name.
 
 Listing (`discover`) reads entry points through `importlib_metadata` and imports no plugin. Loading
-(`load`) imports one, after comparing what it requires of the core, and checks that it is what its
-kind promises. Nothing is preferred: two distributions that claim one name are a conflict, which
-the person settles by blocking one.
+(`load`) imports one: it first compares the version of the core that the plugin requires, and then
+checks that the object fits its kind. If two distributions claim one name, both are in conflict, and
+the user must block one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Plugin(NamedTuple):
     Attributes:
       kind: A key of `KINDS`; `""` if the entry points of a distribution cannot be read.
       name: The registered name.
-      value: What the entry point names, `module:attribute`.
-      distribution: The distribution that carries it, and `version`, its version.
-      version: See `distribution`.
+      value: The object of the entry point, `module:attribute`.
+      distribution: The distribution that carries it.
+      version: The distribution's version.
       status: `"ok"`, `"conflict"`, `"blocked"`, `"broken"`, or, after `check`, `"incompatible"`.
       description: The distribution's summary.
-      detail: Why the status is not ok; `""` if it is.
-      usage: How a person uses the plugin.
+      detail: The reason for a status other than ok; else `""`.
+      usage: The text that a user types to use the plugin.
       requirements: The distribution's `Requires-Dist` fields.
     """
 
@@ -64,7 +64,7 @@ class Plugin(NamedTuple):
 
     @property
     def is_core(self) -> bool:
-        """Whether the core's own distribution carries it."""
+        """True if the core's own distribution carries it."""
         return normalized(self.distribution) == CORE_DISTRIBUTION
 
     def __str__(self) -> str:
@@ -72,13 +72,13 @@ class Plugin(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The plugins that may be used; the core's own always may.
+    """The lists of allowed and blocked plugins; the core's own are always allowed.
 
     Each item is a plugin's name, a distribution's name, or `distribution:name`.
 
     Attributes:
-      allow: If not empty, only what it names may be used.
-      block: What it names may not be used.
+      allow: If not empty, only these plugins may be used.
+      block: These plugins may not be used.
     """
 
     allow: tuple[str, ...] = ()
@@ -133,14 +133,14 @@ def _is_named_by(name: str, distribution: str, item: str) -> bool:
 
 
 def normalized(distribution: str) -> str:
-    """Returns a distribution's name in the one spelling that compares (PEP 503)."""
+    """Returns a distribution's name in its normal spelling (PEP 503), for comparing."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 class Registry:
     """The plugins installed in this environment, under given filters.
 
-    Reads metadata at the first use and keeps it, and keeps what it has loaded.
+    It reads the metadata at the first use, and keeps it and the loaded plugins.
     """
 
     def __init__(self, filters: Filters | None = None) -> None:
@@ -149,7 +149,7 @@ class Registry:
         self._loaded: dict[Plugin, Any] = {}
 
     def discover(self) -> tuple[Plugin, ...]:
-        """Lists the installed plugins by kind and name, those that cannot be used included."""
+        """Lists the installed plugins by kind and name, including those that cannot be used."""
         if self._plugins is None:
             self._plugins = _discover(self.filters)
         return self._plugins
@@ -173,15 +173,15 @@ class Registry:
         return self._find(name, [kind.name for kind in KINDS.values() if kind.in_gin])
 
     def names_in_gin(self) -> list[str]:
-        """Lists the names that gin files may use, those that end in an error included."""
+        """Lists the names that gin files may use, including those that give an error."""
         return sorted({p.name for p in self.discover() if p.kind and KINDS[p.kind].in_gin})
 
     def load(self, kind: str, name: str) -> Any:
-        """Imports one plugin and returns what its entry point names.
+        """Imports one plugin and returns the object of its entry point.
 
         Raises:
-          PluginLoadError: If it does not work with this core, fails to import, or is not what its
-            kind requires. Also what `find` raises.
+          PluginLoadError: If it does not work with this core, fails to import, or does not fit its
+            kind. Also the errors of `find`.
         """
         return self._load(self.find(kind, name))
 
@@ -197,23 +197,23 @@ class Registry:
         """Loads hooks plugins for a run.
 
         Args:
-          names: The plugins that the run asks for; only these are called, in this order.
+          names: The plugins of the run; only these are called, in this order.
 
         Returns:
-          An object with one callable per specification in `prompt_tuning_core.hookspecs`, to be
-          called with keyword arguments: `hooks.step_logged(step=1, metrics={})`.
+          An object with one callable for each specification in `prompt_tuning_core.hookspecs`. Call
+          them with keyword arguments: `hooks.step_logged(step=1, metrics={})`.
 
         Raises:
           PluginError: As `load`.
         """
         manager = _new_manager()
-        # pluggy calls what was registered last first.
+        # pluggy calls the last registered plugin first.
         for name in reversed(list(dict.fromkeys(names))):
             manager.register(self.load("hooks", name), name)
         return manager.hook
 
     def check(self, plugin: Plugin) -> Plugin:
-        """Loads a listed plugin, and returns it with the status that came of it."""
+        """Loads a listed plugin, and returns it with its new status."""
         if plugin.status != "ok":
             return plugin
         complaint = _incompatibility(plugin)
@@ -242,7 +242,7 @@ class Registry:
         if not usable:
             blocked = rows_of_kind[0]
             raise PluginBlockedError(f"{blocked} may not be used: {blocked.detail}")
-        # One that is ok stands beside one in conflict where the name is a command of the core.
+        # If another distribution claims a command of the core, only the core's row is ok.
         plugin = next((plugin for plugin in usable if plugin.status == "ok"), usable[0])
         if plugin.status == "conflict":
             raise PluginConflictError(f"{plugin} cannot be used: {plugin.detail}")
@@ -259,16 +259,16 @@ class Registry:
             complaint = KINDS[plugin.kind].complaint(loaded)
             if complaint:
                 raise PluginLoadError(f"{plugin} {complaint} ({plugin.value})")
-            if not plugin.is_core:  # The listing of plugins need not wait for pluggy.
+            if not plugin.is_core:  # Listing plugins does not need pluggy.
                 _validate_hooks(plugin, loaded)
             self._loaded[plugin] = loaded
         return self._loaded[plugin]
 
 
 def _validate_hooks(plugin: Plugin, loaded: object) -> None:
-    """Has pluggy check the hook implementations of a plugin, of whatever kind.
+    """Checks the hook implementations of a plugin with pluggy; plugins of any kind may have them.
 
-    In a manager of its own: a refused plugin leaves its marks in pluggy's.
+    It uses a new manager, since a refused plugin leaves traces in a manager.
     """
     import pluggy
 
@@ -296,8 +296,8 @@ def _new_manager() -> pluggy.PluginManager:
 
 
 def _incompatibility(plugin: Plugin) -> str | None:
-    """Says which requirement on the core this core does not meet; None if it meets all."""
-    if plugin.is_core:  # The listing of plugins need not wait for packaging.
+    """Returns the requirement that this core does not meet; None if it meets all."""
+    if plugin.is_core:  # Listing plugins does not need packaging.
         return None
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -305,16 +305,16 @@ def _incompatibility(plugin: Plugin) -> str | None:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
-            # Not even a name can be read; only ours would matter.
+            # Even the name is unreadable; an error only if it may be the core's.
             if CORE_DISTRIBUTION in normalized(text):
                 return f"has a requirement that cannot be read: {text!r}"
             continue
         if normalized(requirement.name) != CORE_DISTRIBUTION:
             continue
-        # With no extra: what an extra requires does not hold of the plugin itself.
+        # No extra: the requirements of an extra are not those of the plugin itself.
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        # What is installed is compared as it is, a pre-release too.
+        # An installed pre-release counts too.
         if not requirement.specifier.contains(__version__, prereleases=True):
             return f"requires {text!r}, and {CORE_DISTRIBUTION} {__version__} is installed"
     return None
@@ -326,7 +326,7 @@ def _import(plugin: Plugin) -> object:
         loaded: object = importlib.import_module(module_name.strip())
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # A module may raise anything, and `sys.exit()` too.
+    except BaseException as error:  # A module may raise anything, or call `sys.exit()`.
         raise PluginLoadError(f"{plugin} fails to import: {one_line(error)}") from error
     for attribute in filter(None, path.strip().split(".")):
         try:
@@ -364,19 +364,19 @@ def _discover(filters: Filters) -> tuple[Plugin, ...]:
 
 
 def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
-    """Returns the installed entry points, and rows for distributions whose own cannot be read."""
+    """Returns the installed entry points, and a row for each unreadable distribution."""
     import importlib_metadata
 
     try:
         return list(importlib_metadata.entry_points()), []
     except Exception:
-        # One unreadable file fails them all. Read the distributions one by one.
+        # One unreadable file makes all fail: read the distributions one by one.
         points: list[importlib_metadata.EntryPoint] = []
         unreadable = []
         for distribution in importlib_metadata.distributions():
             try:
                 points += distribution.entry_points
-            except Exception as error:  # Undecodable, or no ini file: it is a row.
+            except Exception as error:  # Undecodable or not in ini form: a row says so.
                 fields = _headers(distribution)
                 unreadable.append(
                     Plugin(
@@ -398,7 +398,7 @@ def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
 def _headers(distribution: Any) -> dict[str, list[str]]:
     """Reads the fields of METADATA that a row needs.
 
-    `distribution.metadata` would parse the whole of it, description and all, with `email`.
+    `distribution.metadata` would parse all of it, even the long description, with `email`.
     """
     fields: dict[str, list[str]] = {"Name": [], "Version": [], "Summary": [], "Requires-Dist": []}
     try:
@@ -425,7 +425,7 @@ def _row(
 ) -> Plugin:
     distribution = fields["Name"][0]
     status, detail = "ok", ""
-    # The core's own commands always work: `--allow-plugin=x list-plugins` lists.
+    # The core's own commands always work, such as `--allow-plugin=x list-plugins`.
     is_core = normalized(distribution) == CORE_DISTRIBUTION
     blocked = None if is_core else filters.reason_to_block(point.name, distribution)
     if blocked:
@@ -452,8 +452,9 @@ def _mark_conflicts(rows: list[Plugin]) -> list[Plugin]:
     """Marks the rows whose name several distributions claim.
 
     For example, an initializer `x` of one distribution and an engine `x` of another are both in
-    conflict, as gin has one namespace for them; a format `x` is in conflict with neither. A command
-    that the core itself declares stays usable: only the row of whoever else claims it is marked.
+    conflict, since gin has one namespace for both; a format `x` is in conflict with neither. If
+    another distribution declares a command of the core, such as `train`, only its row is marked:
+    the core's command stays usable.
     """
     claims: dict[tuple[str, str], list[Plugin]] = {}
     for row in rows:
@@ -487,11 +488,11 @@ _process_registry: Registry | None = None
 
 
 def configure(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Registry:
-    """Sets the filters of this process, besides those of the environment.
+    """Sets the filters of this process, in addition to those of the environment.
 
     Args:
-      allow: As `Filters.allow`; items may be joined by commas.
-      block: As `Filters.block`; likewise.
+      allow: See `Filters.allow`; items may be joined by commas.
+      block: See `Filters.block`; items may be joined by commas.
 
     Returns:
       The new process-wide registry, which the functions of this module use from now on.

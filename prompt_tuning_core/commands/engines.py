@@ -1,4 +1,4 @@
-"""The flag `--engine`, and which engine runs without it."""
+"""The flag `--engine`, and the choice of an engine without it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def chosen(named: str | None) -> str:
     """Returns the name of the engine that runs.
 
     Args:
-      named: The one that `--engine` names, or None: then the one that the environment names, else
-        the only one that is installed, else the only one that misses nothing it needs.
+      named: The engine that `--engine` names, or None: then the engine that the environment names,
+        else the only installed one, else the only one that has everything it needs.
 
     Raises:
       InputError: If none is installed, or the choice is not clear.
@@ -51,11 +51,11 @@ def chosen(named: str | None) -> str:
 
 
 def _missing(name: str) -> str | None:
-    """Says what an engine misses; None if nothing, or if it cannot say."""
+    """Returns the missing requirement of an engine; None if there is none or it has no check."""
     try:
         engine = registry.process_registry().load("engine", name)()
         return engine.missing() if hasattr(engine, "missing") else None
     except PluginLoadError as error:
         return str(error)
-    except Exception as error:  # A plugin may raise anything, and is no choice then.
+    except Exception as error:  # A plugin may raise anything; this one is no choice.
         return one_line(error)

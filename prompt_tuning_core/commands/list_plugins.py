@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         import contextlib
 
-        # What a plugin prints while it is imported is not part of the list.
+        # Hide output of a plugin's import: it is not part of the list.
         with contextlib.redirect_stdout(sys.stderr):
             plugins = tuple(installed.check(plugin) for plugin in plugins)
     if arguments.json:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_table(plugins: Sequence[registry.Plugin]) -> None:
-    """Prints one line a plugin; a plugin that is not ok says why in place of its description."""
+    """Prints one line for each plugin; a plugin that is not ok has the reason as description."""
     fields = ("kind", "name", "usage", "status", "distribution", "version")
     table = [[*fields, "description"]]
     for plugin in plugins:

@@ -1,7 +1,7 @@
 """The command `prompt-tuning`: finds the named command among the plugins, and runs it.
 
-Imports are late: every command, `list-plugins` above all, must work and be quick whatever is
-installed. So the entry points say which commands there are, and only the named one is imported.
+Imports are late: every command, `list-plugins` above all, must be quick and work with any set of
+plugins. So the entry points give the names of the commands, and only the named one is imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FILTERS = {"--allow-plugin": "use no plugin but", "--block-plugin": "don't use"
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line, and nowhere an abbreviated flag."""
+    """A parser that gives errors of one line and accepts no abbreviated flags."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: The arguments; those of the process if `None`.
 
     Returns:
-      The exit code: what the command returns, such as 1 where `list-plugins --check` finds a plugin
-      that cannot be used; 2 for bad input, with one line on standard error; 130 if interrupted.
+      The exit code: that of the command, such as 1 if `list-plugins --check` finds a plugin that
+      cannot be used; 2 for bad input, with one line on standard error; 130 if interrupted.
     """
     try:
         code = _run(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()  # Here, where a reader that has left is no error.
+        sys.stdout.flush()  # Here, where a closed pipe is no error.
         return code
     except PromptTuningError as error:
         return _fail(_own_line(error))
@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader, such as `head`, has left; keep Python from flushing into the pipe at exit.
+        # The reader, such as `head`, closed the pipe: keep Python from flushing into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # What is wrong with a config, gin raises as any type.
+    except Exception as error:  # gin raises errors of a config as any type.
         line = _explained_by_gin(error)
         if line is None:
             raise
@@ -73,7 +73,7 @@ def _fail(line: str) -> int:
 
 
 def _own_line(error: PromptTuningError) -> str:
-    # gin appends to an exception that passes through it the calls that it passed through.
+    # gin appends its calls to the text of an exception that passes through them.
     return " ".join(str(error).split("\n  In call to configurable")[0].split())
 
 
@@ -133,7 +133,7 @@ def _named(argv: Sequence[str], known: Sequence[str]) -> tuple[str | None, list[
 
     Args:
       argv: The arguments.
-      known: The names of the commands; those that cannot be used say why when they are loaded.
+      known: The names of the commands, including those that fail when they are loaded.
 
     Raises:
       InputError: If there is no such command.
@@ -151,8 +151,8 @@ def _named(argv: Sequence[str], known: Sequence[str]) -> tuple[str | None, list[
 
 
 def _parse(parser: _Parser, argv: Sequence[str], takes_unknown_flags: bool) -> argparse.Namespace:
-    """Parses a command's arguments; those that it does not know stand in `unknown`, if it may."""
-    # Set apart because argparse takes a flag with a blank in it for a positional argument.
+    """Parses a command's arguments; puts unknown flags into `unknown` if the command takes them."""
+    # Parsed separately: argparse takes a flag that contains a blank for a positional argument.
     bindings = [argument for argument in argv if argument.startswith("--gin.")]
     arguments, unknown = parser.parse_known_args([a for a in argv if a not in bindings])
     unknown += bindings
@@ -167,9 +167,9 @@ def _summary(command: object) -> str:
 
 
 def _print_help(commands: Mapping[str, registry.Plugin]) -> None:
-    """Prints the core's commands with a line each, and others' below their distribution's summary.
+    """Prints a line for each of the core's commands, then the rest below their distributions.
 
-    Nothing of a plugin is imported.
+    It imports no plugin.
     """
     own = {name: plugin for name, plugin in commands.items() if plugin.is_core}
     lines = aligned(

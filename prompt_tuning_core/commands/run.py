@@ -23,7 +23,7 @@ class EngineCommand:
       summary: What the command does, for `--help`.
     """
 
-    takes_unknown_flags = True  # An engine has flags of its own, and refuses what it doesn't know.
+    takes_unknown_flags = True  # An engine may have its own flags; it refuses unknown ones.
 
     def __init__(self, name: str, summary: str) -> None:
         self._name = name
@@ -73,8 +73,8 @@ class EngineCommand:
             extra=tuple(flag for flag in arguments.unknown if not flag.startswith("--gin.")),
         )
         _show_warnings_in_one_line()
-        # As with `python -m`, a task module may stand in the current directory; last, so that
-        # nothing there hides what is installed.
+        # A task module may be in the current directory, as with `python -m`. Last on the path, so
+        # that no file there hides an installed package.
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
         engine = registry.process_registry().load("engine", engines.chosen(arguments.engine))

@@ -1,4 +1,4 @@
-"""What connects the core to other frameworks; each module needs the one that it is named after.
+"""Connections to other frameworks; each module has the name of the framework that it needs.
 
-Nothing else of the core imports these modules, and they import the framework when they are used.
+No other part of the core imports these modules.
 """

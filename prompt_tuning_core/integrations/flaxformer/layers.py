@@ -1,13 +1,13 @@
-"""Flaxformer's encoder, decoder and their combinations, calling a prompt module.
+"""Subclasses of Flaxformer's encoder, decoder and their combinations that call a prompt module.
 
-Each class stands in for the one of `flaxformer.architectures.t5.t5_architecture` that it extends:
+Each class replaces the class of `flaxformer.architectures.t5.t5_architecture` that it extends:
 
 - `PromptEncoderDecoder`, with `PromptEncoder` as its encoder, for prompts of the encoder;
 - `PromptDecoderOnly`, with `PromptDecoder` as its decoder, for prompts of a decoder alone.
 
 Encoder and decoder make the prompt module with `prompt_factory`, which gin files bind to the macro
-PROMPT, and keep it as the submodule `prompt`. Its `input` yields the embedded input with the
-prompt, before dropout; lengths and every mask follow from its `input_mask`.
+PROMPT, and keep it as the submodule `prompt`. Its `input` adds the prompt to the embedded input,
+before dropout. Lengths and all masks follow from its `input_mask`.
 
 Shapes below: B batch, T length of the tokens, P prompt positions, H width, V vocabulary size.
 """
@@ -75,7 +75,7 @@ class PromptEncoder(t5_architecture.Encoder):
           InputError: If the examples are packed.
         """
         check_not_packed(segment_ids)
-        # Dropout comes once, behind the prompt.
+        # Dropout comes once, after the prompt is added.
         embedded = super().embed_and_combine_inputs(inputs, inputs_positions, enable_dropout=False)
         embedded = self.prompt.input(inputs, embedded)
         return self.input_dropout(embedded, deterministic=not enable_dropout)
@@ -280,7 +280,7 @@ class PromptDecoder(t5_architecture.Decoder):
             return super().embed_and_combine_inputs(
                 decoder_input_tokens, decoder_positions, enable_dropout=enable_dropout, decode=True
             )
-        # Dropout comes once, behind the prompt.
+        # Dropout comes once, after the prompt is added.
         embedded = super().embed_and_combine_inputs(
             decoder_input_tokens, decoder_positions, enable_dropout=False
         )

@@ -1,7 +1,7 @@
-"""Pointers of Git LFS: the few lines of text that stand for a file until `git lfs pull`.
+"""Refuses pointers of Git LFS: the few lines of text in place of a file before `git lfs pull`.
 
-Every reader of models, tables, prompts, vocabularies and rows asks here, so that a clone without
-its large files is named as one (https://github.com/git-lfs/git-lfs, docs/spec.md).
+Every reader of models, tables, prompts, vocabularies and rows calls this module, so that the error
+names the missing large file (https://github.com/git-lfs/git-lfs, docs/spec.md).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from prompt_tuning_core.errors import InputError
 __all__ = ["POINTER", "refuse", "refuse_at"]
 
 POINTER = b"version https://git-lfs.github.com/spec/v1"
-"""What a pointer begins with."""
+"""The beginning of a pointer."""
 
 _MAX_BYTES = 1024  # The limit of the format.
 
 
 def refuse(content: bytes, name: str) -> None:
-    """Refuses a pointer in place of the file that it stands for.
+    """Refuses a pointer in place of the file itself.
 
     Args:
-      content: The file, or as much of its beginning as `POINTER` has.
+      content: The file, or its beginning, at least as long as `POINTER`.
       name: What to call the file in errors.
 
     Raises:
@@ -39,10 +39,11 @@ def refuse(content: bytes, name: str) -> None:
 def refuse_at(path: str | os.PathLike[str], what: str) -> None:
     """Refuses a pointer at `path`, or directly in the directory `path`.
 
-    For places that no reader recognizes: beside a file that is whole, pointers of others are fine.
+    For a path that no reader recognizes. If a reader recognizes a complete file, pointers next to
+    it do not matter.
 
     Args:
-      path: A file or a directory; one that cannot be read is left to others.
+      path: A file or a directory; nothing happens if it cannot be read.
       what: What to call it in errors, such as "model".
 
     Raises:

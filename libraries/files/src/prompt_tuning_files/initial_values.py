@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["WarnOnce", "check_width", "fill", "prompt_shape"]
 
 FALLBACK_SCALE = 0.01
-"""Scale of the uniform values that fill positions nobody asked for, that of `flax.linen`."""
+"""Scale of the uniform values at the remaining positions, the default of `flax.linen`."""
 
 
 class WarnOnce:
-    """Warns of each thing once, however often an initializer is traced.
+    """Gives each warning once, even if JAX traces an initializer many times.
 
     Python's own once-filter isn't enough: `warnings.catch_warnings`, which JAX uses, resets it.
     """
@@ -36,7 +36,7 @@ class WarnOnce:
         self._said: set[str] = set()
 
     def __call__(self, message: str) -> None:
-        """Warns of `message`, unless it has."""
+        """Warns of `message`, if this is the first time."""
         if message not in self._said:
             self._said.add(message)
             warnings.warn(message, stacklevel=3)
@@ -81,7 +81,7 @@ def fill(
 
     Args:
       values: `[n, H]` float32, n at most P.
-      initializer: What makes the rest: the values that it has there in a whole prompt. None is
+      initializer: Makes the rest: the same values as at these positions of a whole prompt. None is
         uniform with scale 0.01. Not called if there is no rest.
       rng: Passed to `initializer`.
       shape: `(P, H)`.

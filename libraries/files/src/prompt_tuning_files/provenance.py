@@ -1,4 +1,4 @@
-"""The facts of a run that every engine writes beside a prompt: plugins, versions and config."""
+"""The provenance of a prompt that every engine records: plugins, versions and config."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["bindings", "facts"]
 
 _VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
 
-# All that are installed are asked what a file or a name is; a command only starts the run.
+# Runs ask every installed format and catalog, and a command only starts the run: not recorded.
 _NOT_OF_A_RUN = ("format", "catalog", "command")
 
 
 def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the facts of this process's run, JSON-serialisable.
 
-    Call it after the run's gin configurables: the operative config and the list of plugins hold
-    those that were called.
+    Call it after the run has called its gin configurables: the operative config and the list of
+    plugins contain only those in use.
 
     Args:
-      distributions: Their versions are recorded after those of the core, JAX, Flax, optax and
-        numpy.
+      distributions: Distributions whose version is recorded, in addition to the core, JAX, Flax,
+        optax and numpy.
 
     Returns:
       `initializer` (the bindings of the initializers in use, a line each), `plugins`, `versions`,
@@ -58,8 +58,8 @@ def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def bindings(config: str) -> dict[str, str]:
-    """Returns what a config binds: values, each on one line, by name with its scope and module."""
-    # A long value goes on in indented lines.
+    """Returns the bindings of a config: values on one line, by name with scope and module."""
+    # A long value continues on indented lines.
     found = re.findall(r"^(\S+) = (.*(?:\n[ \t].*)*)", config, re.MULTILINE)
     return {name: re.sub(r"\s*\\?\n\s*", " ", value).strip() for name, value in found}
 
