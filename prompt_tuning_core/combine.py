@@ -1,4 +1,7 @@
-"""Combine functions: they place a prompt in a sequence (`protocols.Combine`)."""
+"""Combine functions: they place a prompt in a sequence (`protocols.Combine`).
+
+Each makes `[B, T + P, …]` of a prompt `[B, P, …]` and `x` `[B, T, …]`.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,13 @@ import jax.numpy as jnp
 
 
 def prefix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Puts the prompt in front of the input (Lester et al. 2021, section 2).
-
-    Args:
-      prompt: `[B, P, …]`.
-      x: `[B, T, …]`.
-      tokens: `[B, T]`; not used.
-
-    Returns:
-      `[B, P + T, …]`.
-    """
+    """Puts the prompt in front of the input (Lester et al. 2021, section 2)."""
     del tokens
     return jnp.concatenate([prompt, x], axis=1)
 
 
 def prefix_after_bos(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Puts the prompt in front of the input, but after its first position, which holds BOS.
-
-    Args:
-      prompt: `[B, P, …]`.
-      x: `[B, T, …]`.
-      tokens: `[B, T]`; not used.
-
-    Returns:
-      `[B, 1 + P + (T - 1), …]`.
-    """
+    """Puts the prompt in front of the input, but after its first position, which holds BOS."""
     del tokens
     return jnp.concatenate([x[:, :1], prompt, x[:, 1:]], axis=1)
 
@@ -46,9 +31,6 @@ def suffix(
       x: `[B, T, …]`.
       tokens: `[B, T]` input ids; an example's length is its number of non-zero ids.
       before_eos: True keeps the example's last token, EOS, after the prompt.
-
-    Returns:
-      `[B, T + P, …]`.
     """
     total, length = x.shape[1], prompt.shape[1]
     start = jnp.sum(tokens != 0, axis=1, keepdims=True) - int(before_eos)  # [B, 1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import io
@@ -43,13 +44,11 @@ class ParsedConfig:
     """The result of `parse`.
 
     Attributes:
-      files: The files of `--gin_file`, as found.
       plugins: The plugins that files and bindings name, hooks included.
       hooks: The hooks plugins to run: gin's `HOOKS`, then `--hooks`, each once.
       notes: Messages of `fill` for the user, one line each.
     """
 
-    files: tuple[Path, ...]
     plugins: tuple[registry.Plugin, ...]
     hooks: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -153,21 +152,23 @@ def packaged_folders() -> tuple[Folder, ...]:
     return tuple(found)
 
 
-def search_paths(engine: str, users: Sequence[str] = ()) -> tuple[Folder, ...]:
+def search_paths(
+    engine: str, users: Sequence[str] = (), packaged: Sequence[Folder] | None = None
+) -> tuple[Folder, ...]:
     """Returns the folders to search for gin files, in order.
 
     Args:
       engine: The engine of the run.
       users: The user's folders (`--gin_search_paths`).
+      packaged: The result of `packaged_folders`, for callers that have it.
 
     Returns:
       The user's folders, the current directory, the packaged files of the engine, and those that
       any engine may read.
     """
-    packaged = packaged_folders()
-    tiers = [[f for f in packaged if f.engine == name] for name in (engine, SHARED)]
+    packaged = packaged_folders() if packaged is None else packaged
     own = [Folder(Path(folder)) for folder in dict.fromkeys([*users, "."])]
-    return (*own, *tiers[0], *tiers[1])
+    return (*own, *(f for name in (engine, SHARED) for f in packaged if f.engine == name))
 
 
 def find(name: str, folders: Sequence[Folder]) -> Path:
@@ -230,22 +231,25 @@ def parse(
       InputError: For a file that is not found, and for a file that gin refuses.
       PluginError: For a plugin, named by a file or binding, that cannot be used.
     """
-    folders = search_paths(engine, flags.gin_search_paths)
-    files = tuple(find(name, folders) for name in flags.gin_files)
-    sources = [_Source.read(path, folders, ()) for path in files]
-    _refuse_files_of_others(sources, engine)
-    _refuse_forgotten_prompt(sources)
+    packaged = packaged_folders()
+    folders = search_paths(engine, flags.gin_search_paths, packaged)
+    reader = _Reader(engine, packaged, folders)
+    sources = [reader.read(find(name, folders)) for name in flags.gin_files]
+    _refuse_forgotten_prompt(_statements(sources))
     bindings = [_Source.of_binding(binding) for binding in flags.gin_bindings]
     sources += bindings
 
-    notes: list[str] = []
+    notes: Sequence[str] = ()
     if fill is not None:
-        filled, notes = _filled(sources, fill)
-        sources += filled
-    hooks, plugins = _load_plugins(sources, flags.hooks)
-    _refuse_unused_macros(bindings, sources)
+        filled = fill(_macros(_statements(sources)))
+        values = filled.values.items()
+        sources += [_Source(filled.origin, f"{name} = {value!r}") for name, value in values]
+        notes = filled.notes
+    statements = _statements(sources)
+    hooks, plugins = _load_plugins(statements, flags.hooks)
+    _refuse_unused_macros(_statements(bindings), {"HOOKS"} | _used(statements))
     if check is not None:
-        _check_macros(sources, check)
+        _check_macros(statements, check)
     _register(plugin.name for plugin in plugins if KINDS[plugin.kind].in_gin)
     gin.clear_config()
     for source in sources:
@@ -253,16 +257,19 @@ def parse(
     try:
         gin.finalize()
     except ValueError as error:
-        _refuse_unfinished(error, sources)
-    return ParsedConfig(files, tuple(plugins), hooks, tuple(notes))
+        _refuse_unfinished(error, statements)
+    return ParsedConfig(tuple(plugins), hooks, tuple(notes))
 
 
-def operative_config() -> str:
-    """Returns the parameters in use so far, as a gin file that `parse` reads back.
-
-    The text of a run repeated from that file, in a new process, is the same.
-    """
-    return gin.operative_config_str()
+# What gin raises for a parameter that is REQUIRED, and for one without a default.
+_UNBOUND = (
+    (RuntimeError, r"^Required bindings for `(?P<configurable>.*?)` not .*?: (?P<names>\[.*?\])"),
+    (
+        TypeError,
+        r"No values supplied by Gin or caller for arguments: (?P<names>\[.*?\])"
+        r".*?In call to configurable '(?P<configurable>.*?)'",
+    ),
+)
 
 
 def explain(error: BaseException) -> str | None:
@@ -272,19 +279,15 @@ def explain(error: BaseException) -> str | None:
       The line; `None` if the exception is no error about the configuration.
     """
     text = str(error)
-    if isinstance(error, RuntimeError):
-        match = re.match(r"Required bindings for `(.*?)` not provided in config: (\[.*?\])", text)
+    for kind, pattern in _UNBOUND:
+        match = re.search(pattern, text, re.DOTALL) if isinstance(error, kind) else None
         if match:
-            return _missing(match[1], match[2])
-    if isinstance(error, TypeError):
-        match = re.search(
-            r"No values supplied by Gin or caller for arguments: (\[.*?\])"
-            r".*?In call to configurable '(.*?)'",
-            text,
-            re.DOTALL,
-        )
-        if match:
-            return _missing(match[2], match[1])
+            configurable, names = match["configurable"], re.findall(r"'(.*?)'", match["names"])
+            first = f"{configurable}.{names[0]}"
+            return (
+                f"gin gives {configurable} no value for {', '.join(names)}; write {first} = … in a "
+                f"gin file or --gin.{first}=…"
+            )
     if isinstance(error, ValueError):
         # What a plugin that does not import the core raises: gin tells which it called.
         match = re.search(r"\n  In call to configurable '([\w.]*?)'", text)
@@ -293,15 +296,6 @@ def explain(error: BaseException) -> str | None:
             if plugin.name == name and KINDS[plugin.kind].in_gin:
                 return f"{plugin}: {_first_part(error)}"
     return None
-
-
-def _missing(configurable: str, names: str) -> str:
-    parameters = re.findall(r"'(.*?)'", names)
-    return (
-        f"gin gives {configurable} no value for {', '.join(parameters)}; write "
-        f"{configurable}.{parameters[0]} = … in a gin file or --gin.{configurable}."
-        f"{parameters[0]}=…"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,93 +337,51 @@ class _Source:
     Attributes:
       label: Its name in messages.
       text: Its text.
-      is_file: True for a file: messages then name the line.
-      statements: The statements that gin's parser finds.
+      is_file: False for a binding, whose line numbers mean nothing to a person.
+      is_given: True if the person wrote it: no packaged file, nor a file that one includes.
+      contents: The statements, as gin's parser returns them.
       included: The included files, by the line of the statement.
     """
 
     label: str
     text: str
-    is_file: bool
-    statements: list[Any] = dataclasses.field(default_factory=list)
+    is_file: bool = False
+    is_given: bool = True
+    contents: list[Any] = dataclasses.field(init=False)
     included: dict[int, _Source] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def of_binding(cls, binding: str) -> _Source:
-        name, _, value = binding.partition("=")
-        source = cls(f"--gin.{name.strip()}={value.strip()}", binding, is_file=False)
-        source._scan()
-        return source
-
-    @classmethod
-    def read(cls, path: Path, folders: Sequence[Folder], chain: tuple[Path, ...]) -> _Source:
-        """Reads a file and the files that it includes; `chain` are the files that include it."""
-        if path in chain:
-            raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
-        try:
-            # utf-8-sig: a byte order mark of some editors is no part of a name.
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
-        if text.startswith("version https://git-lfs.github.com/spec/"):
-            raise InputError(
-                f"gin file {path}: a Git LFS pointer, not the file that it stands for; run "
-                "git lfs pull in the repository that it is from"
-            )
-        source = cls(str(path), text, is_file=True)
-        source._scan()
-        for statement in source.statements:
-            if isinstance(statement, config_parser.IncludeStatement):
-                line = statement.location.line_num
-                try:
-                    included = find(statement.filename, folders)
-                except InputError as error:
-                    raise InputError(f"{source.where(line)}: {error}") from error
-                source.included[line] = cls.read(included, folders, (*chain, path))
-        return source
-
-    def where(self, line: int | None) -> str:
-        """Returns the place of a line, for the beginning of a message."""
-        return f"{self.label}:{line}" if self.is_file and line else self.label
-
-    def _scan(self) -> None:
+    def __post_init__(self) -> None:
         try:
             parser = config_parser.ConfigParser(_NamedText(self.text, self.label), _Recorder())
-            self.statements = list(parser)
+            self.contents = list(parser)
         except tokenize.TokenError as error:
             message, (line, _) = error.args
             raise InputError(f"{self.where(line)}: {message}") from error
         except (SyntaxError, ValueError) as error:
             raise _as_input_error(error, self) from error
 
-    def walk(self) -> Iterator[tuple[_Source, Any]]:
-        """Yields the statements in the order in which they take effect, with their sources."""
-        for statement in self.statements:
-            yield self, statement
-            if isinstance(statement, config_parser.IncludeStatement):
-                yield from self.included[statement.location.line_num].walk()
+    @classmethod
+    def of_binding(cls, binding: str) -> _Source:
+        name, _, value = binding.partition("=")
+        return cls(f"--gin.{name.strip()}={value.strip()}", binding)
 
-    def given(self) -> Iterator[Any]:
-        """Yields the user's own statements: not those of packaged files and their includes."""
-        if self.is_file and _owner(self.label) is not None:
-            return
-        for statement in self.statements:
-            yield statement
-            if isinstance(statement, config_parser.IncludeStatement):
-                yield from self.included[statement.location.line_num].given()
+    def where(self, line: int | None) -> str:
+        """Returns the place of a line, for the beginning of a message."""
+        return f"{self.label}:{line}" if self.is_file and line else self.label
 
-    def files(self) -> Iterator[str]:
-        """Yields the file and those that it includes."""
-        if self.is_file:
-            yield self.label
-        for included in self.included.values():
-            yield from included.files()
+    def walk(self) -> Iterator[_Statement]:
+        """Yields the statements in the order in which they take effect."""
+        for content in self.contents:
+            yield _Statement(self, content)
+            if isinstance(content, config_parser.IncludeStatement):
+                yield from self.included[content.location.line_num].walk()
 
+    @functools.cached_property
     def plugin_in(self) -> Callable[[str], str | None]:
-        """Returns a function from a selector of this source to the plugin it names, or None."""
+        """A function from a selector of this source to the plugin it names, or None."""
         dynamic = False
         namespaces = {"plugins", _NAMESPACE}
-        for statement in self.statements:
+        for statement in self.contents:
             if not isinstance(statement, config_parser.ImportStatement):
                 continue
             if statement.module == "__gin__.dynamic_registration":
@@ -463,12 +415,12 @@ class _Source:
         and 3, so that gin counts line 4 as line 4. gin gets no include: it would search its own
         folders, and log its own messages.
         """
-        starts = sorted({statement.location.line_num for statement in self.statements})
+        starts = sorted({statement.location.line_num for statement in self.contents})
         lines = self.text.splitlines(keepends=True)
         ends = dict(itertools.pairwise([*starts, len(lines) + 1]))
         imports = {
             line
-            for statement in self.statements
+            for statement in self.contents
             if isinstance(statement, config_parser.ImportStatement)
             for line in range(statement.location.line_num, ends[statement.location.line_num])
         }
@@ -482,6 +434,98 @@ class _Source:
                 self.included.get(include),
             )
             begin = ends.get(include, include)
+
+
+class _Statement(NamedTuple):
+    """One statement as gin's parser returns it, and the source that it stands in."""
+
+    source: _Source
+    content: Any
+
+    @property
+    def where(self) -> str:
+        """Its place, for the beginning of a message."""
+        return self.source.where(self.content.location.line_num)
+
+    @property
+    def macro(self) -> str | None:
+        """The macro that it gives a value; None if it is another statement."""
+        content = self.content
+        if not isinstance(content, config_parser.BindingStatement) or content.arg_name:
+            return None
+        return f"{content.scope}/{content.selector}" if content.scope else content.selector
+
+    @property
+    def value(self) -> Any:
+        """The value that it binds; None if it binds none."""
+        return getattr(self.content, "value", None)
+
+    def selectors(self) -> Iterator[str]:
+        """Yields the configurables that it names."""
+        if isinstance(self.content, config_parser.BlockDeclaration):
+            yield self.content.selector
+        elif isinstance(self.content, config_parser.BindingStatement):
+            if self.content.arg_name:
+                yield self.content.selector
+            for part in _parts(self.value):
+                if isinstance(part, _Reference):
+                    yield part.selector
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads the gin files of one run, and those that they include.
+
+    Attributes:
+      engine: The engine of the run.
+      packaged: The folders of all distributions.
+      folders: The folders of this run, see `search_paths`.
+    """
+
+    engine: str
+    packaged: tuple[Folder, ...]
+    folders: tuple[Folder, ...]
+
+    def read(self, path: Path, chain: tuple[Path, ...] = (), is_given: bool = True) -> _Source:
+        """Reads a file.
+
+        Args:
+          path: The file.
+          chain: The files that include it.
+          is_given: False if a packaged file includes it.
+        """
+        if path in chain:
+            raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
+        real = path.resolve()  # Whatever path it is named by.
+        owner = next((f for f in self.packaged if real.is_relative_to(f.path.resolve())), None)
+        if owner is not None and owner.engine not in (SHARED, self.engine):
+            raise InputError(
+                f"gin file {path} is the engine {owner.engine}'s ({owner.distribution}), and this "
+                f"is --engine {self.engine}; name it by its path within that folder for the file "
+                f"of --engine {self.engine}, or use --engine {owner.engine}"
+            )
+        try:
+            # utf-8-sig: a byte order mark of some editors is no part of a name.
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
+        if text.startswith("version https://git-lfs.github.com/spec/"):
+            raise InputError(
+                f"gin file {path}: a Git LFS pointer, not the file that it stands for; run "
+                "git lfs pull in the repository that it is from"
+            )
+        source = _Source(str(path), text, is_file=True, is_given=is_given and owner is None)
+        for content in source.contents:
+            if isinstance(content, config_parser.IncludeStatement):
+                line = content.location.line_num
+                with _at(source.where(line)):
+                    included = find(content.filename, self.folders)
+                source.included[line] = self.read(included, (*chain, path), source.is_given)
+        return source
+
+
+def _statements(sources: Iterable[_Source]) -> list[_Statement]:
+    return [statement for source in sources for statement in source.walk()]
 
 
 def _bare_names() -> set[str]:
@@ -506,26 +550,20 @@ def _is_registered(selector: str) -> bool:
 
 
 def _load_plugins(
-    sources: Sequence[_Source], hooks_flag: Sequence[str]
+    statements: Sequence[_Statement], hooks_flag: Sequence[str]
 ) -> tuple[tuple[str, ...], list[registry.Plugin]]:
-    """Loads the plugins that sources name; an error names file and line."""
+    """Loads the plugins that statements name; an error names file and line."""
     plugins: dict[str, registry.Plugin] = {}
     installed = registry.process_registry()
     hooks: list[tuple[str, str]] = []
-    for source in sources:
-        plugin_in: dict[int, Callable[[str], str | None]] = {}
-        for origin, statement in source.walk():
-            plugin_in.setdefault(id(origin), origin.plugin_in())
-            where = origin.where(statement.location.line_num)
-            for selector in _selectors(statement):
-                name = plugin_in[id(origin)](selector)
-                if name is None or name in plugins:
-                    continue
-                with _at(where):
+    for statement in statements:
+        for name in map(statement.source.plugin_in, statement.selectors()):
+            if name is not None and name not in plugins:
+                with _at(statement.where):
                     installed.load_in_gin(name)
                     plugins[name] = installed.find_in_gin(name)
-            if _macro_name(statement) == "HOOKS":
-                hooks = [(name, where) for name in _hook_names(statement.value, where)]
+        if statement.macro == "HOOKS":
+            hooks = [(name, statement.where) for name in _hook_names(statement)]
     hooks += [(name, "--hooks") for name in hooks_flag]
     for name, where in hooks:
         # Load hooks before gin parses and locks, so that files can set their parameters.
@@ -537,23 +575,11 @@ def _load_plugins(
 
 @contextlib.contextmanager
 def _at(where: str) -> Iterator[None]:
-    """Puts a place before the message of a plugin's error."""
+    """Puts a place before the message of an error of ours."""
     try:
         yield
-    except PluginError as error:
+    except (InputError, PluginError) as error:
         raise type(error)(f"{where}: {error}") from error
-
-
-def _selectors(statement: Any) -> Iterator[str]:
-    """Yields the configurables that a statement names."""
-    if isinstance(statement, config_parser.BlockDeclaration):
-        yield statement.selector
-    elif isinstance(statement, config_parser.BindingStatement):
-        if statement.arg_name:
-            yield statement.selector
-        for part in _parts(statement.value):
-            if isinstance(part, _Reference):
-                yield part.selector
 
 
 def _parts(value: object) -> Iterator[object]:
@@ -568,119 +594,65 @@ def _parts(value: object) -> Iterator[object]:
         yield value
 
 
-def _macro_name(statement: Any) -> str | None:
-    """Returns the macro that a statement sets, or None."""
-    if not isinstance(statement, config_parser.BindingStatement) or statement.arg_name:
-        return None
-    return f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+def _refuse_forgotten_prompt(statements: Iterable[_Statement]) -> None:
+    """Refuses a PROMPT before a models file: that file sets PROMPT to None."""
+    named = None
+    for statement in statements:
+        if statement.macro == "PROMPT":
+            if named is not None and statement.value is None:
+                raise InputError(
+                    f"{named} sets PROMPT, and {statement.where}, which comes after it, sets it to "
+                    "None; name the model's file before it"
+                )
+            named = None if statement.value is None else statement.where
 
 
-def _owner(file: str) -> Folder | None:
-    """Returns the packaged folder that contains a gin file, for any path to the file."""
-    path = Path(file).resolve()
-    folders = (f for f in packaged_folders() if path.is_relative_to(f.path.resolve()))
-    return next(folders, None)
+def _macros(statements: Sequence[_Statement]) -> Macros:
+    """Returns the macros of a run, each with its last value."""
+    last = {s.macro: s for s in statements if s.macro is not None}
+    given = {s.macro: s for s in statements if s.macro is not None and s.source.is_given}
+    known, own = (
+        {name: s.value for name, s in found.items() if s.value != _Macro("gin.REQUIRED")}
+        for found in (last, given)
+    )
+    return Macros(known, own, frozenset(_used(statements)))
 
 
-def _refuse_files_of_others(sources: Sequence[_Source], engine: str) -> None:
-    """Refuses a packaged file of another engine."""
-    for file in (file for source in sources for file in source.files()):
-        owner = _owner(file)
-        if owner is not None and owner.engine not in (SHARED, engine):
+def _used(statements: Iterable[_Statement]) -> set[str]:
+    """Returns the macros that a value refers to."""
+    parts = (part for statement in statements for part in _parts(statement.value))
+    return {part.name for part in parts if isinstance(part, _Macro)}
+
+
+def _check_macros(statements: Iterable[_Statement], check: CheckMacro) -> None:
+    """Checks the last value of each macro; an error of `check` gets the place in front."""
+    last = {s.macro: s for s in statements if s.macro is not None}
+    for name, statement in last.items():
+        # A reference or another macro: gin knows the value only at its use.
+        if not any(isinstance(part, (_Macro, _Reference)) for part in _parts(statement.value)):
+            with _at(statement.where):
+                check(name, statement.value)
+
+
+def _refuse_unused_macros(bindings: Iterable[_Statement], used: set[str]) -> None:
+    """Refuses a macro of the command line that no file uses: it would have no effect."""
+    for binding in bindings:
+        if binding.macro is not None and binding.macro not in used:
             raise InputError(
-                f"gin file {file} is the engine {owner.engine}'s ({owner.distribution}), and this "
-                f"is --engine {engine}; name it by its path within that folder for the file of "
-                f"--engine {engine}, or use --engine {owner.engine}"
+                f"{binding.where}: none of the gin files uses %{binding.macro}"
+                f"{nearest(binding.macro, used)}"
             )
 
 
-def _refuse_forgotten_prompt(sources: Sequence[_Source]) -> None:
-    """Refuses a PROMPT before a models file: that file sets PROMPT to None."""
-    named = None
-    for source in sources:
-        for origin, statement in source.walk():
-            if _macro_name(statement) == "PROMPT":
-                where = origin.where(statement.location.line_num)
-                if named is not None and statement.value is None:
-                    raise InputError(
-                        f"{named} sets PROMPT, and {where}, which comes after it, sets it to None; "
-                        "name the model's file before it"
-                    )
-                named = None if statement.value is None else where
-
-
-def _filled(sources: Sequence[_Source], fill: FillMacros) -> tuple[list[_Source], list[str]]:
-    """Returns the bindings of `fill` as sources, and its messages for the user."""
-    filled = fill(
-        Macros(
-            known=_macros(statement for source in sources for _, statement in source.walk()),
-            given=_macros(statement for source in sources for statement in source.given()),
-            used=frozenset(_used(sources)),
-        )
-    )
-    bindings = [f"{name} = {value!r}" for name, value in filled.values.items()]
-    found = [_Source(filled.origin, binding, is_file=False) for binding in bindings]
-    for source in found:
-        source._scan()
-    return found, list(filled.notes)
-
-
-def _check_macros(sources: Sequence[_Source], check: CheckMacro) -> None:
-    """Checks the last value of each macro; an error of `check` gets the place in front."""
-    last = {
-        name: (origin.where(statement.location.line_num), statement.value)
-        for source in sources
-        for origin, statement in source.walk()
-        if (name := _macro_name(statement)) is not None
-    }
-    for name, (where, value) in last.items():
-        # A reference or another macro: gin knows the value only at its use.
-        if not any(isinstance(part, (_Macro, _Reference)) for part in _parts(value)):
-            try:
-                check(name, value)
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from error
-
-
-def _macros(statements: Iterable[Any]) -> dict[str, Any]:
-    """Returns the last value of each macro that has one."""
-    values = {
-        name: statement.value
-        for statement in statements
-        if (name := _macro_name(statement)) is not None
-    }
-    return {name: value for name, value in values.items() if value != _Macro("gin.REQUIRED")}
-
-
-def _used(sources: Sequence[_Source]) -> set[str]:
-    """Returns the macros that a value refers to."""
-    return {
-        part.name
-        for source in sources
-        for _, statement in source.walk()
-        for part in _parts(getattr(statement, "value", None))
-        if isinstance(part, _Macro)
-    }
-
-
-def _refuse_unused_macros(bindings: Sequence[_Source], sources: Sequence[_Source]) -> None:
-    """Refuses a macro of the command line that no file uses: it would have no effect."""
-    used = {"HOOKS"} | _used(sources)
-    for binding in bindings:
-        for _, statement in binding.walk():
-            name = _macro_name(statement)
-            if name is not None and name not in used:
-                raise InputError(
-                    f"{binding.label}: none of the gin files uses %{name}{nearest(name, used)}"
-                )
-
-
-def _hook_names(value: object, where: str) -> Sequence[str]:
+def _hook_names(statement: _Statement) -> Sequence[str]:
+    value = statement.value
     if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
         return value
     if isinstance(value, (_Macro, _Reference)):
-        return ()  # gin evaluates it later, and the engine loads the plugins then.
-    raise InputError(f"{where}: HOOKS is {value!r}, and should be a list: HOOKS = ['name', …]")
+        return ()  # Known only when gin has evaluated it; the engine loads it then.
+    raise InputError(
+        f"{statement.where}: HOOKS is {value!r}, and should be a list: HOOKS = ['name', …]"
+    )
 
 
 def _register(names: Iterator[str]) -> None:
@@ -787,23 +759,21 @@ def _nearest_parameter(selector: str, parameter: str) -> str:
     return nearest(parameter, names)
 
 
-def _refuse_unfinished(error: ValueError, sources: Sequence[_Source]) -> NoReturn:
-    """Raises an error of gin about the whole configuration, with its place."""
+def _refuse_unfinished(error: ValueError, statements: Sequence[_Statement]) -> NoReturn:
+    """Raises the error of a configuration that is complete and not sound, with its place."""
     match = re.match(r"No bindings specified for '(.*)/gin\.macro'", str(error))
     if match:
-        statements = [pair for source in sources for pair in source.walk()]
-        names = {name for _, statement in statements if (name := _macro_name(statement))}
-        for source, statement in statements:
-            if _Macro(match[1]) in _parts(getattr(statement, "value", None)):
+        names = {statement.macro for statement in statements if statement.macro is not None}
+        for statement in statements:
+            if _Macro(match[1]) in _parts(statement.value):
                 raise InputError(
-                    f"{source.where(statement.location.line_num)}: macro %{match[1]} has no value; "
-                    f"write {match[1]} = … in a gin file or --gin.{match[1]}=…"
-                    f"{nearest(match[1], names)}"
+                    f"{statement.where}: macro {_no_value(match[1])}{nearest(match[1], names)}"
                 ) from error
     match = re.match(r"(.*)/macro\.value set to `%gin\.REQUIRED`", str(error))
     if match:
-        raise InputError(
-            f"macro %{match[1]} has no value; write {match[1]} = … in a gin file or "
-            f"--gin.{match[1]}=…"
-        ) from error
+        raise InputError(f"macro {_no_value(match[1])}") from error
     raise InputError(f"gin: {_first_part(error)}") from error
+
+
+def _no_value(macro: str) -> str:
+    return f"%{macro} has no value; write {macro} = … in a gin file or --gin.{macro}=…"

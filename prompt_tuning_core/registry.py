@@ -59,8 +59,8 @@ class Plugin(NamedTuple):
     status: str
     description: str
     detail: str
-    usage: str
-    requirements: tuple[str, ...]
+    usage: str = ""
+    requirements: tuple[str, ...] = ()
 
     @property
     def is_core(self) -> bool:
@@ -92,15 +92,6 @@ class Filters(NamedTuple):
           InputError: If an item is none of the three forms.
         """
         return cls(tuple(_items(allow)), tuple(_items(block)))
-
-    @classmethod
-    def from_environment(cls) -> Filters:
-        """Reads `PROMPT_TUNING_ALLOW_PLUGINS` and `PROMPT_TUNING_BLOCK_PLUGINS`."""
-        return cls.parse([os.environ.get(ALLOW_VARIABLE, "")], [os.environ.get(BLOCK_VARIABLE, "")])
-
-    def joined(self, other: Filters) -> Filters:
-        """Returns filters with the items of both."""
-        return Filters(self.allow + other.allow, self.block + other.block)
 
     def reason_to_block(self, name: str, distribution: str) -> str | None:
         """Returns why a plugin may not be used, or `None` if it may."""
@@ -216,14 +207,11 @@ class Registry:
         """Loads a listed plugin, and returns it with its new status."""
         if plugin.status != "ok":
             return plugin
-        complaint = _incompatibility(plugin)
-        if complaint:
-            return plugin._replace(status="incompatible", detail=complaint)
         try:
             self._load(plugin)
         except PluginLoadError as error:
-            detail = str(error).removeprefix(f"{plugin} ")
-            return plugin._replace(status="broken", detail=detail)
+            status = "incompatible" if _incompatibility(plugin) else "broken"
+            return plugin._replace(status=status, detail=str(error).removeprefix(f"{plugin} "))
         return plugin
 
     def _find(self, name: str, kinds: Sequence[str]) -> Plugin:
@@ -350,7 +338,7 @@ def _discover(filters: Filters) -> tuple[Plugin, ...]:
     rows: list[Plugin] = []
     kinds_by_group = {kind.group: kind for kind in KINDS.values()}
     points, unreadable = _entry_points()
-    headers: dict[int, dict[str, list[str]]] = {}  # By distribution: some carry several plugins.
+    headers: dict[int, _Headers] = {}  # By distribution: some carry several plugins.
     for point in points:
         kind = kinds_by_group.get(point.group)
         if kind is not None:
@@ -377,25 +365,20 @@ def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
             try:
                 points += distribution.entry_points
             except Exception as error:  # Undecodable or not in ini form: a row says so.
-                fields = _headers(distribution)
-                unreadable.append(
-                    Plugin(
-                        kind="",
-                        name="",
-                        value="",
-                        distribution=fields["Name"][0],
-                        version=fields["Version"][0],
-                        status="broken",
-                        description=fields["Summary"][0],
-                        detail=f"its entry_points.txt cannot be read: {one_line(error)}",
-                        usage="",
-                        requirements=(),
-                    )
-                )
+                detail = f"its entry_points.txt cannot be read: {one_line(error)}"
+                carrier, version, summary, _ = _headers(distribution)
+                unreadable.append(Plugin("", "", "", carrier, version, "broken", summary, detail))
         return points, unreadable
 
 
-def _headers(distribution: Any) -> dict[str, list[str]]:
+class _Headers(NamedTuple):
+    distribution: str
+    version: str
+    summary: str
+    requirements: tuple[str, ...]
+
+
+def _headers(distribution: Any) -> _Headers:
     """Reads the fields of METADATA that a row needs.
 
     `distribution.metadata` would parse all of it, even the long description, with `email`.
@@ -411,19 +394,15 @@ def _headers(distribution: Any) -> dict[str, list[str]]:
         field, separator, value = line.partition(":")
         if separator and field in fields:
             fields[field].append(value.strip())
-    for field in ("Name", "Version"):
-        fields[field] = fields[field] or ["unknown"]
-    fields["Summary"] = fields["Summary"] or [""]
-    return fields
+    name, version, summary = fields["Name"], fields["Version"], fields["Summary"]
+    first = ((name or ["unknown"])[0], (version or ["unknown"])[0], (summary or [""])[0])
+    return _Headers(*first, tuple(fields["Requires-Dist"]))
 
 
 def _row(
-    kind: Kind,
-    point: importlib_metadata.EntryPoint,
-    fields: dict[str, list[str]],
-    filters: Filters,
+    kind: Kind, point: importlib_metadata.EntryPoint, headers: _Headers, filters: Filters
 ) -> Plugin:
-    distribution = fields["Name"][0]
+    distribution = headers.distribution
     status, detail = "ok", ""
     # The core's own commands always work, such as `--allow-plugin=x list-plugins`.
     is_core = normalized(distribution) == CORE_DISTRIBUTION
@@ -439,12 +418,12 @@ def _row(
         name=point.name,
         value=point.value,
         distribution=distribution,
-        version=fields["Version"][0],
+        version=headers.version,
         status=status,
-        description=fields["Summary"][0],
+        description=headers.summary,
         detail=detail,
         usage=kind.usage.format(name=point.name, words=point.name.replace(".", " ")),
-        requirements=tuple(fields["Requires-Dist"]),
+        requirements=headers.requirements,
     )
 
 
@@ -501,7 +480,9 @@ def configure(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Registry:
       InputError: If an item names nothing that could be a plugin.
     """
     global _process_registry
-    _process_registry = Registry(Filters.from_environment().joined(Filters.parse(allow, block)))
+    allow = [os.environ.get(ALLOW_VARIABLE, ""), *allow]
+    block = [os.environ.get(BLOCK_VARIABLE, ""), *block]
+    _process_registry = Registry(Filters.parse(allow, block))
     return _process_registry
 
 

@@ -12,7 +12,7 @@ from prompt_tuning_core import gin_config
 # An engine that reads the configuration as every engine does, runs one configurable, and writes
 # what it returned and the operative config.
 ENGINE = """\
-import json, pathlib, sys
+import gin, json, pathlib, sys
 import app
 from prompt_tuning_core import gin_config
 from prompt_tuning_files import provenance
@@ -21,7 +21,7 @@ class Engine:
     def train(self, flags):
         parsed = gin_config.parse(flags, "fake")
         result = app.run()
-        pathlib.Path("operative.gin").write_text(gin_config.operative_config())
+        pathlib.Path("operative.gin").write_text(gin.operative_config_str())
         print(json.dumps({
             "result": result,
             "named": [plugin.name for plugin in parsed.plugins],

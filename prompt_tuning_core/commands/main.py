@@ -7,6 +7,7 @@ plugins. So the entry points give the names of the commands, and only the named 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # Here, where a closed pipe is no error.
         return code
     except PromptTuningError as error:
-        return _fail(_own_line(error))
+        # gin appends its calls to the text of an exception that passes through them.
+        line = str(error).split("\n  In call to configurable")[0]
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
@@ -61,23 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # gin raises errors of a config as any type.
-        line = _explained_by_gin(error)
-        if line is None:
+        explained = _explained_by_gin(error)
+        if explained is None:
             raise
-        return _fail(line)
-
-
-def _fail(line: str) -> int:
-    print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+        line = explained
+    print(f"{PROGRAM}: error: {' '.join(line.split())}", file=sys.stderr)
     return 2
 
 
-def _own_line(error: PromptTuningError) -> str:
-    # gin appends its calls to the text of an exception that passes through them.
-    return " ".join(str(error).split("\n  In call to configurable")[0].split())
-
-
-def _explained_by_gin(error: Exception) -> str | None:
+def _explained_by_gin(error: BaseException) -> str | None:
     if "gin" not in sys.modules:
         return None
     from prompt_tuning_core import gin_config
@@ -172,15 +166,8 @@ def _print_help(commands: Mapping[str, registry.Plugin]) -> None:
     It imports no plugin.
     """
     own = {name: plugin for name, plugin in commands.items() if plugin.is_core}
-    lines = aligned(
-        [
-            [
-                f"  {name.replace('.', ' ')}",
-                _summary(registry.process_registry().load("command", name)).rstrip("."),
-            ]
-            for name in own
-        ]
-    )
+    load = functools.partial(registry.process_registry().load, "command")
+    lines = aligned([[f"  {name}", _summary(load(name)).rstrip(".")] for name in own])
     groups: dict[str, list[str]] = {}
     for name, plugin in commands.items():
         if name not in own:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands import engines
@@ -32,30 +32,13 @@ class EngineCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the flags that all engines share."""
         engines.add_argument(parser)
-        parser.add_argument(
-            "--gin_file",
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="a gin file (repeatable; later ones override)",
-        )
-        parser.add_argument(
-            "--gin_search_paths",
-            action="append",
-            default=[],
-            metavar="FOLDERS",
-            help="folders to look for gin files in first, joined by commas",
-        )
-        parser.add_argument(
-            "--gin_bindings", action="append", default=[], metavar="NAME=VALUE", help="--gin.NAME"
-        )
-        parser.add_argument(
-            "--hooks",
-            action="append",
-            default=[],
-            metavar="NAMES",
-            help="hooks plugins to run, joined by commas",
-        )
+        for flag, metavar, text in (
+            ("--gin_file", "FILE", "a gin file (repeatable; later ones override)"),
+            ("--gin_search_paths", "FOLDERS", "folders to look in first, joined by commas"),
+            ("--gin_bindings", "NAME=VALUE", "as --gin.NAME=VALUE"),
+            ("--hooks", "NAMES", "hooks plugins to run, joined by commas"),
+        ):
+            parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
         parser.epilog = "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable)."
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -89,22 +72,14 @@ INFER = EngineCommand("infer", "Predict with a prompt")
 
 def _show_warnings_in_one_line() -> None:
     """Shows a warning to the person who runs the command without Python's file and line."""
-    show = warnings.showwarning
+    format_warning = warnings.formatwarning
 
-    def showwarning(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if category is UserWarning and file is None:
-            print(f"prompt-tuning: warning: {message}", file=sys.stderr)
-        else:
-            show(message, category, filename, lineno, file, line)
+    def one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        if category is UserWarning:
+            return f"prompt-tuning: warning: {message}\n"
+        return format_warning(message, category, *where, **line)
 
-    warnings.showwarning = showwarning
+    warnings.formatwarning = one_line
 
 
 def _spaced(binding: str) -> str:

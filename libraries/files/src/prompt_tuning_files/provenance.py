@@ -32,11 +32,9 @@ def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
       `initializer` (the bindings of the initializers in use, a line each), `plugins`, `versions`,
       `started` (UTC) and `config` (the operative config).
     """
-    from prompt_tuning_core import (
-        gin_config,  # It imports gin, which reading a prompt does not need.
-    )
+    import gin  # Here: reading a prompt does not need it.
 
-    config = gin_config.operative_config()
+    config = gin.operative_config_str()
     plugins = [p for p in registry.process_registry().loaded() if p.kind not in _NOT_OF_A_RUN]
     return {
         "initializer": [
