@@ -211,6 +211,25 @@ def test_decoded_tokens_and_their_scores(t5x, make_model, how):
     np.testing.assert_allclose(aux["scores"][:, -1], forward[f"{name}_scores"], atol=1e-4)
 
 
+def test_t5x_prefills_the_decoders_cache(t5x, make_model):
+    # T5X does so only where the signature of the module's `decode` names `prefill`.
+    prefilled = []
+
+    def keep(call, arguments, keywords, context):
+        if context.method_name == "decode":
+            prefilled.append(keywords.get("prefill", False))
+        return call(*arguments, **keywords)
+
+    model = make_model(decode_fn=functools.partial(t5x.decoding.temperature_sample, topk=1))
+    with nn.intercept_methods(keep):
+        jax.eval_shape(
+            model.predict_batch_with_aux,
+            encoder_decoder_params(with_prompt=True),
+            batch_of(golden("forward_short")),
+        )
+    assert True in prefilled
+
+
 def test_embedding_by_gather_gives_what_one_hot_gives(flaxformer_models):
     batch = batch_of(golden("forward_short"))
     params = encoder_decoder_params(with_prompt=True)

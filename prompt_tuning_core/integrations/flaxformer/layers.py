@@ -6,18 +6,22 @@ Each class replaces the class of `flaxformer.architectures.t5.t5_architecture` t
 - `PromptDecoderOnly`, with `PromptDecoder` as its decoder, for prompts of a decoder alone.
 
 Encoder and decoder make the prompt module with `prompt_factory`, which gin files bind to the macro
-PROMPT, and keep it as the submodule `prompt`. Its `input` adds the prompt to the embedded input,
-before dropout. Lengths and all masks follow from its `input_mask`.
+PROMPT, and keep it as the submodule `prompt`. Its `input` yields the embedded input with the
+prompt, before dropout; lengths and every mask follow from its `input_mask`. `*args` and `**kwargs`
+are arguments of Flaxformer's method of the same name, which go on to it as they are.
 
 Shapes below: B batch, T length of the tokens, P prompt positions, H width, V vocabulary size.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flaxformer.architectures.t5 import t5_architecture
 from flaxformer.components.attention import dense_attention
 
@@ -27,58 +31,78 @@ from prompt_tuning_core.prompts import PromptModule, check_not_packed, check_sup
 PromptFactory = Callable[[], PromptModule]
 
 
-class PromptEncoder(t5_architecture.Encoder):
-    """An encoder whose embedded input passes through a prompt module.
+class _PromptStack(nn.Module):
+    """The part that `PromptEncoder` and `PromptDecoder` share; comes before Flaxformer's class.
 
     Attributes:
-      prompt_factory: Makes the prompt module (the macro PROMPT).
+      prompt_factory: Makes the prompt module (the macro PROMPT), whose `side` is that of the stack.
     """
 
     prompt_factory: PromptFactory | None = None
 
+    side: ClassVar[str]
+
     def setup(self) -> None:
         """Makes the submodules."""
         super().setup()
-        self.prompt = _make_prompt(self.prompt_factory, "PromptEncoder", "encoder")
+        name = type(self).__name__
+        if self.prompt_factory is None:
+            raise InputError(f"{name}.prompt_factory is not set; set PROMPT")
+        self.prompt = check_supported(self.prompt_factory(), name, self.side)
 
-    def input_mask(self, inputs: jax.Array) -> jax.Array:
-        """Tells which positions of the encoded sequence are attended to.
+    def input_mask(self, tokens: jax.Array) -> jax.Array:
+        """Tells which positions of the stack's sequence hold a prompt or a token above 0.
 
         Args:
-          inputs: `[B, T]` token ids, 0 where padded.
+          tokens: `[B, T]` token ids, 0 where padded (and at a decoder's BOS).
 
         Returns:
-          `[B, T + P]` bool.
+          `[B, P + T]` bool.
         """
-        return self.prompt.input_mask(inputs)
+        return self.prompt.input_mask(tokens)
 
     def embed_and_combine_inputs(
         self,
-        inputs: jax.Array,
-        inputs_positions: jax.Array | None = None,
-        *,
+        tokens: jax.Array,
+        *args: Any,
         segment_ids: jax.Array | None = None,
         enable_dropout: bool = True,
+        **kwargs: Any,
     ) -> jax.Array:
         """Embeds the tokens and lets the prompt module add to them, before dropout.
 
         Args:
-          inputs: `[B, T]` token ids, 0 where padded.
-          inputs_positions: `[B, T]`, for absolute position embeddings.
+          tokens: `[B, T]` token ids, 0 where padded (and at a decoder's BOS).
+          *args: See Flaxformer's method.
           segment_ids: Must be None.
           enable_dropout: Whether to apply dropout.
+          **kwargs: See Flaxformer's method. `decode=True` is a step of decoding, which adds no
+            prompt.
 
         Returns:
-          `[B, T + P, H]`.
+          `[B, P + T, H]`, or `[B, T, H]` in a step of decoding.
 
         Raises:
           InputError: If the examples are packed.
         """
         check_not_packed(segment_ids)
-        # Dropout comes once, after the prompt is added.
-        embedded = super().embed_and_combine_inputs(inputs, inputs_positions, enable_dropout=False)
-        embedded = self.prompt.input(inputs, embedded)
+        base = super().embed_and_combine_inputs  # type: ignore[misc]  # Flaxformer's: it comes next.
+        embed = functools.partial(base, tokens, *args, **kwargs)
+        if kwargs.get("decode"):
+            return embed(enable_dropout=enable_dropout)
+        # Dropout comes once, after the prompt.
+        embedded = self.prompt.input(tokens, embed(enable_dropout=False))
         return self.input_dropout(embedded, deterministic=not enable_dropout)
+
+
+class PromptEncoder(_PromptStack, t5_architecture.Encoder):
+    """An encoder whose embedded input passes through a prompt module.
+
+    Attributes:
+      prompt_factory: Makes the prompt module (the macro PROMPT), whose `side` is "encoder".
+    """
+
+    side = "encoder"
 
     def __call__(
         self,
@@ -86,8 +110,8 @@ class PromptEncoder(t5_architecture.Encoder):
         inputs_positions: jax.Array | None = None,
         encoder_mask: jax.Array | None = None,
         *,
-        segment_ids: jax.Array | None = None,
         enable_dropout: bool = True,
+        **kwargs: Any,
     ) -> jax.Array:
         """Encodes.
 
@@ -95,11 +119,11 @@ class PromptEncoder(t5_architecture.Encoder):
           inputs: `[B, T]` token ids, 0 where padded.
           inputs_positions: `[B, T]`, for absolute position embeddings.
           encoder_mask: Must be None: the mask follows from the prompt module.
-          segment_ids: Must be None.
           enable_dropout: Whether to apply dropout.
+          **kwargs: Of `embed_and_combine_inputs`.
 
         Returns:
-          `[B, T + P, H]`, zero where padded.
+          `[B, P + T, H]`, zero where padded.
 
         Raises:
           InputError: If the examples are packed, or a mask is given.
@@ -112,7 +136,7 @@ class PromptEncoder(t5_architecture.Encoder):
         if self.sow_intermediates:
             self.sow("intermediates", "input_tokens_ids", inputs)
         embedded = self.embed_and_combine_inputs(
-            inputs, inputs_positions, segment_ids=segment_ids, enable_dropout=enable_dropout
+            inputs, inputs_positions, enable_dropout=enable_dropout, **kwargs
         )
         real = self.input_mask(inputs)
         encoded = self.encode_from_continuous_inputs(
@@ -128,6 +152,11 @@ class PromptEncoder(t5_architecture.Encoder):
 
 class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
     """An encoder-decoder whose encoder is a `PromptEncoder`."""
+
+    def setup(self) -> None:
+        """Makes the submodules; an InputError if the encoder is not one for prompts."""
+        super().setup()
+        _check_stack(self, self.encoder, PromptEncoder)
 
     def encode(
         self,
@@ -146,12 +175,11 @@ class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
           enable_dropout: Whether to apply dropout.
 
         Returns:
-          `[B, T + P, H]`.
+          `[B, P + T, H]`.
 
         Raises:
-          InputError: If the examples are packed, or the encoder is not one for prompts.
+          InputError: If the examples are packed.
         """
-        self._check_encoder()
         return self.encoder(
             encoder_input_tokens,
             inputs_positions=encoder_positions,
@@ -167,62 +195,37 @@ class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
         decoder_target_tokens: jax.Array,
         encoder_segment_ids: jax.Array | None = None,
         decoder_segment_ids: jax.Array | None = None,
-        decoder_positions: jax.Array | None = None,
-        *,
-        enable_dropout: bool = True,
-        decode: bool = False,
-        max_decode_length: int | None = None,
+        *args: Any,
         prefill: bool = False,
-        prefill_lengths: jax.Array | None = None,
+        **kwargs: Any,
     ) -> jax.Array:
         """Decodes as Flaxformer does, attending to the prompt as well.
 
         Args:
-          encoded: `[B, T + P, H]` from `encode`.
+          encoded: `[B, P + T, H]` from `encode`.
           encoder_input_tokens: `[B, T]`, what `encode` was given.
-          decoder_input_tokens: See `t5_architecture.EncoderDecoder.decode`, as for all below.
-          decoder_target_tokens: As there.
+          decoder_input_tokens: `[B, length of the targets]`.
+          decoder_target_tokens: `[B, length of the targets]`.
           encoder_segment_ids: Must be None.
           decoder_segment_ids: Must be None.
-          decoder_positions: As there.
-          enable_dropout: As there.
-          decode: As there.
-          max_decode_length: As there.
-          prefill: As there.
-          prefill_lengths: As there.
+          *args: See Flaxformer's method.
+          prefill: See Flaxformer's method. T5X prefills only where a signature names it.
+          **kwargs: See Flaxformer's method.
 
         Returns:
           `[B, length of the targets, V]`, logits.
 
         Raises:
-          InputError: If the examples are packed, or the encoder is not one for prompts.
+          InputError: If the examples are packed.
         """
         check_not_packed(encoder_segment_ids, decoder_segment_ids)
-        self._check_encoder()
-        # Flaxformer takes the tokens for no more than which of them are above 0.
+        # Flaxformer takes the encoder's tokens for no more than which of them are above 0.
         attended = self.encoder.input_mask(encoder_input_tokens).astype(jnp.int32)
-        return super().decode(
-            encoded,
-            attended,
-            decoder_input_tokens,
-            decoder_target_tokens,
-            decoder_positions=decoder_positions,
-            enable_dropout=enable_dropout,
-            decode=decode,
-            max_decode_length=max_decode_length,
-            prefill=prefill,
-            prefill_lengths=prefill_lengths,
-        )
-
-    def _check_encoder(self) -> None:
-        if not isinstance(self.encoder, PromptEncoder):
-            raise InputError(
-                f"PromptEncoderDecoder's encoder is a {type(self.encoder).__name__}, expected a "
-                "PromptEncoder: set PromptEncoderDecoder.encoder_factory"
-            )
+        tokens = (attended, decoder_input_tokens, decoder_target_tokens)
+        return super().decode(encoded, *tokens, None, None, *args, prefill=prefill, **kwargs)
 
 
-class PromptDecoder(t5_architecture.Decoder):
+class PromptDecoder(_PromptStack, t5_architecture.Decoder):
     """A decoder whose embedded input passes through a prompt module that adds in front of it.
 
     In decoding step by step (`decode=True`) the prompt is in the cache, where `prefill=True` has
@@ -232,90 +235,30 @@ class PromptDecoder(t5_architecture.Decoder):
       prompt_factory: Makes the prompt module (the macro PROMPT), whose `side` is "decoder".
     """
 
-    prompt_factory: PromptFactory | None = None
+    side = "decoder"
 
     def setup(self) -> None:
         """Makes the submodules."""
         super().setup()
-        self.prompt = _make_prompt(self.prompt_factory, "PromptDecoder", "decoder")
         _check_in_front(self.prompt)
-
-    def input_mask(self, decoder_input_tokens: jax.Array) -> jax.Array:
-        """Tells which positions of the decoder's sequence hold a prompt or a token above 0.
-
-        Args:
-          decoder_input_tokens: `[B, T]` token ids, BOS and padding 0.
-
-        Returns:
-          `[B, P + T]` bool.
-        """
-        return self.prompt.input_mask(decoder_input_tokens)
-
-    def embed_and_combine_inputs(
-        self,
-        decoder_input_tokens: jax.Array,
-        decoder_positions: jax.Array | None = None,
-        *,
-        segment_ids: jax.Array | None = None,
-        enable_dropout: bool = True,
-        decode: bool = False,
-    ) -> jax.Array:
-        """Embeds the tokens and lets the prompt module add to them, before dropout.
-
-        Args:
-          decoder_input_tokens: `[B, T]` token ids, BOS and padding 0.
-          decoder_positions: `[B, T]`, for absolute position embeddings.
-          segment_ids: Must be None.
-          enable_dropout: Whether to apply dropout.
-          decode: Whether this is a step of decoding, which adds no prompt.
-
-        Returns:
-          `[B, P + T, H]`, or `[B, T, H]` in a step of decoding.
-
-        Raises:
-          InputError: If the examples are packed.
-        """
-        check_not_packed(segment_ids)
-        if decode:
-            return super().embed_and_combine_inputs(
-                decoder_input_tokens, decoder_positions, enable_dropout=enable_dropout, decode=True
-            )
-        # Dropout comes once, after the prompt is added.
-        embedded = super().embed_and_combine_inputs(
-            decoder_input_tokens, decoder_positions, enable_dropout=False
-        )
-        embedded = self.prompt.input(decoder_input_tokens, embedded)
-        return self.input_dropout(embedded, deterministic=not enable_dropout)
 
     def __call__(
         self,
         encoder_outputs: jax.Array | None,
         decoder_input_tokens: jax.Array,
-        decoder_positions: jax.Array | None = None,
-        decoder_mask: jax.Array | None = None,
-        encoder_decoder_mask: jax.Array | None = None,
-        *,
-        segment_ids: jax.Array | None = None,
-        enable_dropout: bool = True,
+        *args: Any,
         decode: bool = False,
-        max_decode_length: int | None = None,
-        prefill: bool = False,
-        prefill_lengths: jax.Array | None = None,
+        **kwargs: Any,
     ) -> jax.Array:
         """Decodes.
 
         Args:
-          encoder_outputs: See `t5_architecture.Decoder`, as for all that is not described here.
+          encoder_outputs: See `t5_architecture.Decoder`.
           decoder_input_tokens: `[B, T]` token ids, BOS and padding 0.
-          decoder_positions: `[B, T]`, for absolute position embeddings.
-          decoder_mask: Of attention among the P + T positions.
-          encoder_decoder_mask: Of attention from the P + T positions.
-          segment_ids: Must be None.
-          enable_dropout: Whether to apply dropout.
+          *args: See `t5_architecture.Decoder`. Masks are of the P + T positions, and so are
+            `max_decode_length` and `prefill_lengths`; `segment_ids` must be None.
           decode: Whether this is a step of decoding, which adds no prompt.
-          max_decode_length: P and the longest sequence of tokens.
-          prefill: Whether to put the prompt and the tokens into the cache.
-          prefill_lengths: `[B]`, P and the tokens of each example to put there.
+          **kwargs: As `*args`.
 
         Returns:
           Logits `[B, P + T, V]`, or `[B, T, V]` in a step of decoding.
@@ -323,37 +266,49 @@ class PromptDecoder(t5_architecture.Decoder):
         Raises:
           InputError: If the examples are packed.
         """
-        embedded = self.embed_and_combine_inputs(
-            decoder_input_tokens,
-            decoder_positions,
-            segment_ids=segment_ids,
-            enable_dropout=enable_dropout,
-            decode=decode,
-        )
-        tokens = decoder_input_tokens
         if not decode:
-            tokens = self.input_mask(decoder_input_tokens).astype(jnp.int32)
-        return self.decode_from_continuous_inputs(
-            embedded,
-            encoder_outputs,
-            decoder_positions=decoder_positions,
-            decoder_mask=decoder_mask,
-            encoder_decoder_mask=encoder_decoder_mask,
-            logit_mask=dense_attention.get_decoder_logit_mask(tokens, embedded.dtype),
-            enable_dropout=enable_dropout,
-            decode=decode,
-            max_decode_length=max_decode_length,
-            prefill=prefill,
-            prefill_lengths=prefill_lengths,
+            # Flaxformer hands on what it does not know to `decode_from_continuous_inputs`.
+            kwargs["input_mask"] = self.input_mask(decoder_input_tokens)
+        return super().__call__(
+            encoder_outputs, decoder_input_tokens, *args, decode=decode, **kwargs
         )
+
+    def decode_from_continuous_inputs(
+        self,
+        embedded_inputs: jax.Array,
+        *args: Any,
+        input_mask: jax.Array | None = None,
+        **kwargs: Any,
+    ) -> jax.Array:
+        """Applies the layers and makes the logits.
+
+        Args:
+          embedded_inputs: `[B, P + T, H]`, or `[B, T, H]` in a step of decoding.
+          *args: See Flaxformer's method.
+          input_mask: `[B, P + T]`, from which the logit mask follows; None in a step of decoding,
+            where Flaxformer's is right.
+          **kwargs: See Flaxformer's method.
+
+        Returns:
+          Logits `[B, P + T, V]`, or `[B, T, V]` in a step of decoding.
+        """
+        if input_mask is not None:
+            kwargs["logit_mask"] = dense_attention.get_decoder_logit_mask(
+                input_mask.astype(jnp.int32), embedded_inputs.dtype
+            )
+        return super().decode_from_continuous_inputs(embedded_inputs, *args, **kwargs)
 
 
 class PromptDecoderOnly(t5_architecture.DecoderOnly):
     """A language model whose decoder is a `PromptDecoder`."""
 
+    def setup(self) -> None:
+        """Makes the submodules; an InputError if the decoder is not one for prompts."""
+        super().setup()
+        _check_stack(self, self.decoder, PromptDecoder)
+
     def input_mask(self, decoder_input_tokens: jax.Array) -> jax.Array:
         """See `PromptDecoder.input_mask`."""
-        self._check_decoder()
         return self.decoder.input_mask(decoder_input_tokens)
 
     def __call__(
@@ -364,13 +319,10 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
         decoder_positions: jax.Array | None = None,
         decoder_causal_attention: jax.Array | None = None,
         *,
-        enable_dropout: bool = True,
         decode: bool = False,
-        max_decode_length: int | None = None,
-        prefill: bool = False,
-        prefill_lengths: jax.Array | None = None,
+        **kwargs: Any,
     ) -> jax.Array:
-        """Decodes; all arguments but the lengths are those of the tokens alone.
+        """Decodes; the arrays described here are those of the tokens alone.
 
         Args:
           decoder_input_tokens: `[B, T]` token ids, BOS and padding 0.
@@ -379,20 +331,16 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
           decoder_positions: `[B, T]`, for absolute position embeddings.
           decoder_causal_attention: `[B, T]`, 1 for the inputs of a prefix language model, which
             see each other and the prompt in both directions; None for causal attention throughout.
-          enable_dropout: Whether to apply dropout.
           decode: Whether this is a step of decoding, which adds no prompt.
-          max_decode_length: P and the longest sequence of tokens.
-          prefill: Whether to put the prompt and the tokens into the cache.
-          prefill_lengths: `[B]`, P and the tokens of each example to put there.
+          **kwargs: See `PromptDecoder`.
 
         Returns:
           Logits `[B, P + T, V]`, or `[B, T, V]` in a step of decoding.
 
         Raises:
-          InputError: If the examples are packed, or the decoder is not one for prompts.
+          InputError: If the examples are packed.
         """
         check_not_packed(decoder_segment_ids)
-        self._check_decoder()
         if not decode:
             real = self.input_mask(decoder_input_tokens)
             prompt = real[:, : real.shape[1] - decoder_input_tokens.shape[1]].astype(jnp.int32)
@@ -406,26 +354,19 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
             decoder_target_tokens,
             decoder_positions=decoder_positions,
             decoder_causal_attention=decoder_causal_attention,
-            enable_dropout=enable_dropout,
             decode=decode,
-            max_decode_length=max_decode_length,
-            prefill=prefill,
-            prefill_lengths=prefill_lengths,
+            **kwargs,
         )
 
-    def _check_decoder(self) -> None:
-        if not isinstance(self.decoder, PromptDecoder):
-            raise InputError(
-                f"PromptDecoderOnly's decoder is a {type(self.decoder).__name__}, expected a "
-                "PromptDecoder: set PromptDecoderOnly.decoder_factory"
-            )
 
-
-def _make_prompt(factory: PromptFactory | None, caller: str, side: str) -> PromptModule:
-    """Makes the prompt module of an encoder or decoder; an InputError where it cannot be used."""
-    if factory is None:
-        raise InputError(f"{caller}.prompt_factory is not set; set PROMPT")
-    return check_supported(factory(), caller, side)
+def _check_stack(whole: nn.Module, stack: nn.Module, expected: type[_PromptStack]) -> None:
+    """Refuses a stack that is not one for prompts."""
+    if not isinstance(stack, expected):
+        name = type(whole).__name__
+        raise InputError(
+            f"{name}'s {expected.side} is a {type(stack).__name__}, expected a "
+            f"{expected.__name__}: set {name}.{expected.side}_factory"
+        )
 
 
 def _check_in_front(prompt: PromptModule) -> None:
