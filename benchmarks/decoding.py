@@ -18,13 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import processes
@@ -116,17 +112,9 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
 
-    import random_t5
-
-    given = shapes.flags(arguments, "rounds", "peer", "output", "weights")
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_t5.write(arguments, Path(folder, "ours"))
-        command = [sys.executable, __file__, "--one", *given, f"--weights={weights}"]
-        sides = {"ours": processes.Side(command)}
-        if arguments.peer:
-            peer = [*shlex.split(arguments.peer), *given]
-            subprocess.run([*peer, f"--make-weights={folder}/peer"], check=True)
-            sides["peer"] = processes.Side([*peer, f"--weights={folder}/peer"])
+        commands = processes.commands(__file__, arguments, folder)
+        sides = {name: processes.Side(command) for name, command in commands.items()}
         runs = processes.interleave(sides, arguments.rounds)
     report: dict[str, Any] = {
         "summary": {name: summary(found, arguments) for name, found in runs.items()}

@@ -15,13 +15,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import processes
@@ -118,20 +114,14 @@ def main() -> None:
         serve(arguments)
         return
 
-    import random_t5
-
-    given = shapes.flags(
-        arguments, "dtype", "steps", "warmup", "rounds", "peer", "output", "weights"
-    )
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_t5.write(arguments, Path(folder, "ours"))
-        ours = [sys.executable, __file__, "--one", *given, f"--weights={weights}"]
-        sides = {dtype: processes.Side([*ours, f"--dtype={dtype}"]) for dtype in DTYPES}
-        if arguments.peer:
-            peer = shlex.split(arguments.peer)
-            subprocess.run([*peer, *given, f"--make-weights={folder}/peer"], check=True)
+        commands = processes.commands(
+            __file__, arguments, folder, leave_out=("dtype", "steps", "warmup")
+        )
+        sides = {dtype: processes.Side([*commands["ours"], f"--dtype={dtype}"]) for dtype in DTYPES}
+        if "peer" in commands:
             sides["peer, bfloat16"] = processes.Side(
-                [*peer, "--serve", *given, f"--weights={folder}/peer", "--dtype=bfloat16"]
+                [*commands["peer"], "--serve", "--dtype=bfloat16"]
             )
         runs = [
             run_round(sides, arguments.warmup, arguments.steps) for _ in range(arguments.rounds)

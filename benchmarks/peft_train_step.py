@@ -18,6 +18,65 @@ import processes
 import shapes
 
 
+class Training:
+    """A prompt of PEFT in training, with the paper's Adafactor.
+
+    Args:
+      arguments: Of this process.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from transformers.optimization import Adafactor
+
+        self.model, self.device = peft_t5.load(arguments)
+        self.model.train()
+        self._optimizer = Adafactor(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=0.3,
+            scale_parameter=False,
+            relative_step=False,
+            warmup_init=False,
+            weight_decay=1e-5,
+        )
+        self._input_shape = (arguments.batch, arguments.input_length)
+        self._target_shape = (arguments.batch, arguments.target_length)
+        self.loss = 0.0
+
+    def step(self) -> float:
+        """Takes a step on random ids and returns how many seconds it took."""
+        import torch
+
+        inputs = torch.randint(shapes.FIRST_ID, shapes.LAST_ID, self._input_shape)
+        targets = torch.randint(shapes.FIRST_ID, shapes.LAST_ID, self._target_shape)
+        begin = time.perf_counter()
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
+        result = self.model(
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=targets
+        )
+        result.loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.loss = result.loss.item()
+        return time.perf_counter() - begin
+
+    def save(self) -> dict[str, float]:
+        """Saves the prompt once; returns the seconds and the bytes."""
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            self.model.save_pretrained(folder)
+            seconds = time.perf_counter() - begin
+            size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        return {"save_s": round(seconds, 4), "save_bytes": size}
+
+
+def import_all() -> None:
+    """Imports what a training script imports, before anything is built."""
+    # For the time alone: what is used is imported again where it is.
+    import peft  # noqa: F401
+    import torch  # noqa: F401
+    from transformers import T5ForConditionalGeneration  # noqa: F401
+
+
 def main() -> None:
     """Takes steps and prints one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -32,70 +91,28 @@ def main() -> None:
         peft_t5.make_weights(arguments)
         return
 
-    # What a training script imports, before anything is built.
-    import torch
-    from peft import get_peft_model  # noqa: F401
-    from transformers import T5ForConditionalGeneration  # noqa: F401
-    from transformers.optimization import Adafactor
-
+    import_all()
     imported = processes.since_start()
-    model, device = peft_t5.load(arguments)
-    model.train()
+    training = Training(arguments)
     loaded = processes.since_start()
-    optimizer = Adafactor(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=0.3,
-        scale_parameter=False,
-        relative_step=False,
-        warmup_init=False,
-        weight_decay=1e-5,
-    )
-    ids = (shapes.FIRST_ID, shapes.LAST_ID)
-    loss = 0.0
-
-    def take_step() -> float:
-        """Takes a step and returns how many seconds it took."""
-        nonlocal loss
-        inputs = torch.randint(*ids, (arguments.batch, arguments.input_length))
-        targets = torch.randint(*ids, (arguments.batch, arguments.target_length))
-        begin = time.perf_counter()
-        inputs, targets = inputs.to(device), targets.to(device)
-        result = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=targets)
-        result.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss = result.loss.item()
-        return time.perf_counter() - begin
-
     if arguments.serve:
-        processes.answer({"step": take_step, "peak_rss_mb": processes.peak_rss_mb})
+        processes.answer({"step": training.step, "peak_rss_mb": processes.peak_rss_mb})
         return
-    take_step()
+    training.step()
     startup = processes.since_start()
-    seconds = [take_step() for _ in range(1, arguments.warmup + arguments.steps)]
-    seconds = seconds[arguments.warmup - 1 :]
-    peak = processes.peak_rss_mb()
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
-        model.save_pretrained(folder)
-        save = time.perf_counter() - begin
-        size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    print(
-        json.dumps(
-            {
-                "impl": "peft",
-                "step_s": [round(value, 4) for value in seconds],
-                "imported_s": round(imported, 2),
-                "loaded_s": round(loaded, 2),
-                "startup_s": round(startup, 2),
-                "peak_rss_mb": peak,
-                "save_s": round(save, 4),
-                "save_bytes": size,
-                "loss": round(loss, 4),
-                **peft_t5.facts(device),
-            }
-        )
-    )
+    seconds = [training.step() for _ in range(1, arguments.warmup + arguments.steps)]
+    figures = {
+        "impl": "peft",
+        "step_s": [round(value, 4) for value in seconds[arguments.warmup - 1 :]],
+        "imported_s": round(imported, 2),
+        "loaded_s": round(loaded, 2),
+        "startup_s": round(startup, 2),
+        "peak_rss_mb": processes.peak_rss_mb(),
+        **training.save(),
+        "loss": round(training.loss, 4),
+        **peft_t5.facts(training.device),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

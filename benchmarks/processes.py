@@ -6,15 +6,19 @@ prints its figures as one line of JSON, its last; or, one that stays, a line for
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import shapes
 
 
 def since_start() -> float:
@@ -102,6 +106,41 @@ def answer(answers: Mapping[str, Callable[[], Any]]) -> None:
     """
     for question in sys.stdin:
         print(json.dumps(answers[question.strip()]()), flush=True)
+
+
+def commands(
+    script: str,
+    arguments: argparse.Namespace,
+    folder: str | os.PathLike[str],
+    leave_out: Sequence[str] = (),
+    peer_leaves_out: Sequence[str] = (),
+) -> dict[str, list[str]]:
+    """Writes random weights for ours and for the peer; returns the command that runs each.
+
+    Args:
+      script: The benchmark, which measures ours when it gets `--one`.
+      arguments: Of this process. Those that are about all processes are not passed on.
+      folder: Gets the weights.
+      leave_out: Names of further arguments that are not passed on.
+      peer_leaves_out: As `leave_out`, for the peer alone.
+
+    Returns:
+      "ours" and, where `arguments.peer` names a command, "peer".
+    """
+    import random_t5  # Not above: peers run without JAX.
+
+    about_all = ("rounds", "peer", "output", "weights", *leave_out)
+    given = shapes.flags(arguments, *about_all)
+    weights = random_t5.write(arguments, Path(folder, "ours"))
+    found = {"ours": [sys.executable, script, "--one", *given, f"--weights={weights}"]}
+    if arguments.peer:
+        peer = [
+            *shlex.split(arguments.peer),
+            *shapes.flags(arguments, *about_all, *peer_leaves_out),
+        ]
+        subprocess.run([*peer, f"--make-weights={folder}/peer"], check=True)
+        found["peer"] = [*peer, f"--weights={folder}/peer"]
+    return found
 
 
 def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, Any]]]:

@@ -41,6 +41,43 @@ def points(reference: Point, varied: dict[str, list[Any]]) -> list[Point]:
     return list(dict.fromkeys(found))
 
 
+def run(chosen: list[Point], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures each point in a process of `train_step.py`; returns their figures."""
+    import random_t5
+
+    script = str(Path(__file__).with_name("train_step.py"))
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, point in enumerate(chosen):
+            flags = argparse.Namespace(
+                **dataclasses.asdict(point), dtype=arguments.dtype, dropout=arguments.dropout,
+                steps=arguments.steps, warmup=1, saves=0,
+            )  # fmt: skip
+            weights = Path(folder, point.size)
+            if not weights.exists():
+                random_t5.write(flags, weights)
+            side = processes.Side(
+                [sys.executable, script, "--one", *shapes.flags(flags), f"--weights={weights}"],
+                processes.compilation_cache(Path(folder, f"cache_{number}")),
+            )
+            found.append({**dataclasses.asdict(point), **side.run()})
+            print(".", end="", flush=True, file=sys.stderr)
+    print(file=sys.stderr)
+    return found
+
+
+def add_ratios(chosen: list[Point], found: list[dict[str, Any]]) -> None:
+    """Adds to the figures of each point its arithmetic, and what it takes beside the first."""
+    for point, figures in zip(chosen, found, strict=True):
+        figures["median_step_s"] = round(statistics.median(figures["step_s"]), 4)
+        flops = flop.training_step(
+            shapes.SIZES[point.size], point.batch, point.input_length, point.prompt_length, 8
+        )
+        figures["gflop"] = round(flops / 1e9, 1)
+        for name in ("median_step_s", "peak_rss_mb"):
+            figures[f"{name}_over_reference"] = round(figures[name] / found[0][name], 3)
+
+
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -55,8 +92,6 @@ def main() -> None:
     results.add_output_flag(parser, "scaling")
     arguments = parser.parse_args()
 
-    import random_t5
-
     reference = Point(arguments.size, prompt_length=100, input_length=128, batch=8)
     varied = {
         "prompt_length": arguments.prompt_lengths,
@@ -64,50 +99,24 @@ def main() -> None:
         "batch": arguments.batches,
         "size": arguments.sizes,
     }
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, point in enumerate(points(reference, varied)):
-            flags = argparse.Namespace(
-                **dataclasses.asdict(point), dtype=arguments.dtype, dropout=arguments.dropout,
-                steps=arguments.steps, warmup=1, saves=0,
-            )  # fmt: skip
-            weights = Path(folder, point.size)
-            if not weights.exists():
-                random_t5.write(flags, weights)
-            script = str(Path(__file__).with_name("train_step.py"))
-            side = processes.Side(
-                [sys.executable, script, "--one", *shapes.flags(flags), f"--weights={weights}"],
-                processes.compilation_cache(Path(folder, f"cache_{number}")),
-            )
-            found.append({**dataclasses.asdict(point), **side.run()})
-            print(".", end="", flush=True, file=sys.stderr)
-    print(file=sys.stderr)
-    for point, run in zip(points(reference, varied), found, strict=True):
-        run["median_step_s"] = round(statistics.median(run["step_s"]), 4)
-        run["gflop"] = round(
-            flop.training_step(
-                shapes.SIZES[point.size], point.batch, point.input_length, point.prompt_length, 8
-            )
-            / 1e9,
-            1,
-        )
-        for name in ("median_step_s", "peak_rss_mb"):
-            run[f"{name}_over_reference"] = round(run[name] / found[0][name], 3)
+    chosen = points(reference, varied)
+    found = run(chosen, arguments)
+    add_ratios(chosen, found)
     results.write(arguments, {"runs": found})
     print(
         results.table(
             ["size", "P", "input", "batch", "GFLOP", "step s", "ratio", "peak MB", "ratio"],
             [
                 [
-                    run["size"],
-                    *(str(run[name]) for name in ("prompt_length", "input_length", "batch")),
-                    f"{run['gflop']:.0f}",
-                    f"{run['median_step_s']:.3f}",
-                    f"{run['median_step_s_over_reference']:.2f}",
-                    f"{run.get('peak_device_mb', run['peak_rss_mb']):.0f}",
-                    f"{run['peak_rss_mb_over_reference']:.2f}",
+                    figures["size"],
+                    *(str(figures[name]) for name in ("prompt_length", "input_length", "batch")),
+                    f"{figures['gflop']:.0f}",
+                    f"{figures['median_step_s']:.3f}",
+                    f"{figures['median_step_s_over_reference']:.2f}",
+                    f"{figures.get('peak_device_mb', figures['peak_rss_mb']):.0f}",
+                    f"{figures['peak_rss_mb_over_reference']:.2f}",
                 ]
-                for run in found
+                for figures in found
             ],
         )
     )

@@ -18,6 +18,7 @@ import gzip
 import json
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,8 @@ def thread_seconds(trace: Path, operations: set[str]) -> dict[str, float]:
     return dict(found)
 
 
-def main() -> None:
-    """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    shapes.add_shape_flags(parser)
-    shapes.add_batch_flags(parser)
-    parser.add_argument("--steps", type=int, default=8, help="measured steps")
-    results.add_output_flag(parser, "step_profile")
-    arguments = parser.parse_args()
-
+def profiled_step(arguments: argparse.Namespace) -> tuple[float, dict[str, float]]:
+    """Returns the seconds of the fastest step, and of XLA's threads by kind of operation."""
     import jax
 
     import training_loop
@@ -71,19 +65,18 @@ def main() -> None:
         loop, batch = training_loop.of_random_weights(arguments, folder)
         for _ in range(2):
             loop.step(batch)
-        step_s = min(loop.step(batch) for _ in range(arguments.steps))
+        fastest = min(loop.step(batch) for _ in range(arguments.steps))
         with jax.profiler.trace(folder, create_perfetto_trace=True):
             for _ in range(arguments.steps):
                 loop.step(batch)
-        kinds = thread_seconds(Path(folder), loop.operations(batch))
-    products = flop.products(
-        shapes.SIZES[arguments.size], arguments.batch, arguments.input_length,
-        arguments.prompt_length, arguments.target_length,
-    )  # fmt: skip
-    peak = flop.gemm_peak(arguments.dtype)
-    found: list[dict[str, Any]] = []
+        return fastest, thread_seconds(Path(folder), loop.operations(batch))
+
+
+def each_alone(products: Sequence[flop.Product], dtype: str, peak: float) -> list[dict[str, Any]]:
+    """Computes each matrix product by itself; returns its seconds and its share of the peak."""
+    found = []
     for product in products:
-        seconds = product.count * flop.best_seconds(product, arguments.dtype)
+        seconds = product.count * flop.best_seconds(product, dtype)
         shape = f"{product.m} x {product.k} x {product.n}"
         found.append(
             {
@@ -94,6 +87,27 @@ def main() -> None:
                 "share_of_peak": round(product.flop / seconds / peak, 3),
             }
         )
+    return found
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    shapes.add_shape_flags(parser)
+    shapes.add_batch_flags(parser)
+    parser.add_argument("--steps", type=int, default=8, help="measured steps")
+    results.add_output_flag(parser, "step_profile")
+    arguments = parser.parse_args()
+
+    import training_loop
+
+    step_s, kinds = profiled_step(arguments)
+    products = flop.products(
+        shapes.SIZES[arguments.size], arguments.batch, arguments.input_length,
+        arguments.prompt_length, arguments.target_length,
+    )  # fmt: skip
+    peak = flop.gemm_peak(arguments.dtype)
+    found = each_alone(products, arguments.dtype, peak)
     total = sum(product.flop for product in products)
     alone = sum(entry["seconds"] for entry in found)
     busy = sum(kinds.values())

@@ -20,10 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -127,22 +124,14 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
 
-    import random_t5
-
-    given = shapes.flags(arguments, "rounds", "peer", "output", "weights")
     runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": [], "peer": []}
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_t5.write(arguments, Path(folder, "ours"))
-        command = [sys.executable, __file__, "--one", *given, f"--weights={weights}"]
-        peer = shlex.split(arguments.peer or "")
-        peer_flags = [flag for flag in given if not flag.startswith("--saves")]
-        if peer:
-            subprocess.run([*peer, *peer_flags, f"--make-weights={folder}/peer"], check=True)
+        commands = processes.commands(__file__, arguments, folder, peer_leaves_out=("saves",))
         for number in range(arguments.rounds):
             cache = processes.compilation_cache(Path(folder, f"cache_{number}"))
-            sides = {name: processes.Side(command, cache) for name in ("cold", "warm")}
-            if peer:
-                sides["peer"] = processes.Side([*peer, *peer_flags, f"--weights={folder}/peer"])
+            sides = {name: processes.Side(commands["ours"], cache) for name in ("cold", "warm")}
+            if "peer" in commands:
+                sides["peer"] = processes.Side(commands["peer"])
             for name, found in processes.interleave(sides, 1).items():
                 runs[name] += found
     gflop = (
