@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import gin
 import numpy as np
@@ -80,13 +82,37 @@ def command(arguments, folder):
     return finished.stdout
 
 
-def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
-    """Few steps: what the numbers are is measured by `make demo`."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Few steps of both of the demo's tasks, in a folder of its own, and what they printed.
+
+    What the numbers are is measured by `make demo`.
+    """
+    folder = tmp_path_factory.mktemp("demo")
     printed = command(
         ["train", "--gin_file=runs/demo.gin", "--gin.MODEL_DIR='run'", "--gin.TRAIN_STEPS=2"],
-        tmp_path,
+        folder,
     )
-    result = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    command(
+        [
+            "train",
+            "--gin_file=runs/demo_plot_or_review.gin",
+            "--gin.MODEL_DIR='other'",
+            "--gin.TRAIN_STEPS=1",
+            "--gin.RANDOM_SEED=3",
+        ],
+        folder,
+    )
+    return SimpleNamespace(
+        folder=folder,
+        printed=printed,
+        result=json.loads((folder / "run" / "held_out.json").read_text()),
+        other=json.loads((folder / "other" / "held_out.json").read_text()),
+    )
+
+
+def test_the_demo_from_any_directory_ends_in_its_table(trained):
+    result, printed = trained.result, trained.printed
     for name, value in result["rows"].items():
         assert 0 <= value <= 1
         assert f"{value:.3f}" in printed, name
@@ -102,23 +128,18 @@ def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
         assert re.search(rf"{re.escape(one.name)} \* .* {one.mean:.3f} ", printed), one.name
     assert f"Measured once, on {measured.date}" in printed
 
-    # The other task takes another gin file, and is compared with its own prefix.
-    command(
-        [
-            "train",
-            "--gin_file=runs/demo_plot_or_review.gin",
-            "--gin.MODEL_DIR='other'",
-            "--gin.TRAIN_STEPS=1",
-            "--gin.RANDOM_SEED=3",
-        ],
-        tmp_path,
-    )
-    other = json.loads((tmp_path / "other" / "held_out.json").read_text())
-    assert other["examples"] > result["examples"]
-    assert other["rows"]["best text prefix, 'plot or review: '"] > 0.8
-    assert other["rows"]["untrained prompt"] < 0.1
 
-    # The same tables, of several runs, and the prompts on each other's task.
+def test_the_other_task_is_compared_with_its_own_prefix(trained):
+    rows = trained.other["rows"]
+    assert trained.other["examples"] > trained.result["examples"]
+    assert rows["best text prefix, 'plot or review: '"] > 0.8
+    assert rows["untrained prompt"] < 0.1
+
+
+def test_the_tables_of_several_runs_have_prompts_on_each_others_task(trained, tmp_path, capsys):
+    result, other = trained.result, trained.other
+    for run in ("run", "other"):
+        shutil.copytree(trained.folder / run, tmp_path / run)
     again = tmp_path / "run_again"
     again.mkdir()
     changed = {**result, "seed": 5, "rows": {**result["rows"], "trained prompt": 1.0}}
@@ -135,14 +156,15 @@ def test_the_demo_from_any_directory_ends_in_its_table(tmp_path, capsys):
     ):
         assert re.search(row, table), table
 
-    # And its prompt answers a person's own sentences.
+
+def test_the_prompt_answers_a_persons_own_sentences(trained, tmp_path):
     (tmp_path / "mine.txt").write_text("a wonderful, moving film .\ndull and far too long .\n")
     command(
         [
             "infer",
             "--gin_file=models/demo_prompt.gin",
             "--gin_file=runs/prompt_infer.gin",
-            "--gin.PROMPT_FILE='run'",
+            f"--gin.PROMPT_FILE='{trained.folder / 'run'}'",
             "--gin.INFER_INPUT_FILE='mine.txt'",
             "--gin.INFER_OUTPUT_DIR='.'",
         ],

@@ -34,7 +34,6 @@ def _highest_precision():
 
 @pytest.fixture(scope="module")
 def t5x():
-    pytest.importorskip("t5x", reason="needs T5X")
     from t5x import decoding, models
 
     from prompt_tuning_engine_t5x.decoder_only_model import PromptDecoderOnlyModel
@@ -44,7 +43,6 @@ def t5x():
 
 @pytest.fixture(scope="module")
 def flaxformer_models():
-    pytest.importorskip("flaxformer", reason="needs Flaxformer")
     import flaxformer_models
 
     return flaxformer_models

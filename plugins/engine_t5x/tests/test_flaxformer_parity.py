@@ -44,7 +44,6 @@ def _highest_precision():
 
 @pytest.fixture(scope="module")
 def t5x():
-    pytest.importorskip("t5x", reason="needs T5X")
     from t5x import decoding, models
 
     return SimpleNamespace(decoding=decoding, models=models)
@@ -52,7 +51,6 @@ def t5x():
 
 @pytest.fixture(scope="module")
 def flaxformer_models():
-    pytest.importorskip("flaxformer", reason="needs Flaxformer")
     import flaxformer_models
 
     return flaxformer_models

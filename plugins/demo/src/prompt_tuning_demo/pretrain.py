@@ -88,6 +88,23 @@ def train(
     Returns:
       The running average of the parameters.
     """
+    optimizer = _optimizer(recipe)
+    rng = jax.random.key(recipe.seed)
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = T5(network_config(recipe)).init(rng, tokens, tokens, tokens)["params"]
+    averaged = jax.tree.map(jnp.copy, params)
+    state = optimizer.init(params)
+    step = _make_step(recipe, optimizer, rng)
+    for number in range(recipe.steps):
+        is_start = number < recipe.start_steps
+        params, averaged, state, losses = step(
+            params, averaged, state, number, next(batches), is_start=is_start
+        )
+        report(number + 1, losses, averaged)
+    return averaged
+
+
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=recipe.learning_rate,
@@ -95,15 +112,16 @@ def train(
         decay_steps=recipe.steps,
         end_value=0.02 * recipe.learning_rate,
     )
-    optimizer = optax.chain(
+    return optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),
         optax.adamw(schedule, b2=0.98, weight_decay=recipe.weight_decay),
     )
-    rng = jax.random.key(recipe.seed)
-    tokens = jnp.ones((1, 1), jnp.int32)
-    params = T5(network_config(recipe)).init(rng, tokens, tokens, tokens)["params"]
-    averaged = jax.tree.map(jnp.copy, params)
-    state = optimizer.init(params)
+
+
+def _make_step(
+    recipe: Recipe, optimizer: optax.GradientTransformation, rng: jax.Array
+) -> Callable[..., tuple[Params, Params, optax.OptState, Losses]]:
+    """Makes the compiled step; it takes the bare examples only after the start of the training."""
 
     @functools.partial(jax.jit, static_argnames="is_start", donate_argnums=(0, 1, 2))
     def step(
@@ -136,17 +154,7 @@ def train(
         averaged = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, averaged, params)
         return params, averaged, state, losses
 
-    for number in range(recipe.steps):
-        params, averaged, state, losses = step(
-            params,
-            averaged,
-            state,
-            number,
-            next(batches),
-            is_start=number < recipe.start_steps,
-        )
-        report(number + 1, losses, averaged)
-    return averaged
+    return step
 
 
 class Validation:

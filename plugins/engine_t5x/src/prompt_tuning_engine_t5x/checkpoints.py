@@ -9,6 +9,7 @@ T5X saves and restores; here are the functions and the class that its configurat
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -96,16 +97,43 @@ def check_complete(expected: Sequence[str], found: Sequence[str] | Mapping[str, 
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """The facts that gin knows of a run, for the provenance of its prompts.
+
+    Attributes:
+      initial_checkpoint_path: The frozen model (INITIAL_CHECKPOINT_PATH).
+      mixture_or_task_name: The task (MIXTURE_OR_TASK_NAME).
+      mixture_or_task_module: The task's plugin or module (MIXTURE_OR_TASK_MODULE).
+      task_feature_lengths: The lengths that texts are cut to (TASK_FEATURE_LENGTHS).
+      vocabulary: The vocabulary (VOCABULARY).
+      random_seed: The seed; None where T5X draws one (RANDOM_SEED).
+    """
+
+    initial_checkpoint_path: str | None = None
+    mixture_or_task_name: str | None = None
+    mixture_or_task_module: str | None = None
+    task_feature_lengths: Mapping[str, int] | None = None
+    vocabulary: seqio.Vocabulary | None = None
+    random_seed: int | None = None
+
+    def collect(self) -> dict[str, Any]:
+        """Returns these facts, and the versions and gin bindings of the run, for a JSON file."""
+        return {
+            "model": {"path": self.initial_checkpoint_path},
+            "vocabulary": _vocabulary_facts(self.vocabulary),
+            "task": {
+                "name": self.mixture_or_task_name,
+                "module": self.mixture_or_task_module,
+                "feature_lengths": dict(self.task_feature_lengths or {}),
+            },
+            "seed": self.random_seed,
+            **provenance.facts(("prompt-tuning-engine-t5x", *_t5x_distributions())),
+        }
+
+
 def prompt_files(
-    model_dir: str,
-    prompt_factory: PromptFactory,
-    initial_checkpoint_path: str | None = None,
-    mixture_or_task_name: str | None = None,
-    mixture_or_task_module: str | None = None,
-    task_feature_lengths: Mapping[str, int] | None = None,
-    vocabulary: seqio.Vocabulary | None = None,
-    random_seed: int | None = None,
-    hooks: Sequence[str] = (),
+    model_dir: str, prompt_factory: PromptFactory, run_facts: RunFacts, hooks: Sequence[str] = ()
 ) -> Callable[[State, Any], tuple[State, Any]]:
     """Makes the function that writes the prompt whenever T5X saves a checkpoint.
 
@@ -117,12 +145,7 @@ def prompt_files(
     Args:
       model_dir: The output directory, local or in a bucket (MODEL_DIR).
       prompt_factory: Makes the prompt module (PROMPT).
-      initial_checkpoint_path: For the provenance (INITIAL_CHECKPOINT_PATH).
-      mixture_or_task_name: For the provenance (MIXTURE_OR_TASK_NAME).
-      mixture_or_task_module: For the provenance (MIXTURE_OR_TASK_MODULE).
-      task_feature_lengths: For the provenance (TASK_FEATURE_LENGTHS).
-      vocabulary: For the provenance (VOCABULARY).
-      random_seed: For the provenance; None if T5X draws one (RANDOM_SEED).
+      run_facts: For the provenance.
       hooks: Names of the hooks plugins to call for each saved prompt (HOOKS).
 
     Returns:
@@ -135,32 +158,13 @@ def prompt_files(
     check_is_plain(prompt_factory())
     parameters = PromptParameters(prompt_factory)
     hook = registry.process_registry().load_hooks(hooks)
-
-    @functools.cache
-    def facts() -> dict[str, Any]:
-        return {
-            "model": {"path": initial_checkpoint_path},
-            "vocabulary": _vocabulary_facts(vocabulary),
-            "task": {
-                "name": mixture_or_task_name,
-                "module": mixture_or_task_module,
-                "feature_lengths": dict(task_feature_lengths or {}),
-            },
-            "seed": random_seed,
-            **provenance.facts(("prompt-tuning-engine-t5x", *_t5x_distributions())),
-        }
+    # Collected at the first save: by then gin has used all that a run uses.
+    facts = functools.cache(run_facts.collect)
 
     def transform(state: State, infos: Any) -> tuple[State, Any]:
         if jax.process_index() == 0:
             flat = _flat(state)
-            prompts = {
-                name: value
-                for name, value in flat.items()
-                if parameters.holds(name.removeprefix(_PARAMETERS))
-            }
-            files.check_is_one_matrix({name: value.shape for name, value in prompts.items()})
-            (matrix,) = prompts.values()
-            prompt = np.asarray(_value(matrix), np.float32)
+            prompt = _prompt(flat, parameters)
             step = int(_value(flat[_STEP]))
             if not any(epath.Path(model_dir).glob("prompt_*.npy")):
                 hook.prompt_initialized(prompt=prompt, provenance=facts())
@@ -169,6 +173,14 @@ def prompt_files(
         return state, infos
 
     return transform
+
+
+def _prompt(flat: Mapping[str, Any], parameters: PromptParameters) -> np.ndarray:
+    """Returns the prompt in a flat state, `[P, H]` float32."""
+    found = {n: a for n, a in flat.items() if parameters.holds(n.removeprefix(_PARAMETERS))}
+    files.check_is_one_matrix({name: array.shape for name, array in found.items()})
+    (matrix,) = found.values()
+    return np.asarray(_value(matrix), np.float32)
 
 
 def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any]:

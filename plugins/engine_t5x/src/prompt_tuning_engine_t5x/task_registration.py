@@ -48,13 +48,7 @@ def for_seqio(
       InputError: If there is no such task, the module fails to import, a text is too long with
         `strict_lengths`, or T5X or prompt tuning does not support a setting.
     """
-    if bucketing:
-        raise InputError(
-            "BUCKETING is True, and T5X pads every batch to TASK_FEATURE_LENGTHS; leave it False, "
-            "or use --engine local"
-        )
-    if pack:
-        raise InputError("PACK is True, and prompt tuning does not support packed examples")
+    _refuse_other_batches(bucketing, pack)
     if module:
         tasks.import_module(module)
     if name in tasks.names():
@@ -68,6 +62,23 @@ def for_seqio(
             f"STRICT_LENGTHS is True, and {name!r} is no text task; leave it False, or use "
             "--engine local"
         )
+    _check_is_known(name)
+    return name
+
+
+def _refuse_other_batches(bucketing: bool, pack: bool) -> None:
+    """Refuses batches that T5X or prompt tuning does not make."""
+    if bucketing:
+        raise InputError(
+            "BUCKETING is True, and T5X pads every batch to TASK_FEATURE_LENGTHS; leave it False, "
+            "or use --engine local"
+        )
+    if pack:
+        raise InputError("PACK is True, and prompt tuning does not support packed examples")
+
+
+def _check_is_known(name: str) -> None:
+    """Refuses a name that neither a text task nor a task or mixture of seqio's has."""
     import seqio
 
     known = [*tasks.names(), *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
@@ -76,7 +87,6 @@ def for_seqio(
             f"unknown task {name!r}{nearest(name, known)} (neither a text task nor one of seqio's "
             "has that name)"
         )
-    return name
 
 
 def for_inference(

@@ -75,16 +75,14 @@ def init_labels(
     """
     table = as_table(embeddings)
     check_vocabulary(vocab)
-    inline = None if isinstance(texts, str | os.PathLike) else _checked_labels(texts)
-    if inline is None and not os.fspath(texts):  # type: ignore[arg-type]
-        raise InputError(f"texts is '', {_EXPECTED_TEXTS}; set CLASS_LABELS")
+    read_labels = _label_source(texts)
     combine = _aggregate(aggregate)
     warn_once = WarnOnce()
 
     def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
         length, width = prompt_shape(shape)
         check_width(table, width)
-        labels = _read_labels(Path(texts)) if inline is None else inline  # type: ignore[arg-type]
+        labels = read_labels()
         if len(labels) > length and not allow_truncation:
             raise InputError(
                 f"{len(labels)} labels for a prompt of length {length}; set PROMPT_LENGTH to at "
@@ -94,20 +92,21 @@ def init_labels(
         pieces = [_pieces(vocab, label, table) for label in labels][:length]
         if len(labels) > length:
             warn_once(f"the prompt of length {length} leaves out the labels {labels[length:]}")
-        rows = table.rows(np.concatenate(pieces))
-        ends = np.cumsum([len(ids) for ids in pieces])[:-1]
-        values = np.empty((len(pieces), width), np.float32)
-        for i, vectors in enumerate(np.split(rows, ends)):
-            value = np.asarray(combine(vectors))
-            if value.shape != (width,):
-                raise InputError(
-                    f"aggregate made shape {value.shape} of the pieces of label {labels[i]!r}, "
-                    f"expected ({width},)"
-                )
-            values[i] = value
+        values = _vectors(table, labels[:length], pieces, combine)
         return fill(values, initializer, rng, (length, width))
 
     return initialize
+
+
+def _label_source(texts: Any) -> Callable[[], tuple[str, ...]]:
+    """Checks `texts`; returns what gives the labels, of a file by reading it each time."""
+    if not isinstance(texts, str | os.PathLike):
+        labels = _checked_labels(texts)
+        return lambda: labels
+    path = os.fspath(texts)
+    if not path:
+        raise InputError(f"texts is '', {_EXPECTED_TEXTS}; set CLASS_LABELS")
+    return lambda: _read_labels(Path(path))
 
 
 def _checked_labels(texts: Any) -> tuple[str, ...]:
@@ -144,6 +143,25 @@ def _pieces(vocab: Vocabulary, label: str, table: EmbeddingTable) -> np.ndarray:
     ids = piece_ids(vocab, label, "label")
     check_ids(table, ids, label, "label")
     return ids
+
+
+def _vectors(
+    table: EmbeddingTable, labels: Sequence[str], pieces: Sequence[np.ndarray], combine: Aggregate
+) -> np.ndarray:
+    """Makes one vector of the pieces of each label, `[labels, H]` float32; reads rows once."""
+    width = table.shape[1]
+    rows = table.rows(np.concatenate(pieces))
+    ends = np.cumsum([len(ids) for ids in pieces])[:-1]
+    values = np.empty((len(pieces), width), np.float32)
+    for i, vectors in enumerate(np.split(rows, ends)):
+        value = np.asarray(combine(vectors))
+        if value.shape != (width,):
+            raise InputError(
+                f"aggregate made shape {value.shape} of the pieces of label {labels[i]!r}, "
+                f"expected ({width},)"
+            )
+        values[i] = value
+    return values
 
 
 def _aggregate(aggregate: str | Aggregate) -> Aggregate:
