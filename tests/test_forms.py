@@ -10,6 +10,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import golden_data
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -18,7 +19,6 @@ from prompt_tuning_files import prompt_files
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "plugins" / "format_t5x" / "tests" / "golden"
-VOCABULARY = ROOT / "tests" / "golden" / "seqio_test_sentencepiece.model"
 
 T5X_FORMS = (
     "t5x_checkpoint_2021", "t5x_checkpoint_msgpack_only", "t5x_checkpoint_prompt", "t5x_orbax"
@@ -83,7 +83,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("forms")
     (folder / "task.gin").write_text(TASK)
     (folder / "rows.tsv").write_text(ROWS)
-    parameters = dict(np.load(GOLDEN / "tiny_params.npz"))
+    parameters = golden_data.read("tiny_params")
     safetensors.numpy.save_file(parameters, folder / "own.safetensors")
     write_hugging_face(folder / "hugging_face", parameters)
     for name in T5X_FORMS:
@@ -95,7 +95,8 @@ def project(tmp_path_factory):
 def train(project, model, step=0):
     macros = {
         "INITIAL_CHECKPOINT_PATH": model, "MODEL_DIR": f"run_{model}", "TRAIN_STEPS_RELATIVE": 3,
-        "VOCABULARY_FILE": str(VOCABULARY), "vocabularies.SentencePieceVocabulary.extra_ids": 38,
+        "VOCABULARY_FILE": str(golden_data.VOCABULARY),
+        "vocabularies.SentencePieceVocabulary.extra_ids": 38,
         "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 6}, "MIXTURE_OR_TASK_NAME": "toy",
         "BATCH_SIZE": 3, "PROMPT_LENGTH": 5, "RANDOM_SEED": 0, "DROPOUT_RATE": 0.0,
     }  # fmt: skip

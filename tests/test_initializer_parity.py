@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,7 @@ def meta(golden):
 
 @pytest.fixture(scope="module")
 def vocab():
-    model = str(GOLDEN / "seqio_test_sentencepiece.model")
+    model = str(golden_data.VOCABULARY)
     return sentencepiece.SentencePieceProcessor(model_file=model)
 
 

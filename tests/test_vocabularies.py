@@ -7,6 +7,7 @@ import lzma
 import random
 from pathlib import Path
 
+import golden_data
 import pytest
 from sentencepiece import sentencepiece_model_pb2 as protocol
 
@@ -15,7 +16,7 @@ from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-SMALL = GOLDEN / "seqio_test_sentencepiece.model"
+SMALL = golden_data.VOCABULARY
 DEMO = ROOT / "plugins/demo/src/prompt_tuning_demo/model/vocabulary.model"
 USER_DEFINED, BYTE = 4, 6  # Kinds of pieces.
 

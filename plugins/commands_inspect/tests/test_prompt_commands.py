@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import golden_data
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -20,7 +21,7 @@ from prompt_tuning_files.embeddings import EMBEDDING_VARIABLE
 from prompt_tuning_files.formats import Variable
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
-VOCABULARY = Path(__file__).parents[3] / "tests" / "golden" / "seqio_test_sentencepiece.model"
+VOCABULARY = golden_data.VOCABULARY
 PROVENANCE = {
     "task": {"name": "reviews"},
     "seed": 0,

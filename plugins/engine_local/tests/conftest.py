@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import golden_data
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -25,8 +26,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """Reads one of the reference's files; see the README of tests/golden."""
 
     def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(GOLDEN / f"{name}.npz") as arrays:
-            return dict(arrays)
+        return golden_data.read(name, GOLDEN)
 
     return load
 
@@ -36,7 +36,7 @@ def project(tmp_path: Path, golden: Callable[[str], dict[str, np.ndarray]]) -> P
     """A folder with a model, its vocabulary, a task and its data."""
     (tmp_path / "model").mkdir()
     safetensors.numpy.save_file(golden("tiny_params"), tmp_path / "model" / "model.safetensors")
-    shutil.copy(GOLDEN / "seqio_test_sentencepiece.model", tmp_path / "vocabulary.model")
+    shutil.copy(golden_data.VOCABULARY, tmp_path / "vocabulary.model")
     rows = "".join(json.dumps(row) + "\n" for row in ROWS)
     (tmp_path / "rows.jsonl").write_text(rows)
     (tmp_path / "task.gin").write_text(TASK)

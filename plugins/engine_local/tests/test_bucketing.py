@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_parity import CONFIG
+from tiny_model import make_model
 
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.data.batching import TokenizedExample
-from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Predictor
-from prompt_tuning_files.vocabularies import SentencePieceVocabulary
-from prompt_tuning_prompt_basic import PromptBasic
 from prompt_tuning_tasks import Example, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 LENGTHS = FeatureLengths(64, 32)
-
-
-def make_model(place=combine.prefix, **settings):
-    vocabulary = SentencePieceVocabulary(
-        Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model", extra_ids=38
-    )
-    return EncoderDecoderModel(
-        CONFIG,
-        vocabulary,
-        lambda: PromptBasic(
-            length=5, prompt_init=lambda rng, shape: jnp.zeros(shape), combine=place
-        ),
-        **settings,
-    )
 
 
 @pytest.fixture(scope="module")

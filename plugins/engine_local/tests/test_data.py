@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from pathlib import Path
 
+import golden_data
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_tasks import Example
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
-MODEL = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
+MODEL = golden_data.VOCABULARY
 
 
 @pytest.fixture(scope="module")

@@ -10,24 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_model import CONFIG
 
 from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_engine_local.model import losses, optimizers
-from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_prompt_basic import PromptBasic
 
-CONFIG = T5Config(
-    num_embeddings=64,
-    emb_dim=32,
-    num_heads=4,
-    head_dim=8,
-    mlp_dim=64,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-)
 INPUTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
 
 

@@ -6,12 +6,12 @@ They run in this process, since importing seqio takes long, and skip where it is
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
+import golden_data
 import jax
 import numpy as np
 import pytest
-from test_bucketing import make_model
+from tiny_model import make_model
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching, find_task
@@ -23,7 +23,7 @@ from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 pytestmark = pytest.mark.seqio
 
-VOCABULARY = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
+VOCABULARY = golden_data.VOCABULARY
 EXTRA_IDS = 38
 LINES = ["this is a test\tis", "that was sad\tbad", "this is that\tis", "a bad test\tbad"]
 LENGTHS = FeatureLengths(12, 6)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from pathlib import Path
 
+import golden_data
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_bucketing import make_model
 from tiny import TASK
+from tiny_model import make_model
 
 import prompt_tuning_tasks as tasks
 from prompt_tuning_core import gin_config
@@ -26,7 +26,7 @@ from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 pytestmark = pytest.mark.seqio
 
-VOCABULARY = Path(__file__).parent / "golden" / "seqio_test_sentencepiece.model"
+VOCABULARY = golden_data.VOCABULARY
 EXTRA_IDS = 38
 LENGTHS = FeatureLengths(16, 6)
 TEXTS = ["this is a test", "", "a <extra_id_0> test", "sad<extra_id_1>", " that  was ", "ü\u2028z"]

@@ -9,10 +9,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+import golden_data
 import numpy as np
 import pytest
 
-# pytest's importlib mode leaves this folder off the path.
+# pytest's importlib mode leaves these folders off the path.
+sys.path.insert(0, str(Path(__file__).parents[2] / "engine_local" / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from golden_arrays import golden
@@ -35,7 +37,7 @@ def make_project(folder: Path) -> Path:
     """Puts a model, its vocabulary, a prompt, a task and its data into a folder."""
     with tarfile.open(GOLDEN / "t5x_checkpoint.tar.gz") as archive:
         archive.extractall(folder, filter="data")
-    shutil.copy(GOLDEN / "seqio_test_sentencepiece.model", folder / "vocabulary.model")
+    shutil.copy(golden_data.VOCABULARY, folder / "vocabulary.model")
     np.save(folder / "prompt.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "task.gin").write_text(TASK)

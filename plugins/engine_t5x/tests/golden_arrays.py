@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import golden_data
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,13 +13,7 @@ from flax.traverse_util import unflatten_dict
 from prompt_tuning_prompt_basic import PromptBasic
 
 HERE = Path(__file__).parent
-GOLDEN = {
-    "decoder_only_prefix_lm": HERE / "golden",
-    "forward_long": HERE.parents[1] / "engine_local" / "tests" / "golden",
-    "forward_short": HERE.parents[1] / "engine_local" / "tests" / "golden",
-    "tiny_params": HERE.parents[1] / "engine_local" / "tests" / "golden",
-    "tiny_prompt": HERE.parents[1] / "engine_local" / "tests" / "golden",
-}
+FOLDERS = (HERE / "golden", HERE.parents[1] / "engine_local" / "tests" / "golden")
 
 # What T5X, Flaxformer and seqio say of themselves when they are imported.
 WARNINGS = [
@@ -29,8 +24,7 @@ WARNINGS = [
 
 def golden(name: str) -> dict[str, np.ndarray]:
     """Reads one of the reference's files."""
-    with np.load(GOLDEN[name] / f"{name}.npz") as arrays:
-        return dict(arrays)
+    return golden_data.read(name, *FOLDERS)
 
 
 def encoder_decoder_params(with_prompt: bool) -> dict:

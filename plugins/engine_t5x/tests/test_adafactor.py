@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import adafactor_cases
 import numpy as np
 import pytest
-
-# pytest's importlib mode leaves these folders off the path.
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "engine_local" / "tests"))
-
-import adafactor_cases
 from golden_arrays import WARNINGS
 
 pytestmark = [

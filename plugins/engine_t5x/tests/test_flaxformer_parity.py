@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,10 +10,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-
-# pytest's importlib mode leaves this folder off the path.
-sys.path.insert(0, str(Path(__file__).parent))
-
 from golden_arrays import (
     WARNINGS,
     assert_close,

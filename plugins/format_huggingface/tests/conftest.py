@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import golden_data
 import numpy as np
 import pytest
 
@@ -17,8 +18,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """Reads one of the files of outputs; see the README of tests/golden."""
 
     def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(GOLDEN / f"{name}.npz") as arrays:
-            return dict(arrays)
+        return golden_data.read(name, GOLDEN)
 
     return load
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
+import golden_data
 import msgpack
-import numpy as np
 import pytest
 import tensorstore as ts
 
@@ -16,13 +16,13 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="session")
 def parameters():
     """The tiny model's parameters, without the prompt."""
-    return dict(np.load(GOLDEN / "tiny_params.npz"))
+    return golden_data.read("tiny_params")
 
 
 @pytest.fixture(scope="session")
 def prompt():
     """The prompt that the prompted checkpoints hold."""
-    return np.load(GOLDEN / "tiny_prompt.npz")["encoder/prompt/prompt/prompt"]
+    return golden_data.read("tiny_prompt")["encoder/prompt/prompt/prompt"]
 
 
 @pytest.fixture

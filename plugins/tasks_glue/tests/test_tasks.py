@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
+import golden_data
 import pytest
 
 pytestmark = pytest.mark.seqio
 
-VOCABULARY = Path(__file__).parents[3] / "tests" / "golden" / "seqio_test_sentencepiece.model"
+VOCABULARY = golden_data.VOCABULARY
 
 # For each task: an example of TensorFlow Datasets, its inputs after T5's prefix, its target.
 TEXTS = {
