@@ -75,7 +75,7 @@ def step_logged(step):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, site):
     corpus = reviews.read_corpus().reviews
     for split, count in (("train", 1000), ("validation", 200)):
         lines = [
@@ -83,11 +83,7 @@ def folder(tmp_path):
         ]
         (tmp_path / f"{split}.tsv").write_text("".join(lines))
     (tmp_path / "review_tasks.py").write_text(MODULE)
-    info = tmp_path / "killer-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: killer\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[prompt_tuning.hooks]\nkiller = killer\n")
-    (tmp_path / "killer.py").write_text(KILLER)
+    site.distribution("killer", {"hooks": {"killer": "killer"}}, {"killer.py": KILLER})
     return tmp_path
 
 
@@ -97,7 +93,7 @@ def run(command, folder, gin_files, macros, **environment):
          *(f"--gin_file={file}" for file in gin_files),
          *(f"--gin.{name}={value!r}" for name, value in macros.items())],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'site'}", **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -31,13 +31,26 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     return load
 
 
+@pytest.fixture(scope="session")
+def make_project(
+    golden: Callable[[str], dict[str, np.ndarray]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Puts a model, its vocabulary, a task and its data into a folder, or into a new one."""
+
+    def make(folder: Path | None = None) -> Path:
+        folder = folder or tmp_path_factory.mktemp("project")
+        (folder / "model").mkdir()
+        safetensors.numpy.save_file(golden("tiny_params"), folder / "model" / "model.safetensors")
+        shutil.copy(golden_data.VOCABULARY, folder / "vocabulary.model")
+        rows = "".join(json.dumps(row) + "\n" for row in ROWS)
+        (folder / "rows.jsonl").write_text(rows)
+        (folder / "task.gin").write_text(TASK)
+        return folder
+
+    return make
+
+
 @pytest.fixture
-def project(tmp_path: Path, golden: Callable[[str], dict[str, np.ndarray]]) -> Path:
-    """A folder with a model, its vocabulary, a task and its data."""
-    (tmp_path / "model").mkdir()
-    safetensors.numpy.save_file(golden("tiny_params"), tmp_path / "model" / "model.safetensors")
-    shutil.copy(golden_data.VOCABULARY, tmp_path / "vocabulary.model")
-    rows = "".join(json.dumps(row) + "\n" for row in ROWS)
-    (tmp_path / "rows.jsonl").write_text(rows)
-    (tmp_path / "task.gin").write_text(TASK)
-    return tmp_path
+def project(tmp_path: Path, make_project: Callable[..., Path]) -> Path:
+    """The folder of one test."""
+    return make_project(tmp_path)

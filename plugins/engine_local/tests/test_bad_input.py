@@ -9,27 +9,54 @@ import re
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import TINY, gin_flags, install, run_command, training_flags
+from tiny import TINY, gin_flags, run_command, training_flags
 
 from prompt_tuning_core import gin_config
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_engine_local.runs import options
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # The tiny table has 64 rows.
+    pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
+]
 
 
-def complaint(arguments, folder, **environment):
-    """Returns the one line of a command that must fail, and checks that it left nothing."""
-    before = {path for path in folder.rglob("*") if "site" not in path.parts}
-    finished = run_command(arguments, folder, **environment)
+def one_line(error, folder, before):
+    """Returns the one line of a command that failed, and checks that it left nothing."""
     warning = "prompt-tuning: warning: population_size is 5000"  # The tiny table has 64 rows.
-    lines = [n for n in finished.stderr.strip().splitlines() if not n.startswith(warning)]
-    assert finished.returncode == 2, finished.stderr
-    assert len(lines) == 1, finished.stderr
+    lines = [n for n in error.strip().splitlines() if not n.startswith(warning)]
+    assert len(lines) == 1, error
     assert lines[0].startswith("prompt-tuning: error: ")
-    assert {path for path in folder.rglob("*") if "site" not in path.parts} == before
+    assert files_of(folder) == before
     return lines[0]
+
+
+def files_of(folder):
+    return {path for path in folder.rglob("*") if "site" not in path.parts}
+
+
+@pytest.fixture
+def complaint(project, main, monkeypatch):
+    """A function that runs a command, which must fail, in this process, and returns its line."""
+    monkeypatch.chdir(project)
+
+    def complain(arguments):
+        before = files_of(project)
+        code, _, error = main(*arguments)
+        assert code == 2, error
+        return one_line(error, project, before)
+
+    return complain
+
+
+def complaint_of_a_process(arguments, folder, **environment):
+    """As `complaint`, in a process with an environment of its own."""
+    before = files_of(folder)
+    finished = run_command(arguments, folder, **environment)
+    assert finished.returncode == 2, finished.stderr
+    return one_line(finished.stderr, folder, before)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +111,8 @@ def complaint(arguments, folder, **environment):
         ", ".join(f"{k}={v}" for k, v in value.items())[:50] if isinstance(value, dict) else ""
     ),
 )
-def test_values(project, changes, expected):
-    assert expected in complaint(["train", *training_flags(**changes)], project)
+def test_values(project, changes, expected, complaint):
+    assert expected in complaint(["train", *training_flags(**changes)])
 
 
 @pytest.mark.parametrize(
@@ -137,10 +164,10 @@ def test_options_from_python_are_checked_like_those_from_gin():
         options.TrainingOptions(**{**common, "checkpoint_path": ""})
 
 
-def test_a_label_with_pieces_outside_the_table(project, golden):
+def test_a_label_with_pieces_outside_the_table(project, golden, complaint):
     np.save(project / "table.npy", golden("tiny_params")["token_embedder/embedding"][:8])
     flags = training_flags("prompts/from_class_labels_numpy.gin", EMBEDDING_FILE="table.npy")
-    line = complaint(["train", *flags], project)
+    line = complaint(["train", *flags])
     assert "'bad'" in line
     assert "8 rows" in line
 
@@ -160,34 +187,28 @@ def test_a_label_with_pieces_outside_the_table(project, golden):
         ("init_narrow", "error: 3 numbers wide, not 32"),
     ],
 )
-def test_plugins(project, plugin, expected):
-    site = project / "site"
+def test_plugins(site, plugin, expected, complaint):
     factory = "def f():\n    return lambda rng, shape: None\n"
-    install(site, "one", "initializers", {"init_twice": "one:f"}, factory)
-    install(site, "two", "initializers", {"init_twice": "two:f"}, factory)
-    install(
-        site,
-        "raising",
-        "initializers",
-        {"init_raising": "raising:f"},
-        "raise OSError('no licence')\n",
-    )
-    names = {"init_lacking": "lacking:absent", "init_number": "lacking:X"}
-    install(site, "lacking", "initializers", names, "X = 1\n")
     refusing = "def f():\n    raise ValueError('no luck today')\n"
-    install(site, "refusing", "initializers", {"init_refusing": "refusing:f"}, refusing)
     narrow = (
         "def f():\n"
         "    def initialize(rng, shape):\n"
         "        raise ValueError(f'3 numbers wide, not {shape[1]}')\n"
         "    return initialize\n"
     )
-    install(site, "narrow", "initializers", {"init_narrow": "narrow:f"}, narrow)
-    names = {"init_future": "future:f"}
-    install(site, "future", "initializers", names, factory, "prompt-tuning-core>=9")
+    for name, points, source, requires in [
+        ("one", {"init_twice": "one:f"}, factory, ()),
+        ("two", {"init_twice": "two:f"}, factory, ()),
+        ("raising", {"init_raising": "raising:f"}, "raise OSError('no licence')\n", ()),
+        ("lacking", {"init_lacking": "lacking:absent", "init_number": "lacking:X"}, "X = 1\n", ()),
+        ("refusing", {"init_refusing": "refusing:f"}, refusing, ()),
+        ("narrow", {"init_narrow": "narrow:f"}, narrow, ()),
+        ("future", {"init_future": "future:f"}, factory, ["prompt-tuning-core>=9"]),
+    ]:
+        site.distribution(name, {"initializers": points}, {f"{name}.py": source}, requires=requires)
     flags = training_flags(**{"plugins.prompt_basic.prompt_init": None})
     flags.append(f"--gin.plugins.prompt_basic.prompt_init=@plugins.{plugin}()")
-    assert expected in complaint(["train", *flags], project, PYTHONPATH=str(site))
+    assert expected in complaint(["train", *flags])
 
 
 def bad_prompts(golden):
@@ -215,11 +236,11 @@ def bad_prompts(golden):
     "case",
     ["missing", "corrupt", "truncated", "pickled", "objects", "integers", "length", "width"],
 )
-def test_prompt_files(project, golden, case):
+def test_prompt_files(project, golden, case, complaint):
     write, expected = bad_prompts(golden)[case]
     write(project / "bad.npy")
     flags = training_flags("prompts/from_file.gin", PROMPT_FILE="bad.npy")
-    line = complaint(["train", *flags], project)
+    line = complaint(["train", *flags])
     assert "bad.npy" in line
     assert expected in line
 
@@ -234,48 +255,48 @@ def test_prompt_files(project, golden, case):
     ],
     ids=["missing", "width", "dtype", "rank"],
 )
-def test_embedding_tables(project, array, expected):
+def test_embedding_tables(project, array, expected, complaint):
     if array is not None:
         np.save(project / "table.npy", array)
     flags = training_flags("prompts/from_sampled_vocab_numpy.gin", EMBEDDING_FILE="table.npy")
-    line = complaint(["train", *flags], project)
+    line = complaint(["train", *flags])
     assert "table.npy" in line
     assert expected in line
 
 
-def test_models(project, golden):
+def test_models(project, golden, complaint):
     params = golden("tiny_params")
     path = project / "model" / "model.safetensors"
     name = "encoder/layers_1/mlp/wo/kernel"
 
     assert "model nowhere: there is no such file" in complaint(
-        ["train", *training_flags(INITIAL_CHECKPOINT_PATH="nowhere")], project
+        ["train", *training_flags(INITIAL_CHECKPOINT_PATH="nowhere")]
     )
-    line = complaint(["train", *training_flags(MLP_DIM=48)], project)
+    line = complaint(["train", *training_flags(MLP_DIM=48)])
     assert "'decoder/layers_0/mlp/wi_0/kernel'" in line
     assert "(32, 64)" in line
     assert "(32, 48)" in line
     safetensors.numpy.save_file({n: a for n, a in params.items() if n != name}, path)
-    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
+    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")])
     assert f"1 parameters are missing, the first is '{name}'" in line
     safetensors.numpy.save_file({**params, "decoder/extra": params[name]}, path)
-    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
+    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")])
     assert "'decoder/extra'" in line
     path.write_bytes(path.read_bytes()[:-100])
-    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")], project)
+    line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")])
     assert "not a readable safetensors file" in line
 
 
-def test_vocabularies(project):
-    line = complaint(["train", *training_flags(VOCABULARY_FILE="none.model")], project)
+def test_vocabularies(project, complaint):
+    line = complaint(["train", *training_flags(VOCABULARY_FILE="none.model")])
     assert "vocabulary none.model: cannot be read" in line
     (project / "bad.model").write_bytes(b"\xff\xffnot a model")
-    line = complaint(["train", *training_flags(VOCABULARY_FILE="bad.model")], project)
+    line = complaint(["train", *training_flags(VOCABULARY_FILE="bad.model")])
     assert "vocabulary bad.model: not a SentencePiece model" in line
-    line = complaint(["train", *training_flags(VOCABULARY_FILE=None)], project)
+    line = complaint(["train", *training_flags(VOCABULARY_FILE=None)])
     assert "VOCABULARY_FILE is not set, and the model model is a folder that holds no vocab" in line
     flags = training_flags(**{"vocabularies.SentencePieceVocabulary.extra_ids": 39})
-    line = complaint(["train", *flags], project)
+    line = complaint(["train", *flags])
     assert "vocabulary.model has 65 ids, 39 of them extra ids that are not in the file" in line
     assert "NUM_EMBEDDINGS = 64; give the model's vocabulary" in line
 
@@ -292,9 +313,9 @@ def test_vocabularies(project):
     ],
     ids=["json", "object", "empty line", "column", "target", "empty"],
 )
-def test_data_lines(project, content, expected):
+def test_data_lines(project, content, expected, complaint):
     (project / "rows.jsonl").write_text(content)
-    assert expected in complaint(["train", *training_flags()], project)
+    assert expected in complaint(["train", *training_flags()])
 
 
 @pytest.mark.parametrize(
@@ -312,14 +333,14 @@ def test_data_lines(project, content, expected):
     ],
     ids=["tsv", "csv", "empty csv", "gz", "ending"],
 )
-def test_data_files(project, name, content, expected):
+def test_data_files(project, name, content, expected, complaint):
     (project / name).write_bytes(content)
     splits = {"train": ["rows.jsonl", name] if b"1" in content else name, "validation": name}
     changes = {"toy/tasks.TextTask.splits": splits}
-    assert expected in complaint(["train", *training_flags(**changes)], project)
+    assert expected in complaint(["train", *training_flags(**changes)])
 
 
-def test_texts_to_evaluate_that_are_too_long(project):
+def test_texts_to_evaluate_that_are_too_long(project, complaint):
     (project / "long.jsonl").write_text('{"text": "this is a test", "label": 1}\n')
     changes = {
         "STRICT_LENGTHS": True,
@@ -327,7 +348,7 @@ def test_texts_to_evaluate_that_are_too_long(project):
         "toy/tasks.TextTask.splits": {"train": "short.jsonl", "validation": "long.jsonl"},
     }
     (project / "short.jsonl").write_text('{"text": "this", "label": 1}\n')
-    line = complaint(["train", *training_flags(**changes)], project)
+    line = complaint(["train", *training_flags(**changes)])
     assert "long.jsonl:1: the inputs have 10 ids" in line
 
 
@@ -343,7 +364,7 @@ def test_a_metric_that_returns_no_mapping(project):
 def test_task_modules_that_raise(project):
     (project / "raising.py").write_text("raise RuntimeError('no data today')\n")
     flags = training_flags(MIXTURE_OR_TASK_MODULE="raising")
-    line = complaint(
+    line = complaint_of_a_process(
         ["train", *flags], project, PYTHONPATH=str(project), PYTHONDONTWRITEBYTECODE="1"
     )
     assert "'raising' fails to import: RuntimeError: no data today" in line
@@ -362,27 +383,28 @@ def test_without_seqio_the_command_that_installs_it_is_given(project, how):
             "from __gin__ import dynamic_registration\nimport my_tasks\n"
         )
         flags.append("--gin_file=more.gin")
-    line = complaint(
+    line = complaint_of_a_process(
         ["train", *flags], project, PYTHONPATH=str(project), PYTHONDONTWRITEBYTECODE="1"
     )
     assert "No module named 'seqio'" in line
     assert "pip install 'prompt-tuning-engine-local[seqio]'" in line
 
 
-def test_gin_files_and_flags(project):
-    line = complaint(["train", "--gin_file=models/t5_1_1_smal_prompt.gin"], project)
+def test_gin_files_and_flags(project, complaint):
+    line = complaint(["train", "--gin_file=models/t5_1_1_smal_prompt.gin"])
     assert "models/t5_1_1_smal_prompt.gin' not found; tried" in line
     model = ["--gin_file=models/t5_1_1_small_prompt.gin", *gin_flags(VOCABULARY_FILE="x")]
-    line = complaint(["train", *model], project)
+    # An earlier run of this process would have registered what no file configures here.
+    line = complaint_of_a_process(["train", *model], project)
     assert "add --gin_file=runs/prompt_finetune.gin" in line
-    line = complaint(["train", *training_flags(), "--batch_size=3"], project)
+    line = complaint(["train", *training_flags(), "--batch_size=3"])
     assert "unknown flag '--batch_size=3'" in line
 
 
-def test_a_directory_that_holds_prompts_of_no_known_run(project):
+def test_a_directory_that_holds_prompts_of_no_known_run(project, complaint):
     (project / "run").mkdir()
     np.save(project / "run" / "prompt_3.npy", np.ones((5, 32), np.float32))
-    line = complaint(["train", *training_flags()], project)
+    line = complaint(["train", *training_flags()])
     assert "MODEL_DIR run holds prompt_3.npy and no run.json" in line
 
 
@@ -397,49 +419,48 @@ def test_a_loss_that_is_not_finite_stops_the_run(project, golden):
     assert [path.name for path in (project / "run").glob("prompt_*.npy")] == ["prompt_0.npy"]
 
 
-def test_an_initial_prompt_that_is_not_finite_is_refused(project):
+def test_an_initial_prompt_that_is_not_finite_is_refused(site, complaint):
     source = "import numpy\ndef f():\n    return lambda rng, shape: numpy.full(shape, numpy.nan)\n"
-    install(project / "site", "init_nan", "initializers", {"init_nan": "init_nan:f"}, source)
+    points = {"initializers": {"init_nan": "init_nan:f"}}
+    site.distribution("init_nan", points, {"init_nan.py": source})
     flags = training_flags("prompts/from_random_uniform.gin")
     flags.append("--gin.plugins.prompt_basic.prompt_init=@plugins.init_nan()")
-    line = complaint(["train", *flags], project, PYTHONPATH=str(project / "site"))
+    line = complaint(["train", *flags])
     assert "the initial prompt has values that are not finite" in line
 
 
-def test_eval_and_infer(project):
+def test_eval_and_infer(project, complaint):
     files = ["models/t5_1_1_small_prompt.gin", "task.gin"]
     common = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "model"}
     flags = [
         *(f"--gin_file={f}" for f in [*files, "runs/prompt_eval.gin"]),
         *gin_flags(**common, EVAL_OUTPUT_DIR="out"),
     ]
-    line = complaint(["eval", *flags], project)
+    line = complaint(["eval", *flags])
     assert "prompt model: of no form that an installed format plugin reads" in line
     np.save(project / "prompt.npy", np.ones((5, 32), np.float32))
     flags += gin_flags(PROMPT_FILE="prompt.npy")
     facts = {"vocabulary": {"path": "other.model", "sha256": "00"}}
     (project / "prompt.json").write_text(json.dumps(facts))
-    assert "trained with the vocabulary other.model" in complaint(["eval", *flags], project)
+    assert "trained with the vocabulary other.model" in complaint(["eval", *flags])
     (project / "prompt.json").unlink()
     assert "no split 'tset'; did you mean 'test'?" in complaint(
-        ["eval", *flags, *gin_flags(EVAL_SPLIT="tset")], project
+        ["eval", *flags, *gin_flags(EVAL_SPLIT="tset")]
     )
-    assert "BATCH_SIZE is 0, expected a whole number" in complaint(
+    assert "BATCH_SIZE is 0, expected a whole number" in complaint_of_a_process(
         ["eval", *flags, *gin_flags(BATCH_SIZE=0)], project
     )
     flags = [
         *(f"--gin_file={f}" for f in [*files, "runs/prompt_infer.gin"]),
         *gin_flags(**{**common, "PROMPT_FILE": "prompt.npy"}, INFER_OUTPUT_DIR="out"),
     ]
-    assert "INFER_INPUT_FILE nothing.txt: cannot be read" in complaint(
+    assert "INFER_INPUT_FILE nothing.txt: cannot be read" in complaint_of_a_process(
         ["infer", *flags, *gin_flags(INFER_INPUT_FILE="nothing.txt")], project
     )
     assert "MIXTURE_OR_TASK_NAME 'mix' is a mixture, and a text fills" in complaint(
-        ["infer", *flags, *gin_flags(
-            INFER_INPUT_FILE="rows.jsonl", MIXTURE_OR_TASK_NAME="mix"
-        )], project
-    )  # fmt: skip
+        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="rows.jsonl", MIXTURE_OR_TASK_NAME="mix")]
+    )
     (project / "more.jsonl").write_text(json.dumps({"txt": "this"}) + "\n")
     assert "more.jsonl:1: no column 'text'" in complaint(
-        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="more.jsonl")], project
+        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="more.jsonl")]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import TINY, TRAINING, gin_flags, install, run_command, run_python, training_flags
+from tiny import TINY, TRAINING, gin_flags, run_command, run_python, training_flags
 
 # A stranger's prompt modules: a plain one, and one that halves its prompt, so that no prompt file
 # can hold it.
@@ -38,10 +38,10 @@ FILES = [
 
 
 @pytest.fixture
-def strangers(project):
+def strangers(project, site):
     """The project, with a stranger's modules on PYTHONPATH, and a gin file that names one."""
     entry_points = {"prompt_plain": "strangers:Plain", "prompt_halved": "strangers:Halved"}
-    install(project / "site", "strangers", "prompts", entry_points, MODULES)
+    site.distribution("strangers", {"prompts": entry_points}, {"strangers.py": MODULES})
     (project / "module.gin").write_text(
         "from __gin__ import dynamic_registration\n"
         "from prompt_tuning_core import plugins\n"

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
-from tiny import install, run_command, training_flags
+from tiny import run_command, training_flags
 
 pytestmark = pytest.mark.slow
 
@@ -67,27 +67,27 @@ def flags(**changes):
 
 
 @pytest.fixture
-def sabotage(project):
+def sabotage(project, site):
     """Runs the training of `project` with an accident."""
-    site = project / "site"
-    install(site, "saboteur", "hooks", {"saboteur": "saboteur"}, SABOTEUR)
+    site.distribution("saboteur", {"hooks": {"saboteur": "saboteur"}}, {"saboteur.py": SABOTEUR})
 
     def run(what="", **changes):
         return run_command(
             ["train", *flags(**changes), "--hooks=saboteur"],
             project,
-            PYTHONPATH=str(site),
+            PYTHONPATH=str(site.folder),
             SABOTAGE=what,
         )
 
     return run
 
 
-@pytest.fixture
-def unbroken(project):
-    finished = run_command(["train", *flags(MODEL_DIR="unbroken")], project)
+@pytest.fixture(scope="module")
+def unbroken(make_project):
+    folder = make_project()
+    finished = run_command(["train", *flags(MODEL_DIR="unbroken")], folder)
     assert finished.returncode == 0, finished.stderr
-    return np.load(project / "unbroken" / f"prompt_{STEPS}.npy")
+    return np.load(folder / "unbroken" / f"prompt_{STEPS}.npy")
 
 
 def resumed_from(finished):

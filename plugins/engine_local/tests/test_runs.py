@@ -18,7 +18,6 @@ from tiny import (
     TINY,
     TRAINING,
     gin_flags,
-    install,
     run_command,
     run_python,
     training_flags,
@@ -46,10 +45,17 @@ def succeed(arguments, folder):
     return finished
 
 
+@pytest.fixture(scope="module")
+def trained_once(make_project):
+    folder = make_project()
+    succeed(["train", *training_flags()], folder)
+    return folder
+
+
 @pytest.fixture
-def trained(project):
-    succeed(["train", *training_flags()], project)
-    return project
+def trained(trained_once, tmp_path):
+    """A copy of a project with its run, which the test may change."""
+    return shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
 
 
 def test_training_leaves_prompts_provenance_config_and_curves(trained):
@@ -249,7 +255,7 @@ def test_values_that_contradict_the_prompt_are_refused(trained):
     ("prompt_file", "step"), [("run", 4), ("run/prompt_2.npy", 2), ("bare.npy", 1000)]
 )
 def test_hooks_are_told_the_step_of_the_prompt_that_is_evaluated(
-    trained, golden, prompt_file, step
+    trained, site, golden, prompt_file, step
 ):
     # A prompt of no known step has the model's.
     shutil.copy(trained / "run" / "prompt_2.npy", trained / "bare.npy")
@@ -262,14 +268,14 @@ def test_hooks_are_told_the_step_of_the_prompt_that_is_evaluated(
         "@hookimpl\n"
         "def evaluated(step): print('told', step)\n"
     )
-    install(trained / "site", "teller", "hooks", {"teller": "teller"}, source)
+    site.distribution("teller", {"hooks": {"teller": "teller"}}, {"teller.py": source})
     files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
     macros = {**TINY, "CHECKPOINT_PATH": "model", "EVAL_OUTPUT_DIR": "out"}
     flags = gin_flags(**macros, PROMPT_FILE=prompt_file)
     finished = run_command(
         ["eval", *(f"--gin_file={f}" for f in files), *flags, "--hooks=teller"],
         trained,
-        PYTHONPATH=str(trained / "site"),
+        PYTHONPATH=str(site.folder),
     )
     assert finished.returncode == 0, finished.stderr
     assert f"told {step}\n" in finished.stdout
@@ -298,14 +304,8 @@ def test_infer_keeps_order_and_answers_every_line(trained):
     assert from_task == rows
 
 
-def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained):
-    # A hooks plugin of this test's own, installed by putting its metadata on the path.
-    site = trained / "site"
-    install(
-        site,
-        "watcher",
-        "hooks",
-        {"watcher": "watcher"},
+def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained, site):
+    watcher = (
         "import json, pathlib\n"
         "import jax, numpy as np, safetensors.numpy\n"
         "from prompt_tuning_core.hookspecs import hookimpl\n"
@@ -324,12 +324,13 @@ def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained):
         "    used = run.predictor.frozen\n"
         "    assert set(stored) == set(used)\n"
         "    assert all(np.array_equal(stored[n], used[n]) for n in stored)\n"
-        "    pathlib.Path('calls.json').write_text(json.dumps(calls))\n",
+        "    pathlib.Path('calls.json').write_text(json.dumps(calls))\n"
     )
+    site.distribution("watcher", {"hooks": {"watcher": "watcher"}}, {"watcher.py": watcher})
     finished = run_command(
         ["train", *training_flags(MODEL_DIR="watched"), "--hooks=watcher"],
         trained,
-        PYTHONPATH=str(site),
+        PYTHONPATH=str(site.folder),
     )
     assert finished.returncode == 0, finished.stderr
     assert json.loads((trained / "calls.json").read_text()) == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 SIZES = {
@@ -101,32 +101,3 @@ def run_python(
         text=True,
         check=False,
     )
-
-
-def install(
-    site: Path,
-    name: str,
-    group: str,
-    entry_points: Mapping[str, str],
-    source: str = "",
-    requires: str = "",
-) -> None:
-    """Installs a distribution of one module in a folder, by what an installer leaves.
-
-    Args:
-      site: The folder.
-      name: Of the distribution and of its module.
-      group: Of its entry points, `prompt_tuning.` left out.
-      entry_points: Values by name.
-      source: Of the module.
-      requires: What it requires, if anything.
-    """
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    requirement = f"Requires-Dist: {requires}\n" if requires else ""
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requirement}"
-    )
-    lines = "".join(f"{n} = {value}\n" for n, value in entry_points.items())
-    (info / "entry_points.txt").write_text(f"[prompt_tuning.{group}]\n{lines}")
-    (site / f"{name}.py").write_text(source)

@@ -125,24 +125,3 @@ def refusal(arguments: Sequence[str], folder: Path, **environment: str) -> str:
     beginning = "prompt-tuning: error: "
     assert line.startswith(beginning), process.stderr
     return line.removeprefix(beginning)
-
-
-def install(site: Path, name: str, group: str, value: str, source: str) -> Path:
-    """Installs a stranger's distribution of one module and one plugin, all of its name.
-
-    Args:
-      site: The folder, which is to be on the path.
-      name: Of the distribution, its module and its plugin.
-      group: Of the entry point, `prompt_tuning.` left out.
-      value: Of the entry point.
-      source: Of the module.
-
-    Returns:
-      The folder.
-    """
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[prompt_tuning.{group}]\n{name} = {value}\n")
-    (site / f"{name}.py").write_text(source)
-    return site

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import runs
 
+from prompt_tuning_testing.pytest_plugin import Site
+
 pytestmark = pytest.mark.t5x
 
 STEPS = 20
@@ -33,7 +35,8 @@ def evaluated(step, metrics):
 @pytest.fixture(scope="module")
 def trained(shared_project: Path) -> Path:
     """A folder with a run of each engine, and the losses of their steps."""
-    runs.install(shared_project / "site", "recorder", "hooks", "recorder", RECORDER)
+    site = Site(shared_project)
+    site.distribution("recorder", {"hooks": {"recorder": "recorder"}}, {"recorder.py": RECORDER})
     for engine in ("local", "t5x"):
         train(shared_project, engine, engine, TRAIN_STEPS=STEPS)
     return shared_project

@@ -169,17 +169,16 @@ plugins.init_sevens.value = 7.0
 """
 
 
-def test_t5x_itself_trains_with_a_strangers_plugin(project):
-    site = runs.install(
-        project / "site", "init_sevens", "initializers", "init_sevens:init_sevens", STRANGER
-    )
+def test_t5x_itself_trains_with_a_strangers_plugin(project, site):
+    points = {"initializers": {"init_sevens": "init_sevens:init_sevens"}}
+    site.distribution("init_sevens", points, {"init_sevens.py": STRANGER})
     (project / "sevens.gin").write_text(STRANGERS_FILE)
     flags = runs.training_flags(
         "sevens.gin",
         MODEL_DIR=str(project / "run"),
         INITIAL_CHECKPOINT_PATH=str(project / "t5x_checkpoint" / "checkpoint_0"),
     )
-    runs.run(t5x_itself("train", flags), project, PYTHONPATH=str(site))
+    runs.run(t5x_itself("train", flags), project, PYTHONPATH=str(site.folder))
     found = prompts(project / "run")
     assert list(found) == [0, 2, 4]
     np.testing.assert_array_equal(found[0], np.full((5, 32), 7, np.float32))
