@@ -140,7 +140,7 @@ import prompt_tuning_tasks as tasks
 from prompt_tuning_tasks import seqio_registration
 
 vocabulary = seqio.SentencePieceVocabulary("vocabulary.model", extra_ids=38)
-seqio_tasks.register(tasks.get("toy"), vocabulary)
+seqio_registration.register(tasks.get("toy"), vocabulary)
 """
 
 
