@@ -9,7 +9,7 @@ import importlib
 import inspect
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -199,9 +199,9 @@ def _member(name: str, value: object) -> str:
     return f"### class `{name}`\n\n{_text(value)}\n{methods}"
 
 
-def _signature(function: object) -> str:
+def _signature(function: Callable[..., object]) -> str:
     # Defaults and annotations as they are written, without addresses of objects.
-    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(function)))  # type: ignore[arg-type]
+    return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(function)))
 
 
 def _text(documented: object) -> str:

@@ -357,7 +357,7 @@ def test_plugin_declares_its_entry_points_and_its_core(
     project: Path, wheels: dict[Path, Wheel]
 ) -> None:
     entry_points = configparser.ConfigParser(delimiters=("=",))
-    entry_points.optionxform = str  # type: ignore[assignment]
+    entry_points.optionxform = str  # type: ignore[assignment]  # It would lower the case.
     expected = declared(project).get("entry-points", {})
     if expected:
         entry_points.read_string(wheels[project].dist_info("entry_points.txt"))

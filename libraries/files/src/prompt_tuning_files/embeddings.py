@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -183,7 +184,7 @@ class _FileTable:
     def _locate(self, file: BinaryIO, size: int) -> _Layout:
         raise NotImplementedError
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> io.FileIO:
         path = self._path
         if "://" in path:
             raise InputError(f"{self}: not a local path; copy the file to this machine")
@@ -192,13 +193,13 @@ class _FileTable:
         except OSError as error:
             raise InputError(f"{self}: can't open {path}: {error.strerror}") from error
 
-    def _read(self, file: BinaryIO, offset: int, length: int) -> bytearray:
+    def _read(self, file: io.FileIO, offset: int, length: int) -> bytearray:
         data = bytearray(length)
         view = memoryview(data)
         file.seek(offset)
         filled = 0
         while filled < length:
-            count = file.readinto(view[filled:])  # type: ignore[attr-defined]
+            count = file.readinto(view[filled:])
             if not count:
                 raise InputError(
                     f"{self}: ends at byte {offset + filled}, expected {length - filled} bytes "
@@ -219,6 +220,7 @@ class _NpyTable(_FileTable):
                 f"{self}: is stored in Fortran order, where no row is in one place; save it with "
                 "np.save(path, np.ascontiguousarray(table))"
             )
+        # `_layout` checks the rank.
         return _Layout(header.shape, header.dtype, header.offset)  # type: ignore[arg-type]
 
 
@@ -242,6 +244,7 @@ class _SafetensorsTable(_FileTable):
             raise InputError(
                 f"{self}: has dtype {tensor.code}, expected one of {', '.join(FLOATING)}"
             )
+        # `_layout` checks the rank.
         return _Layout(tensor.shape, tensor.dtype, tensor.offset)  # type: ignore[arg-type]
 
 

@@ -52,7 +52,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
-    except BaseException:
+    except BaseException:  # An interruption leaves no temporary file either.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise

@@ -143,7 +143,7 @@ def read_tensor(path: str | os.PathLike[str], tensor: Tensor, name: str) -> np.n
       InputError: If the file can't be read, or is shorter than its header said.
     """
     array = np.empty(tensor.shape, tensor.dtype)
-    data = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    data = array.reshape(-1).view(np.uint8).data
     try:
         with open(path, "rb") as stream:
             stream.seek(tensor.offset)

@@ -73,7 +73,7 @@ def check_installed() -> None:
       InputError: If not; the message has the command that installs it.
     """
     try:
-        import sklearn  # noqa: F401
+        import sklearn  # noqa: F401  Only to see that it is there.
     except ImportError:
         raise InputError(
             f"TF-IDF and logistic regression need scikit-learn, which is not installed; "

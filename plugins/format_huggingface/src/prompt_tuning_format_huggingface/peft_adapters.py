@@ -295,7 +295,7 @@ def _put(made: Path, target: Path) -> None:
     target.rename(aside)
     try:
         made.rename(target)
-    except BaseException:
+    except BaseException:  # An interruption keeps the old adapter too.
         aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)

@@ -95,6 +95,7 @@ class HuggingFaceT5:
         self.variables: Mapping[str, Variable] = {
             name: Variable(
                 source.shape[::-1] if source.transposed else source.shape,
+                # `_check_tensors` has refused those whose dtype is None.
                 str(tensors[source.tensor].tensor.dtype.name),  # type: ignore[union-attr]
             )
             for name, source in self._sources.items()

@@ -74,6 +74,7 @@ def init_file(
     return initialize
 
 
+# What checks initializers reads this attribute; types of functions have no attributes.
 init_file.uses_rng = False  # type: ignore[attr-defined]
 
 

@@ -107,7 +107,7 @@ def _eos_id(vocab: Vocabulary) -> int | None:
     if callable(eos):
         eos = eos()
     try:
-        eos = operator.index(eos)  # type: ignore[arg-type]
+        eos = operator.index(eos)  # type: ignore[arg-type]  # None is a TypeError, too.
     except TypeError:
         return None
     return eos if eos >= 0 else None  # sentencepiece returns -1 for a model without EOS.
