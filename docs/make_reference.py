@@ -35,7 +35,10 @@ MODULES = {
         f"prompt_tuning_tasks.{name}"
         for name in ("text_tasks", "feature_lengths", "metrics", "seqio_registration")
     ],
-    "testing": ["prompt_tuning_testing.initializers", "prompt_tuning_testing.pytest_plugin"],
+    "testing": [
+        f"prompt_tuning_testing.{name}"
+        for name in ("initializers", "pytest_plugin", "strangers", "wheels")
+    ],
     "catalogs-and-commands": [
         "prompt_tuning_catalog_google",
         *(

@@ -7,19 +7,16 @@ import dataclasses
 import email
 import email.message
 import json
-import os
-import subprocess
-import sys
-import sysconfig
 import tomllib
-import venv
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from prompt_tuning_testing.strangers import STRANGERS
+from prompt_tuning_testing.wheels import Environment, build, build_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -37,99 +34,6 @@ CONFIGS = ROOT / "configs"
 MEBIBYTE = 2**20
 # It brings TensorFlow, which no lock has.
 TASKS_GLUE = ROOT / "plugins" / "tasks_glue"
-
-# Somebody else's initializer, whole: one function that knows nothing of the core, and two lines of
-# TOML that say where it is.
-STRANGER = {
-    "pyproject.toml": """\
-[build-system]
-requires = ["uv_build>=0.13,<0.14"]
-build-backend = "uv_build"
-
-[project]
-name = "a-strangers-initializer"
-version = "0.3.0"
-description = "Equally spaced values"
-dependencies = ["prompt-tuning-core>=1,<2"]
-
-[project.entry-points."prompt_tuning.initializers"]
-init_ramp = "a_strangers_initializer:init_ramp"
-""",
-    "src/a_strangers_initializer/__init__.py": '''\
-import jax.numpy as jnp
-
-
-def init_ramp(limit=1.0):
-    """Returns an initializer that fills a prompt with equally spaced values from 0 to limit."""
-
-    def initializer(rng, shape):
-        del rng
-        return jnp.linspace(0.0, limit, shape[0] * shape[1]).reshape(shape)
-
-    initializer.uses_rng = False
-    return initializer
-''',
-}
-
-# Somebody else's engine, whole, with gin files under the names that all engines have.
-STRANGERS_ENGINE = {
-    "pyproject.toml": """\
-[build-system]
-requires = ["uv_build>=0.13,<0.14"]
-build-backend = "uv_build"
-
-[project]
-name = "a-strangers-engine"
-version = "0.1.0"
-description = "Draws a prompt to a constant"
-dependencies = ["prompt-tuning-core>=1,<2", "prompt-tuning-configs>=1,<2"]
-
-[project.entry-points."prompt_tuning.engines"]
-mine = "a_strangers_engine:Engine"
-
-[project.entry-points."prompt_tuning.configs"]
-mine = "a_strangers_engine.gin_files"
-""",
-    "src/a_strangers_engine/__init__.py": """\
-class Engine:
-    def train(self, flags):
-        from prompt_tuning_core import gin_config
-        gin_config.parse(flags, "mine")
-        from a_strangers_engine import training
-        training.train()
-
-    eval = infer = train
-""",
-    "src/a_strangers_engine/training.py": """\
-import gin
-import jax
-import numpy as np
-
-
-@gin.configurable
-def train(initializer, length, width, steps):
-    def loss(prompt):
-        return ((prompt - 0.5) ** 2).sum()
-
-    prompt = initializer(jax.random.key(0), (length, width))
-    for _ in range(steps):
-        prompt -= 0.25 * jax.grad(loss)(prompt)
-    np.save("mine.npy", prompt)
-""",
-    "src/a_strangers_engine/gin_files/__init__.py": "",
-    "src/a_strangers_engine/gin_files/models/t5_1_1_small_prompt.gin": """\
-include 'models/sizes/small.gin'
-PROMPT_LENGTH = 2
-""",
-    "src/a_strangers_engine/gin_files/runs/prompt_finetune.gin": """\
-import a_strangers_engine.training
-
-train.initializer = %PROMPT_INIT
-train.length = %PROMPT_LENGTH
-train.width = %EMBED_DIM
-train.steps = %TRAIN_STEPS
-""",
-}
 
 USE_FROM_GIN = """
 import gin
@@ -149,35 +53,6 @@ script.prompt.initializer = %INIT
 ''')
 print(prompt().tolist())
 """
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Runs a command that must succeed and returns its standard output."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment of this process, less what would make Python or uv look elsewhere."""
-    ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "PROMPT_TUNING")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-
-
-def build(project: Path, out: Path, *options: str) -> None:
-    run(
-        *(sys.executable, "-m", "uv", "build", "--quiet", "--offline", "--no-build-isolation"),
-        *("--python", sys.executable, "--out-dir", out, *options, project),
-        cwd=out,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,42 +77,6 @@ class Wheel:
         return email.message_from_string(self.dist_info("METADATA"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Environment:
-    """A virtual environment that holds what was installed in it and the third-party libraries."""
-
-    folder: Path
-
-    def python(self, *arguments: str | Path) -> str:
-        return run(self.folder / "bin" / "python", *arguments, cwd=self.folder)
-
-    def prompt_tuning(self, *arguments: str | Path) -> str:
-        return run(self.folder / "bin" / "prompt-tuning", *arguments, cwd=self.folder)
-
-    def refusal(self, *arguments: str) -> str:
-        """Runs `prompt-tuning`, which must refuse, and returns the one line that it says."""
-        done = subprocess.run(
-            [self.folder / "bin" / "prompt-tuning", *arguments],
-            cwd=self.folder,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert done.stderr.count("\n") == 1, done.stderr
-        return done.stderr.removeprefix("prompt-tuning: error: ").rstrip("\n")
-
-    @property
-    def site_packages(self) -> Path:
-        (found,) = self.folder.glob("lib/python*/site-packages")
-        return found
-
-    def plugins(self, *arguments: str) -> dict[str, dict[str, Any]]:
-        rows = json.loads(self.prompt_tuning("list-plugins", "--json", *arguments))
-        return {row["name"]: row for row in rows}
-
-
 def declared(project: Path) -> dict[str, Any]:
     return tomllib.loads((project / "pyproject.toml").read_text())["project"]
 
@@ -252,77 +91,21 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Wheel]:
     """A wheel of each project, built from its folder."""
     built = {}
     for project in PROJECTS:
-        out = tmp_path_factory.mktemp("wheel")
-        build(project, out, "--wheel")
-        (path,) = out.glob("*.whl")
-        built[project] = Wheel.read(path)
+        built[project] = Wheel.read(build_wheel(project, tmp_path_factory.mktemp("wheel")))
     return built
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of somebody else's initializer."""
-    return wheel_of(STRANGER, tmp_path_factory.mktemp("stranger"))
-
-
-def wheel_of(files: Mapping[str, str], folder: Path) -> Path:
-    for name, text in files.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    build(folder, folder, "--wheel")
-    (path,) = folder.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the libraries of this environment and nothing of this repository."""
-    folder = tmp_path_factory.mktemp("third_party")
-    for installed in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for entry in Path(installed).iterdir():
-            if entry.suffix != ".pth" and not entry.name.startswith("prompt_tuning_"):
-                (folder / entry.name).symlink_to(entry)
-    return folder
-
-
-def install(folder: Path, third_party: Path, wheels: Sequence[Path]) -> Environment:
-    """Makes an environment with pip; the third-party libraries are shown to it, not copied."""
-    venv.create(folder, symlinks=True, with_pip=False)
-    python = folder / "bin" / "python"
-    run(
-        *(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"),
-        *("--no-index", "--disable-pip-version-check", *wheels),
-        cwd=folder,
-    )
-    environment = Environment(folder)
-    (environment.site_packages / "third_party.pth").write_text(f"{third_party}\n")
-    return environment
-
-
-@pytest.fixture(scope="module")
-def core_and_stranger(
-    wheels: dict[Path, Wheel],
-    stranger: Path,
-    third_party: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Environment:
+def core_and_stranger(wheels, stranger_wheel, make_environment) -> Environment:
     """An environment with the core and somebody else's initializer."""
-    folder = tmp_path_factory.mktemp("core_and_stranger")
-    return install(folder, third_party, [wheels[ROOT].path, stranger])
+    return make_environment([wheels[ROOT].path, stranger_wheel("initializer")])
 
 
 @pytest.fixture(scope="module")
-def everything(
-    wheels: dict[Path, Wheel],
-    stranger: Path,
-    third_party: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Environment:
-    """An environment with every distribution that the lock serves, and a stranger's initializer."""
-    folder = tmp_path_factory.mktemp("everything")
+def everything(wheels, stranger_wheel, make_environment) -> Environment:
+    """An environment with every distribution that the lock serves, and every stranger."""
     ours = [wheel.path for project, wheel in wheels.items() if project != TASKS_GLUE]
-    return install(folder, third_party, [*ours, stranger])
+    return make_environment([*ours, *map(stranger_wheel, STRANGERS)])
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
@@ -412,14 +195,15 @@ def test_every_plugin_works_from_its_wheel(everything: Environment) -> None:
 
 
 def test_gin_files_are_found_in_an_installation(everything: Environment) -> None:
+    shared = ["a_strangers_configs", "prompt_tuning_configs"]
     for engine, owners in {
-        "local": ["prompt_tuning_demo", "prompt_tuning_engine_local", "prompt_tuning_configs"],
-        "t5x": ["prompt_tuning_engine_t5x", "prompt_tuning_configs"],
+        "local": ["prompt_tuning_demo", "prompt_tuning_engine_local"],
+        "t5x": ["prompt_tuning_engine_t5x"],
     }.items():
         printed = everything.prompt_tuning("gin-path", f"--engine={engine}").strip().split(",")
         folders = [Path(folder).relative_to(everything.site_packages) for folder in printed]
 
-        assert [folder.parts[0] for folder in folders] == owners
+        assert [folder.parts[0] for folder in folders] == [*owners, *shared]
         for folder in folders:
             assert list((everything.site_packages / folder).rglob("*.gin"))
 
@@ -466,47 +250,58 @@ def test_a_strangers_initializer_is_used_from_gin(core_and_stranger: Environment
     assert json.loads(core_and_stranger.python(script)) == [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
 
 
-def test_a_strangers_initializer_trains_the_demo(everything: Environment, tmp_path: Path) -> None:
+def test_every_kind_of_stranger_is_used(everything: Environment, tmp_path: Path) -> None:
+    found = everything.plugins("--check")
+    for kind, stranger in STRANGERS.items():
+        for points in stranger.entry_points.values():
+            for name in points.keys() - {"shared", "mine"}:
+                row = found[name]
+                assert (row["kind"], row["distribution"], row["status"]) == (
+                    kind, stranger.name, "ok"
+                )  # fmt: skip
+    assert everything.prompt_tuning("greet", "--name=you") == "hello you\n"
+    assert "a-strangers-t5" in everything.prompt_tuning("model", "list")
+    (everything.folder / "prompt.rows").write_text("rows\n1 2 3\n4 5 6\n")
+    everything.prompt_tuning("prompt", "convert", "prompt.rows", "prompt.npy")
+    prompt = np.load(everything.folder / "prompt.npy")
+    np.testing.assert_array_equal(prompt, [[1, 2, 3], [4, 5, 6]])
+
     run_folder = tmp_path / "run"
-    everything.prompt_tuning(
+    printed = everything.prompt_tuning(
         "train",
+        "--engine=local",
         "--gin_file=runs/demo.gin",
-        "--gin.plugins.prompt_basic.prompt_init=@plugins.init_ramp()",
+        "--gin.PROMPT=@plugins.prompt_rows",
+        "--gin.plugins.prompt_rows.prompt_init=@plugins.init_ramp()",
         "--gin.plugins.init_ramp.limit=0.1",
         "--gin.TRAIN_STEPS=3",
-        "--gin.HOOKS=()",
+        "--gin.HOOKS=['tell']",
         f"--gin.MODEL_DIR={str(run_folder)!r}",
     )
 
+    assert "a stranger saw step 3\n" in printed
     facts = json.loads((run_folder / "prompt_3.json").read_text())
     assert "plugins.init_ramp.limit = 0.1" in facts["initializer"]
-    assert {
-        "kind": "initializer",
-        "name": "init_ramp",
-        "distribution": "a-strangers-initializer",
-        "version": "0.3.0",
-    } in facts["plugins"]
+    used = [(plugin["kind"], plugin["name"], plugin["version"]) for plugin in facts["plugins"]]
+    strangers = {("initializer", "init_ramp"), ("prompt", "prompt_rows"), ("hooks", "tell")}
+    assert {(*plugin, "0.3.0") for plugin in strangers} <= set(used)
 
 
-def test_a_third_engine_trains_with_gin_files_of_its_own_under_the_same_names(
-    wheels: dict[Path, Wheel],
-    stranger: Path,
-    third_party: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+def test_a_third_engine_trains_with_its_own_gin_files(
+    wheels, stranger_wheel, make_environment
 ) -> None:
-    engine = wheel_of(STRANGERS_ENGINE, tmp_path_factory.mktemp("engine"))
-    folder = tmp_path_factory.mktemp("third_engine")
-    ours = [wheels[ROOT].path, wheels[CONFIGS].path]
-    installed = install(folder, third_party, [*ours, stranger, engine])
+    """They have the names that all engines have."""
+    strangers = map(stranger_wheel, ("initializer", "configs", "engine"))
+    installed = make_environment([wheels[ROOT].path, wheels[CONFIGS].path, *strangers])
     installed.prompt_tuning(
         "train",
         "--engine=mine",
         "--gin_file=models/t5_1_1_small_prompt.gin",
+        "--gin_file=prompts/from_ramp.gin",
         "--gin_file=runs/prompt_finetune.gin",
-        "--gin.PROMPT_INIT=@plugins.init_ramp()",
         "--gin.TRAIN_STEPS=2",
     )
 
-    prompt = np.load(folder / "mine.npy")
+    prompt = np.load(installed.folder / "mine.npy")
     start = np.linspace(0, 1, 2 * 512).reshape(2, 512)
     np.testing.assert_allclose(prompt, 0.5 + (start - 0.5) / 4, atol=1e-6)

@@ -187,7 +187,7 @@ def configs(site, engine, files, distribution="fake-configs"):
     return site.folder / package
 
 
-def test_files_are_found_with_the_user_then_here_then_the_engines_then_the_shared(engine):
+def test_files_are_found_in_the_order_of_the_folders(engine):
     shared = configs(engine, "shared", {}, "a-shared")
     own = configs(engine, "fake", {})
     flags = ["--gin_file=part/x.gin", "--gin_search_paths=user", "--gin.run.init=@init_a()"]

@@ -158,7 +158,7 @@ def test_demos_take_variables_and_flags_besides(name):
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_gin_values_of_demos_are_literals_and_their_gin_files_are_packaged_ones(name):
+def test_demos_have_literal_values_and_packaged_gin_files(name):
     (words,) = commands(name, "run", "tfds")
     given = flags(words[3:])
     for flag, value in given.items():

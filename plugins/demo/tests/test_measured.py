@@ -111,7 +111,7 @@ def test_the_baselines_learn_and_are_written_as_the_file_is(few_sentences, tmp_p
     assert counted.of_seed(0) == counted.mean == 1.0
 
 
-def test_scikit_learn_that_is_missing_is_named_with_the_command_that_installs_it(tmp_path):
+def test_missing_scikit_learn_is_named_with_its_command(tmp_path):
     code = (
         "import sys; sys.modules['sklearn'] = None; sys.argv[1:] = ['--output=new.json']; "
         "from prompt_tuning_demo import baselines, scripts; "

@@ -93,9 +93,7 @@ TEXTS = ["this is a test", "a", "that was sad " * 3, "", "this " * 9, "is", "bad
 
 
 @pytest.mark.parametrize("with_prompt", [True, False])
-def test_answers_come_in_the_order_of_the_texts_and_are_those_without_bucketing(
-    params, with_prompt
-):
+def test_answers_are_those_without_bucketing_in_order(params, with_prompt):
     prompt, frozen = params
     answers, counts = {}, []
     for bucketing in (True, False):

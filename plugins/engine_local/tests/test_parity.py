@@ -180,7 +180,7 @@ def test_adafactor_follows_the_references_trajectory(golden, frozen, prompt, fil
 
 
 @pytest.mark.parametrize("case", adafactor_cases.CASES)
-def test_adafactor_takes_t5xs_steps_in_sizes_that_are_factored_and_in_others(golden, case):
+def test_adafactor_takes_t5xs_steps_factored_and_not(golden, case):
     found = adafactor_cases.local_prompts(*adafactor_cases.CASES[case])
     expected = golden("optimizer_adafactor_sizes")[case]
     np.testing.assert_allclose(adafactor_cases.sample(found), expected, rtol=1e-5, atol=1e-5)

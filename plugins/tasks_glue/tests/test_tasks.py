@@ -388,7 +388,7 @@ def test_mixtures_mix_tasks_of_their_own_kind(seqio, tasks):
     assert len(rates) == 9
 
 
-def test_the_modules_register_the_released_vocabularies_without_reading_them(seqio):
+def test_the_released_vocabularies_are_registered_unread(seqio):
     before = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     from prompt_tuning_tasks_glue import glue, registration, super_glue
 

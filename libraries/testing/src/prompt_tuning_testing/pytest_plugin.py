@@ -14,6 +14,8 @@ import pytest
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands.main import main as run_command
+from prompt_tuning_testing import wheels
+from prompt_tuning_testing.strangers import STRANGERS
 
 
 class Site:
@@ -156,3 +158,33 @@ def main(
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def stranger_wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns a function that gives the wheel of a kind's stranger, built once a session."""
+    built: dict[str, Path] = {}
+
+    def wheel(kind: str) -> Path:
+        if kind not in built:
+            folder = tmp_path_factory.mktemp(f"stranger_{kind}")
+            STRANGERS[kind].write_project(folder / "project")
+            (folder / "wheel").mkdir()
+            built[kind] = wheels.build_wheel(folder / "project", folder / "wheel")
+        return built[kind]
+
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def make_environment(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Sequence[Path]], wheels.Environment]:
+    """Returns a function that installs wheels in a new environment, beside the libraries here."""
+    third_party = tmp_path_factory.mktemp("third_party")
+    wheels.link_third_party(third_party)
+
+    def make(paths: Sequence[Path]) -> wheels.Environment:
+        return wheels.install(tmp_path_factory.mktemp("environment"), third_party, paths)
+
+    return make

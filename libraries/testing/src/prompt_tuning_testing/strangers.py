@@ -1,0 +1,276 @@
+"""Distributions of somebody else, one for each kind of plugin, for tests of what uses plugins.
+
+`STRANGERS` has them by kind. Each can be written as a fake distribution (`Stranger.put`) or as a
+project that a wheel is built from (`Stranger.write_project`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prompt_tuning_testing.pytest_plugin import Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Stranger:
+    """A small distribution that this project knows nothing of.
+
+    Attributes:
+      name: Its name, such as `a-strangers-engine`.
+      entry_points: Names and values by group, such as `engines` (without `prompt_tuning.`).
+      files: Text by file name, inside its one package.
+      summary: Its description.
+      version: Its version.
+      requires: The distributions that it requires.
+    """
+
+    name: str
+    entry_points: Mapping[str, Mapping[str, str]]
+    files: Mapping[str, str]
+    summary: str
+    version: str = "0.3.0"
+    requires: tuple[str, ...] = ("prompt-tuning-core>=1,<2",)
+
+    @property
+    def package(self) -> str:
+        """The name of its package."""
+        return self.name.replace("-", "_")
+
+    def put(self, site: Site) -> None:
+        """Writes it to a site, as an installer would leave it."""
+        site.distribution(
+            self.name,
+            self.entry_points,
+            {f"{self.package}/{file}": text for file, text in self.files.items()},
+            version=self.version,
+            summary=self.summary,
+            requires=self.requires,
+        )
+
+    def write_project(self, folder: Path) -> None:
+        """Writes its `pyproject.toml` and its sources to a folder."""
+        # A string of JSON is one of TOML too.
+        lines = [
+            "[build-system]",
+            'requires = ["uv_build>=0.13,<0.14"]',
+            'build-backend = "uv_build"',
+            "[project]",
+            f"name = {json.dumps(self.name)}",
+            f"version = {json.dumps(self.version)}",
+            f"description = {json.dumps(self.summary)}",
+            f"dependencies = {json.dumps(list(self.requires))}",
+        ]
+        for group, points in self.entry_points.items():
+            lines.append(f'[project.entry-points."prompt_tuning.{group}"]')
+            lines += [f"{json.dumps(name)} = {json.dumps(to)}" for name, to in points.items()]
+        texts = {f"src/{self.package}/{file}": text for file, text in self.files.items()}
+        for file, text in {"pyproject.toml": "\n".join(lines) + "\n", **texts}.items():
+            path = folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+_INITIALIZER = '''\
+import jax.numpy as jnp
+
+
+def init_ramp(limit=1.0):
+    """Returns an initializer that fills a prompt with equally spaced values from 0 to limit."""
+
+    def initializer(rng, shape):
+        del rng
+        return jnp.linspace(0.0, limit, shape[0] * shape[1]).reshape(shape)
+
+    initializer.uses_rng = False
+    return initializer
+'''
+
+_PROMPT = """\
+import jax.numpy as jnp
+
+from prompt_tuning_core.prompts import PromptModule
+
+
+class Rows(PromptModule):
+    def setup(self):
+        self.rows = self.param("rows", self.prompt_init, (self.length, WIDTH))
+
+    def input(self, tokens, embedded):
+        rows = jnp.broadcast_to(self.rows, (embedded.shape[0], *self.rows.shape))
+        return jnp.concatenate([rows.astype(embedded.dtype), embedded], axis=1)
+
+    def input_mask(self, tokens):
+        ones = jnp.ones((tokens.shape[0], self.length), bool)
+        return jnp.concatenate([ones, tokens > 0], axis=1)
+
+    def matrix(self):
+        return self.rows
+
+
+WIDTH = 128
+"""
+
+_HOOKS = """\
+from prompt_tuning_core.hookspecs import hookimpl
+
+
+@hookimpl
+def prompt_saved(path, provenance):
+    print("a stranger saw step", provenance["step"])
+"""
+
+_ENGINE = """\
+class Engine:
+    def train(self, flags):
+        from prompt_tuning_core import gin_config
+        gin_config.parse(flags, "mine")
+        from a_strangers_engine import training
+        training.train()
+
+    eval = infer = train
+"""
+
+_TRAINING = """\
+import gin
+import jax
+import numpy as np
+
+
+@gin.configurable
+def train(initializer, length, width, steps):
+    def loss(prompt):
+        return ((prompt - 0.5) ** 2).sum()
+
+    prompt = initializer(jax.random.key(0), (length, width))
+    for _ in range(steps):
+        prompt -= 0.25 * jax.grad(loss)(prompt)
+    np.save("mine.npy", prompt)
+"""
+
+_RUN = """\
+import a_strangers_engine.training
+
+train.initializer = %PROMPT_INIT
+train.length = %PROMPT_LENGTH
+train.width = %EMBED_DIM
+train.steps = %TRAIN_STEPS
+"""
+
+_RAMP = """\
+from __gin__ import dynamic_registration
+from prompt_tuning_core import plugins
+
+PROMPT_INIT = @plugins.init_ramp()
+"""
+
+_COMMAND = '''\
+"""Greets somebody."""
+
+
+def add_arguments(parser):
+    parser.add_argument("--name", required=True)
+
+
+def run(arguments):
+    print("hello", arguments.name)
+    return 0
+'''
+
+_CATALOG = """\
+from prompt_tuning_files.names import Known
+
+
+def models():
+    return [Known("a-strangers-t5", lambda: "gs://bucket/t5", facts={"WIDTH": "8"})]
+
+
+def prompts():
+    return []
+"""
+
+_FORMAT = """\
+import numpy as np
+
+from prompt_tuning_files.formats import Prompt
+
+
+class Rows:
+    def recognizes_prompt(self, path):
+        with open(path, "rb") as file:
+            return file.read(5) == b"rows\\n"
+
+    def read_prompt(self, path, shape=None):
+        return Prompt(np.loadtxt(path, np.float32, skiprows=1, ndmin=2), {"from": "rows"})
+"""
+
+STRANGERS: dict[str, Stranger] = {
+    "initializer": Stranger(
+        "a-strangers-initializer",
+        {"initializers": {"init_ramp": "a_strangers_initializer:init_ramp"}},
+        {"__init__.py": _INITIALIZER},
+        "Equally spaced values",
+    ),
+    "prompt": Stranger(
+        "a-strangers-prompt",
+        {"prompts": {"prompt_rows": "a_strangers_prompt:Rows"}},
+        {"__init__.py": _PROMPT},
+        "A plain prompt of width 128",
+    ),
+    "hooks": Stranger(
+        "a-strangers-hooks",
+        {"hooks": {"tell": "a_strangers_hooks"}},
+        {"__init__.py": _HOOKS},
+        "Says which prompts are saved",
+    ),
+    # Its gin files have the names that all engines have.
+    "engine": Stranger(
+        "a-strangers-engine",
+        {
+            "engines": {"mine": "a_strangers_engine:Engine"},
+            "configs": {"mine": "a_strangers_engine.gin_files"},
+        },
+        {
+            "__init__.py": _ENGINE,
+            "training.py": _TRAINING,
+            "gin_files/__init__.py": "",
+            "gin_files/models/t5_1_1_small_prompt.gin": (
+                "include 'models/sizes/small.gin'\nPROMPT_LENGTH = 2\n"
+            ),
+            "gin_files/runs/prompt_finetune.gin": _RUN,
+        },
+        "Draws a prompt to a constant",
+        requires=("prompt-tuning-core>=1,<2", "prompt-tuning-configs>=1,<2"),
+    ),
+    "configs": Stranger(
+        "a-strangers-configs",
+        {"configs": {"shared": "a_strangers_configs"}},
+        {"__init__.py": "", "prompts/from_ramp.gin": _RAMP},
+        "A gin file for a ramp",
+    ),
+    "command": Stranger(
+        "a-strangers-command",
+        {"commands": {"greet": "a_strangers_command"}},
+        {"__init__.py": _COMMAND},
+        "Greets somebody",
+    ),
+    "catalog": Stranger(
+        "a-strangers-catalog",
+        {"catalogs": {"their_models": "a_strangers_catalog"}},
+        {"__init__.py": _CATALOG},
+        "A model of a stranger",
+        requires=("prompt-tuning-core>=1,<2", "prompt-tuning-files>=1,<2"),
+    ),
+    "format": Stranger(
+        "a-strangers-format",
+        {"formats": {"rows": "a_strangers_format:Rows"}},
+        {"__init__.py": _FORMAT},
+        "Prompts as lines of numbers",
+        requires=("prompt-tuning-core>=1,<2", "prompt-tuning-files>=1,<2"),
+    ),
+}
+"""A distribution of each kind of plugin, by the kind's name; tasks have no stranger."""
