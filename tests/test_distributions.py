@@ -148,7 +148,9 @@ def test_plugin_declares_its_entry_points_and_its_core(
     requirements = [r.replace(" ", "") for r in wheels[project].metadata.get_all("Requires-Dist")]
 
     assert {s: dict(entry_points[s]) for s in entry_points.sections()} == expected
-    assert "prompt-tuning-core>=1,<2" in requirements
+    # An initializer that imports nothing of ours, as `init_random`, works with any core.
+    imports = any("prompt_tuning_core" in f.read_text() for f in package(project).rglob("*.py"))
+    assert ("prompt-tuning-core>=1,<2" in requirements) == (imports or project == CONFIGS)
 
 
 def test_core_requires_seven_libraries_and_no_more(wheels: dict[Path, Wheel]) -> None:
