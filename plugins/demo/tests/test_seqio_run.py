@@ -89,7 +89,7 @@ def folder(tmp_path, site):
 
 def run(command, folder, gin_files, macros, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "prompt_tuning_core", command,
+        [sys.executable, "-m", "prompt_tuning_core", command, "--engine=local",
          *(f"--gin_file={file}" for file in gin_files),
          *(f"--gin.{name}={value!r}" for name, value in macros.items())],
         cwd=folder,

@@ -20,7 +20,7 @@ from prompt_tuning_core.protocols import RunFlags
 from prompt_tuning_engine_local.data import batching, find_task, text_components
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Predictor
-from prompt_tuning_tasks import Mixture, TextTask, metrics
+from prompt_tuning_tasks import Mixture, TextTask, metrics, text_tasks
 from prompt_tuning_tasks import seqio_registration as to_seqio
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
@@ -130,7 +130,7 @@ def test_a_task_described_in_gin_with_names_of_targets(
 
 
 def test_mixtures_become_mixtures_of_the_same_rates(seqio, vocabulary, rows, monkeypatch):
-    monkeypatch.setattr(tasks, "_REGISTERED", {})
+    monkeypatch.setattr(text_tasks, "_REGISTERED", {})
     one, two = (tasks.register(own_task(rows, name)) for name in ("one", "two"))
     mixture = tasks.register(Mixture("both", {"one": 3, "two": 0.5}))
     found = to_seqio.register(mixture, vocabulary)
