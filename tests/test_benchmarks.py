@@ -52,6 +52,7 @@ def test_a_worker_measures_each_time_it_is_asked(script, tmp_path):
     worker.close()
 
 
+@pytest.mark.slow
 def test_scaling_varies_one_thing_at_a_time(script):
     scaling = script("scaling")
     reference = scaling.Point("small", 100, 128, 8)
@@ -77,6 +78,7 @@ def test_saving_measures_saves_and_writes_them_with_machine_and_versions(
     assert report["summary"]["bytes"] > 2 * 100 * 16 * 4
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_from_each_form(script, tmp_path):
     model_load = script("model_load")
     paths = model_load.write(script("shapes").SIZES["tiny"], tmp_path)

@@ -39,6 +39,7 @@ def test_places(place, expected):
     np.testing.assert_array_equal(wide[..., 0], expected)
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     prompt_length=st.integers(1, 4),

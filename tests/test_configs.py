@@ -184,6 +184,7 @@ def test_both_engines_have_the_same_macros(run: str) -> None:
     assert macros("local") - macros("t5x") - {"HOOKS"} <= ONLY_LOCAL
 
 
+@pytest.mark.slow
 def parse_all(engine: str) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / "parse_packaged_gin.py"), engine],

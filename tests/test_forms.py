@@ -92,6 +92,7 @@ def project(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def train(project, model, step=0):
     macros = {
         "INITIAL_CHECKPOINT_PATH": model, "MODEL_DIR": f"run_{model}", "TRAIN_STEPS_RELATIVE": 3,

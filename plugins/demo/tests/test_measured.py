@@ -92,6 +92,7 @@ def few_sentences(monkeypatch):
     monkeypatch.setattr(full_fine_tuning, "Limits", limits)
 
 
+@pytest.mark.slow
 def test_the_baselines_learn_and_are_written_as_the_file_is(few_sentences, tmp_path):
     baselines.main([f"--output={tmp_path / 'new.json'}"])
     written = baselines.read(tmp_path / "new.json")

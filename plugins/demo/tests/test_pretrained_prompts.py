@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from prompt_tuning_demo import model
 from prompt_tuning_demo.demo_tasks import DEMO_PLOT_OR_REVIEW, DEMO_REVIEWS
 from prompt_tuning_files import formats, names
@@ -28,6 +30,7 @@ def scores():
     return {name: (float(score), int(count.replace(",", ""))) for name, score, count in rows}
 
 
+@pytest.mark.slow
 def test_each_task_has_a_prompt_for_the_model_that_is_carried():
     assert set(carried()) == set(scores()) == NAMES
     for name in NAMES:

@@ -129,6 +129,7 @@ def test_losses(forward, frozen, prompt, settings, expected):
     assert_close(loss, forward[expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "settings", "expected"),
     [
@@ -225,6 +226,7 @@ def test_average_per_sequence_weighs_sequences_alike():
     np.testing.assert_allclose(total, (token_loss * weights).sum() / 12, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [combine.prefix, combine.prefix_after_bos, combine.suffix])
 def test_padding_does_not_change_an_answer_wherever_the_prompt_is(golden, frozen, prompt, place):
     forward = golden("forward_short")

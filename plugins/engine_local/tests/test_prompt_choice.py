@@ -103,6 +103,7 @@ def evaluation(*files, **macros):
     return ["eval", *(f"--gin_file={name}" for name in names), *gin_flags(**values)]
 
 
+@pytest.mark.slow
 def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers):
     flags = [*training_flags(), "--gin.PROMPT=@plugins.prompt_plain"]
     trained = run(strangers, "train", *flags)
@@ -130,6 +131,7 @@ def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers):
     )
 
 
+@pytest.mark.slow
 def test_a_module_that_no_prompt_file_can_hold_is_not_trained(strangers):
     for prompt, end in (
         ("prompt_halved", "what this one learns could not be saved"),

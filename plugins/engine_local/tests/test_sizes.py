@@ -67,6 +67,7 @@ def t5_config(**settings):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", CONFIGS)
 def test_the_shapes_are_those_of_an_initialised_model(version):
     import jax

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import safetensors.numpy
 import sentencepiece
 
@@ -46,6 +47,7 @@ def run(folder, command, *files, **macros):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def write_vocabulary(path):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
