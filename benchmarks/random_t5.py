@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_files.own_formats import MODEL_FILE
@@ -41,9 +43,17 @@ class NoVocabulary(SentencePieceVocabulary):
 
 
 def make(
-    arguments: argparse.Namespace, vocabulary: SentencePieceVocabulary | None = None
+    arguments: argparse.Namespace,
+    vocabulary: SentencePieceVocabulary | None = None,
+    module: Callable[..., PromptModule] = PromptBasic,
 ) -> EncoderDecoderModel:
-    """Returns the model that the flags of `shapes.add_shape_flags` describe, without weights."""
+    """Returns the model that the flags of `shapes.add_shape_flags` describe, without weights.
+
+    Args:
+      arguments: The flags.
+      vocabulary: None for one without texts.
+      module: The class of the prompt module.
+    """
     size = SIZES[arguments.size]
     return EncoderDecoderModel(
         T5Config(
@@ -58,7 +68,7 @@ def make(
             dtype=arguments.dtype,
         ),
         vocabulary or NoVocabulary(),
-        lambda: PromptBasic(
+        lambda: module(
             length=arguments.prompt_length, prompt_init=jax.nn.initializers.uniform(0.5)
         ),
     )

@@ -40,7 +40,6 @@ def measure(loop: TrainingLoop, batch: dict[str, Any], saves: int, folder: Path)
       saves: How many saves to make.
       folder: The run's directory.
     """
-    from prompt_tuning_engine_local.model import prompted_model
     from prompt_tuning_engine_local.runs import state_store
     from prompt_tuning_files import prompt_files
 
@@ -53,7 +52,7 @@ def measure(loop: TrainingLoop, batch: dict[str, Any], saves: int, folder: Path)
         state = loop.state({"data": {"next_index": number}, "metrics": {}, "best": None})
         begin = time.perf_counter()
         path = folder / prompt_files.name_at(state.step)
-        prompt_files.save(path, prompted_model.prompt_matrix(state.prompt), {"step": state.step})
+        prompt_files.save(path, loop.matrix(), {"step": state.step})
         store.save(state)
         blocked.append(time.perf_counter() - begin)
         if number % 2:

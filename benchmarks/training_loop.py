@@ -33,17 +33,24 @@ class TrainingLoop:
 
     def __init__(self, model: EncoderDecoderModel, weights: str | os.PathLike[str]) -> None:
         self._placement = Placement(1)
-        self._frozen = model_files.load(
+        self.frozen: Params = model_files.load(
             weights, model.frozen_parameters, self._placement.everywhere
         ).params
         init_rng, self._dropout_rng = jax.random.split(jax.random.key(0))
         optimizer = optimizers.adafactor()
         self.prompt: Params = model.init_prompt(init_rng)
-        self._optimizer = self._placement.everywhere(optimizer.init(self.prompt))
+        self._model = model
+        self._optimizer = self._placement.everywhere(optimizer.init(model.split(self.prompt)[0]))
         self.prompt = self._placement.everywhere(self.prompt)
         self._step_fn: Any = training.make_step(model, optimizer)
         self._taken = 0
         self.loss = float("nan")
+
+    def matrix(self) -> np.ndarray:
+        """Returns the plain prompt as it is now."""
+        matrix = self._model.matrix(self.prompt)
+        assert matrix is not None
+        return matrix
 
     def step(self, batch: batching.Batch) -> float:
         """Takes a step and returns how many seconds it took."""
@@ -52,7 +59,7 @@ class TrainingLoop:
         self.prompt, self._optimizer, metrics = self._step_fn(
             self.prompt,
             self._optimizer,
-            self._frozen,
+            self.frozen,
             self._placement.split(batch),
             self._dropout_rng,
             self._taken,
@@ -64,7 +71,7 @@ class TrainingLoop:
     def operations(self, batch: batching.Batch) -> set[str]:
         """Returns the names of the operations of the compiled step."""
         lowered = self._step_fn.lower(
-            self.prompt, self._optimizer, self._frozen, batch, self._dropout_rng, self._taken
+            self.prompt, self._optimizer, self.frozen, batch, self._dropout_rng, self._taken
         )
         # Those that stand within another one are a part of its time.
         entry = lowered.compile().as_text().partition("\nENTRY ")[2]

@@ -5,8 +5,12 @@ Each makes `[B, T + P, …]` of a prompt `[B, P, …]` and `x` `[B, T, …]`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+
+from prompt_tuning_core.protocols import Combine
 
 
 def prefix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -44,3 +48,11 @@ def suffix(
     )
     both = jnp.concatenate([x, prompt.astype(x.dtype)], axis=1)
     return jnp.take_along_axis(both, source.reshape(source.shape + (1,) * (x.ndim - 2)), axis=1)
+
+
+PLACES: Mapping[str, Combine] = {
+    "prefix": prefix,
+    "prefix_after_bos": prefix_after_bos,
+    "suffix": suffix,
+}
+"""The combine functions by name."""

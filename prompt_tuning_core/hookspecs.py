@@ -16,7 +16,7 @@ leave out arguments that it does not use. Its result is ignored; an exception st
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -31,11 +31,16 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def prompt_initialized(prompt: np.ndarray, provenance: Mapping[str, Any]) -> None:
+def prompt_initialized(
+    prompt: np.ndarray | None,
+    parameters: Mapping[str, np.ndarray],
+    provenance: Mapping[str, Any],
+) -> None:
     """Called once, when the prompt has its first value and before the first step.
 
     Args:
-      prompt: `[P, H]` float32, the prompt as initialized.
+      prompt: `[P, H]` float32, the plain prompt as initialized; None if there is none.
+      parameters: All arrays of the prompt module by name, such as `encoder/prompt/prompts`.
       provenance: The provenance to write with the prompt, as far as it is known now.
     """
 
@@ -62,11 +67,12 @@ def evaluated(step: int, metrics: Mapping[str, float]) -> None:
 
 
 @hookspec
-def prompt_saved(path: str | os.PathLike[str], provenance: Mapping[str, Any]) -> None:
-    """Called after a prompt file and its provenance are complete on disk.
+def prompt_saved(paths: Sequence[str | os.PathLike[str]], provenance: Mapping[str, Any]) -> None:
+    """Called after the files of a prompt and its provenance are complete on disk.
 
     Args:
-      path: The prompt's `.npy` file; the provenance is in the `.json` file of the same name.
+      paths: The prompt's files: `.npy` for a plain prompt, `.safetensors` for a prompt module, both
+        for a module that amounts to a plain prompt. The provenance is the `.json` file beside them.
       provenance: The content of that file.
     """
 

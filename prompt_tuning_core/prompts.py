@@ -1,52 +1,145 @@
-"""The base class of prompt modules and its intervention points.
+"""Prompt modules: the points at which one acts in a frozen model, and the making of one for a run.
 
-A prompt module intervenes in a frozen model at named points. In the base class, no point changes
-the model; a variant overrides the points that it needs. Engines only call the points.
+In the base class, no point changes the model; a variant overrides the points that it needs. Engines
+only call the points. For example, the plain prompt overrides `input`, a prompt
+at every layer `input` and `layer`, and a prefix of keys and values `prefix` alone.
+
+Shapes below: B batch, T length of the tokens, P prompt positions, H width of the model, S length of
+the sequence within the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import partitioning
 
+from prompt_tuning_core import registry
+from prompt_tuning_core.combine import PLACES
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.protocols import Initializer
+from prompt_tuning_core.protocols import Initializer, SavedPrompt
+
+__all__ = [
+    "POINTS",
+    "InputPrompt",
+    "PromptFactory",
+    "PromptModule",
+    "Stack",
+    "check_not_packed",
+    "described",
+    "each",
+    "float32_parameter",
+    "in_stack",
+    "made_by",
+    "make",
+    "may_be_plain",
+    "overrides",
+]
 
 PromptFactory = Callable[[], "PromptModule"]
 
-INTERVENTION_POINTS = ("input", "layer", "keys_values", "activations")
+POINTS = (
+    "start", "input", "input_mask", "layer", "prefix", "activations", "penalty", "report", "matrix"
+)  # fmt: skip
+"""The methods by which a prompt module acts; engines call those that its class overrides."""
+
+_FORMER_NAMES = {
+    "side": "sides",
+    "inputs": "input",
+    "inputs_mask": "input_mask",
+    "keys_values": "prefix, which adds positions, or activations, which changes some",
+    "layer_input": "layer",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """One column of layers of a frozen model, as its engine describes it to a prompt module.
+
+    Attributes:
+      side: "encoder" or "decoder".
+      width: H.
+      layers: Number of layers.
+      heads: Number of heads of each attention.
+      head_width: Width of each head.
+      mlp_width: Hidden width of the feed-forward blocks.
+      attentions: Names of the attentions in a layer: ("attention",) in an encoder,
+        ("self_attention", "encoder_decoder_attention") in the decoder after one, and
+        ("self_attention",) in a decoder alone.
+    """
+
+    side: str
+    width: int
+    layers: int
+    heads: int
+    head_width: int
+    mlp_width: int
+    attentions: tuple[str, ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The activations of a layer that `PromptModule.activations` is called with."""
+        return (
+            *(f"{name}/{part}" for name in self.attentions for part in ("keys", "values")),
+            "mlp",
+        )
 
 
 class PromptModule(nn.Module):
     """The base of every prompt variant; it does not change the model.
 
-    The shapes below use B for the batch, T for the length of the input tokens, H for the width of
-    the model and S for the length of the sequence inside the model.
+    A variant makes its parameters in `setup`, with `parameter` or as submodules. All that it
+    returns is checked once before the first step (`parameters.make_parameters`).
 
     Attributes:
-      length: P, the number of positions that the module adds to the sequence. If examples get
-        prompts of different lengths, P is the largest (`input_mask` marks the real positions).
-      prompt_init: Makes the prompt's first value.
-      side: The stack that the module intervenes in: "encoder" or "decoder".
+      length: P, the number of prompt vectors that the user asked for (PROMPT_LENGTH). S does not
+        follow from it.
+      prompt_init: Makes the first value of the prompt, or of each of its parts.
+      sides: The stacks in which the module acts; each gets a module of its own.
+      stack: The stack in which this one acts; the engine sets it.
     """
 
     length: int = 0
     prompt_init: Initializer | None = None
-    side: str = "encoder"
+    sides: tuple[str, ...] = ("encoder",)
+    stack: Stack = None  # type: ignore[assignment]  # Set before anything is called.
+
+    def parameter(
+        self, name: str, initializer: Initializer | None, shape: Sequence[int]
+    ) -> jax.Array:
+        """Makes a parameter, float32; for `setup`. See `float32_parameter`."""
+        if initializer is None and isinstance(self.prompt_init, SavedPrompt):
+            initializer = self.prompt_init  # Its own was not saved, and its value was.
+        return float32_parameter(self, name, initializer, shape)
+
+    def start(self, tokens: jax.Array) -> Any:
+        """Called once a batch, with the tokens of the input; in a decoder, too.
+
+        Args:
+          tokens: `[B, T]` int32, 0 where padded. A decoder alone gives 0 for its targets.
+
+        Returns:
+          What other points need to know of the examples: a tree of arrays whose first axis is B, so
+          that beams can be gathered. None here.
+        """
+        del tokens
 
     def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
         """Called once with the embedded input, before dropout.
 
         Args:
-          tokens: `[B, T]` int32 input ids, 0 where padded.
-          embedded: `[B, T, H]` their embeddings.
+          tokens: `[B, T]` int32, 0 where padded. A decoder gives 1 for the token at its start, and
+            a decoder alone 0 for its targets.
+          embedded: `[B, T, H]`, their embeddings.
 
         Returns:
-          `[B, T + P, H]`, of the dtype of `embedded`.
+          `[B, S, H]`, of the dtype of `embedded`; S depends on T alone.
         """
         del tokens
         return embedded
@@ -54,63 +147,152 @@ class PromptModule(nn.Module):
     def input_mask(self, tokens: jax.Array) -> jax.Array:
         """Marks the positions of the result of `input` that attention may read.
 
-        Engines derive every mask from this: encoder, encoder-decoder and logit masks.
+        Engines derive S and every mask from this.
 
         Args:
-          tokens: `[B, T]` int32 input ids, 0 where padded.
+          tokens: As in `input`.
 
         Returns:
-          `[B, T + P]` bool.
+          `[B, S]` bool.
         """
         return tokens > 0
 
-    def layer(self, layer: int, hidden: jax.Array) -> jax.Array:
-        """Called with the input `[B, S, H]` of layer number `layer`; returns the same shape."""
-        del layer
-        return hidden
-
-    def keys_values(
-        self, layer: int, site: str, keys: jax.Array, values: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Called with an attention's keys and values.
+    def layer(self, layer: int, hidden: jax.Array, state: Any) -> jax.Array:
+        """Called before each layer; not while one position after another is decoded.
 
         Args:
-          layer: Number of the layer.
-          site: The attention: "attention", "self_attention" or "encoder_decoder_attention".
-          keys: `[B, S, heads, head width]`.
-          values: `[B, S, heads, head width]`.
+          layer: Number of the layer, from 0.
+          hidden: `[B, S, H]`, the layer's input.
+          state: What `start` returned.
 
         Returns:
-          Both, longer by P.
+          The same shape and dtype, changed at the prompt's own positions only.
         """
-        del layer, site
-        return keys, values
+        del layer, state
+        return hidden
 
-    def activations(self, layer: int, site: str, x: jax.Array) -> jax.Array:
-        """Called with the activations `x` named `site` of layer `layer`; returns the same shape."""
-        del layer, site
+    def prefix(self, layer: int, attention: str, state: Any) -> tuple[jax.Array, jax.Array] | None:
+        """Returns keys and values that each query attends to in addition to the sequence's own.
+
+        No mask and no relative position applies to them.
+
+        Args:
+          layer: Number of the layer, from 0.
+          attention: One of `stack.attentions`.
+          state: What `start` returned.
+
+        Returns:
+          Both `[B or 1, n, heads, head width]`; None for none.
+        """
+        del layer, attention, state
+        return None
+
+    def activations(self, layer: int, site: str, x: jax.Array, state: Any) -> jax.Array:
+        """Called with activations of a layer, which it may change, each position by itself.
+
+        Args:
+          layer: Number of the layer, from 0.
+          site: One of `stack.sites`: "mlp", the input `[B, S, MLP width]` of a feed-forward block's
+            last matrix, or "ATTENTION/keys" and "ATTENTION/values", `[B, S, heads, head width]`.
+          x: The activations.
+          state: What `start` returned.
+
+        Returns:
+          The same shape and dtype.
+        """
+        del layer, site, state
         return x
 
+    def penalty(self) -> jax.Array | float:
+        """Returns a scalar, of the parameters alone, that is added to the training loss."""
+        return 0.0
+
+    def report(self) -> Mapping[str, jax.Array]:
+        """Returns scalars by name, of the parameters alone, to log with the training metrics."""
+        return {}
+
     def matrix(self) -> jax.Array | None:
-        """Returns the prompt, if it is a plain one.
+        """Returns the plain prompt that the module amounts to.
 
         Returns:
-          `[P, H]` float32 if the module acts as a plain prompt with this matrix; None here.
-          A prompt file holds a plain prompt, so a module without a matrix cannot be saved.
+          `[P, H]` float32 if the module, apart from dropout, does what the plain prompt does with
+          this matrix; else None. Engines ask only where `may_be_plain`.
         """
         return None
 
     def is_trained(self, path: str) -> bool:
-        """Returns True if a parameter of this module is trained.
+        """Checks whether a parameter is trained.
 
         Args:
           path: Names from this module to the parameter, joined by "/".
 
         Returns:
-          True here: all parameters of a prompt module are trained.
+          True here: all parameters are trained.
         """
         del path
         return True
+
+
+class InputPrompt(PromptModule):
+    """Places vectors among the embedded input; the base of variants that say which (`rows`).
+
+    Attributes:
+      combine: The place of the vectors: 'prefix', in front; 'prefix_after_bos', after the first
+        position; 'suffix', after the last token and before EOS.
+      dropout_rate: Share of the vectors' entries that training zeroes; the others are scaled up.
+    """
+
+    combine: str = "prefix"
+    dropout_rate: float = 0.0
+
+    def rows(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
+        """Returns the prompt vectors `[B or 1, P, H]`; the arguments are those of `input`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no rows()")
+
+    def positions(self) -> int:
+        """Returns the number of vectors that `rows` returns: P, unless a variant has more."""
+        return self.length
+
+    def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
+        """Places `rows` among the embedded input; see `PromptModule.input`."""
+        return self.place(self.rows(tokens, embedded), tokens, embedded)
+
+    def input_mask(self, tokens: jax.Array) -> jax.Array:
+        """Places ones for the prompt among those of the input; see `PromptModule.input_mask`."""
+        ones = jnp.ones((len(tokens), self.positions()), bool)
+        return self._combined(ones, tokens > 0, tokens)
+
+    def place(self, rows: jax.Array, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
+        """Places prompt vectors among an embedded input, with dropout in training.
+
+        Args:
+          rows: `[B or 1, positions(), H]`, of any floating dtype.
+          tokens: `[B, T]`.
+          embedded: `[B, T, H]`.
+
+        Raises:
+          InputError: If the vectors have another shape.
+        """
+        batch, _, width = embedded.shape
+        expected = (self.positions(), width)
+        if rows.ndim != 3 or rows.shape[0] not in (1, batch) or rows.shape[1:] != expected:
+            raise InputError(
+                f"{described(self)}: rows returned the shape {list(rows.shape)}, expected "
+                f"[{batch} or 1, {expected[0]}, {width}]"
+            )
+        rows = jnp.broadcast_to(rows, (batch, *expected))
+        if self.dropout_rate and self.has_rng("dropout"):
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout_rate, rows.shape)
+            rows = jnp.where(keep, rows / (1 - self.dropout_rate), 0.0)
+        return self._combined(rows.astype(embedded.dtype), embedded, tokens)
+
+    def _combined(self, rows: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
+        if self.combine not in PLACES:
+            raise InputError(
+                f"{described(self)}: combine is {self.combine!r}, expected one of "
+                f"{', '.join(map(repr, PLACES))}"
+            )
+        return PLACES[self.combine](rows, x, tokens)
 
 
 def make(
@@ -119,7 +301,7 @@ def make(
     default: PromptFactory | None = None,
     default_init: Callable[[], Initializer] | None = None,
     prompt_init: Initializer | None = None,
-    saved: Initializer | None = None,
+    saved: SavedPrompt | None = None,
 ) -> PromptModule:
     """Makes the prompt module of a run; in gin, engines take `prompt_factory = @prompts.make`.
 
@@ -132,27 +314,23 @@ def make(
       length: P, for a module without a length of its own (PROMPT_LENGTH).
       default: Makes the engine's plain prompt module.
       default_init: Makes the initializer if the files name no other; not called otherwise.
-      prompt_init: The initializer.
-      saved: Reads the prompt in PROMPT_FILE. The module is then the plain one.
+      prompt_init: The initializer. A `SavedPrompt` of a module that is not plain decides the
+        module, too.
+      saved: The prompt in PROMPT_FILE, which decides the module.
 
     Raises:
-      InputError: If `factory` is a module instead of a function that makes one, if there is neither
-        a factory nor a default, or if `saved` is given and `factory` makes another module than the
-        default.
+      InputError: If `factory` is a module instead of a function that makes one, if it makes
+        something else, or another module than the prompt file's.
+      PluginError: If the prompt file's plugin cannot be used.
     """
-    chosen = default if factory is None else factory
-    if isinstance(chosen, nn.Module) or not callable(chosen):
-        raise InputError(
-            f"PROMPT is {type(chosen).__name__!r}, expected a prompt module that is not called: "
-            "PROMPT = @plugins.NAME, without ()"
-        )
-    module = chosen()
-    if not isinstance(module, PromptModule):
-        return module  # `check_supported` refuses it.
+    file = prompt_init if saved is None else saved
+    if isinstance(file, SavedPrompt) and file.plugin is not None:
+        return _of_file(file, factory)
+    module = made_by(default if factory is None else factory)
     if saved is not None and default is not None and type(module) is not type(default()):
         raise InputError(
-            f"PROMPT makes a {type(module).__name__}, and PROMPT_FILE holds a plain prompt; leave "
-            "PROMPT out, or give a prompt of this module"
+            f"PROMPT makes a {type(module).__name__}, and PROMPT_FILE {saved.path} holds a plain "
+            "prompt; leave PROMPT out, or give a prompt of this module"
         )
     fill: dict[str, Any] = {}
     if not module.length:
@@ -162,34 +340,148 @@ def make(
     return module.clone(**fill) if fill else module
 
 
-def check_is_plain(prompt: PromptModule) -> None:
-    """Refuses to train a prompt module that no prompt file can hold.
+def _of_file(file: SavedPrompt, factory: PromptFactory | None) -> PromptModule:
+    """Makes the module that a prompt file names; refuses settings that contradict the file."""
+    import gin
+
+    assert file.plugin is not None
+    made = registry.process_registry().load("prompt", file.plugin)
+    try:
+        module = made(**file.fields)
+    except TypeError as error:
+        raise InputError(
+            f"prompt {file.path}: {file.plugin!r}, as it is installed, has other fields than "
+            f"{sorted(file.fields)} ({error}); install the version that the file names"
+        ) from error
+    named = [] if factory is None else [made_by(factory)]
+    with contextlib.suppress(ValueError, KeyError):  # No gin file names it.
+        named.append(gin.get_configurable(f"prompt_tuning_core.plugins.{file.plugin}")())
+    for other in named:
+        if type(other) is not type(module):
+            raise InputError(
+                f"PROMPT makes a {type(other).__name__}, and PROMPT_FILE {file.path} holds one of "
+                f"{file.plugin!r}; leave PROMPT out, or give a prompt of this module"
+            )
+        for field in dataclasses.fields(module):
+            given, saved = getattr(other, field.name), getattr(module, field.name)
+            if field.name in file.fields and given not in (field.default, saved):
+                raise InputError(
+                    f"{file.plugin}.{field.name} is {given!r}, and in the prompt {file.path} it is "
+                    f"{saved!r}; leave it out, or give another PROMPT_FILE"
+                )
+    return module.clone(prompt_init=file)
+
+
+def made_by(factory: object) -> PromptModule:
+    """Returns the prompt module that a factory makes.
 
     Raises:
-      InputError: If the module's class does not define `matrix`.
+      InputError: If it is no factory, makes no prompt module, or makes one with a method of a
+        former name.
     """
-    if type(prompt).matrix is PromptModule.matrix:
+    if isinstance(factory, nn.Module) or not callable(factory):
         raise InputError(
-            f"{type(prompt).__name__} does not define matrix(), and a prompt file holds a plain "
-            "prompt: what this one learns could not be saved"
+            f"PROMPT is {type(factory).__name__!r}, expected a prompt module that is not called: "
+            "PROMPT = @plugins.NAME, without ()"
         )
+    module = factory()
+    if not isinstance(module, PromptModule):
+        raise InputError(
+            f"PROMPT makes a {type(module).__name__}, expected a prompt module "
+            "(prompt_tuning_core.prompts.PromptModule)"
+        )
+    for former, now in _FORMER_NAMES.items():
+        if hasattr(type(module), former):
+            raise InputError(
+                f"{described(module)}: has {former!r}, which is no point of a prompt module; it is "
+                f"called {now} now"
+            )
+    return module
 
 
-def float32_initializer(initializer: Initializer) -> Initializer:
-    """Makes an initializer of the same values in float32, for a parameter of a prompt module.
-
-    A prompt is trained in the dtype of its first value. In bfloat16, a step could not change a
-    value by less than 1 part in 128.
+def in_stack(
+    module: PromptModule, stack: Stack, sides: Sequence[str] = ("encoder", "decoder")
+) -> PromptModule:
+    """Returns the prompt module of one stack of a model.
 
     Args:
-      initializer: Makes the first value, in any floating dtype.
+      module: What `make` returned.
+      stack: The stack.
+      sides: All stacks that the model has.
 
     Returns:
-      An initializer. It raises `InputError` if `initializer` refuses the shape, or if the values
-      are no floating numbers.
+      The module, made for `stack`; for a stack in which it does not act, one that leaves it alone.
+
+    Raises:
+      InputError: If the module acts in a stack that the model lacks.
     """
+    named = tuple(module.sides)
+    lacking = [side for side in named if side not in sides]
+    if lacking or not named or isinstance(module.sides, str):
+        raise InputError(
+            f"{described(module)}: sides is {module.sides!r}, expected a tuple of "
+            f"{' and '.join(map(repr, sides))}, the stacks of this model"
+        )
+    return module.clone(stack=stack) if stack.side in named else PromptModule(stack=stack)
+
+
+def may_be_plain(module: PromptModule) -> bool:
+    """Checks whether `matrix` can be a plain prompt: in front of the input of the encoder alone.
+
+    For example, a prompt after the input is none: readers of its matrix would put it in front.
+    """
+    in_front = not isinstance(module, InputPrompt) or module.combine == "prefix"
+    return tuple(module.sides) == ("encoder",) and in_front
+
+
+def overrides(module: PromptModule, *points: str) -> bool:
+    """Checks whether the class of `module` overrides one of these points."""
+    return any(getattr(type(module), one) is not getattr(PromptModule, one) for one in points)
+
+
+def described(module: PromptModule) -> str:
+    """Returns what messages call a prompt module: its plugin, or the name of its class."""
+    plugin = registry.process_registry().plugin_of(type(module))
+    return type(module).__name__ if plugin is None else str(plugin)
+
+
+def float32_parameter(
+    module: nn.Module, name: str, initializer: Initializer | None, shape: Sequence[int]
+) -> jax.Array:
+    """Makes a float32 parameter of a prompt module, or of a submodule of one.
+
+    A prompt is trained in the dtype of its first value. In bfloat16, a step could not change a
+    value by less than 1 part in 128. T5X never partitions the parameter: its axes are named
+    ("prompt", "prompt_embed") in a matrix, and "prompt_0", "prompt_1" … in any other array.
+
+    Args:
+      module: The module that owns the parameter; this is called in its `setup`.
+      name: Of the parameter.
+      initializer: Makes the first value, in any floating dtype. May be None where the value is
+        given, from a prompt file for example.
+      shape: Of the parameter, each size at least 1.
+
+    Raises:
+      InputError: If a size is below 1, if there is neither an initializer nor a value, or if the
+        initializer returns other than floating numbers.
+    """
+    shape = tuple(shape)
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(
+            f"parameter {name!r} of the prompt has the shape {shape}, expected sizes of at least "
+            "1: set PROMPT_LENGTH"
+        )
+    given = module.has_variable("params", name)
+    if initializer is None and not given:
+        raise InputError(
+            f"parameter {name!r} of the prompt has no initializer; name a file of prompts/, or set "
+            "the module's prompt_init"
+        )
 
     def initialize(rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
+        # Flax asks for the shape of a given value once more: no reason to read a table again.
+        if given or initializer is None:
+            return jnp.zeros(shape)
         try:
             value = jnp.asarray(initializer(rng, shape))
         except ValueError as error:  # An initializer need not know of our own errors.
@@ -201,56 +493,27 @@ def float32_initializer(initializer: Initializer) -> Initializer:
             )
         return value.astype(jnp.float32)
 
-    return initialize
+    axes = tuple(f"prompt_{number}" for number in range(len(shape)))
+    if len(shape) == 2:
+        axes = ("prompt", "prompt_embed")
+    return partitioning.param_with_axes(name, initialize, shape, axes=axes, module=module)
 
 
-def overridden_points(module: PromptModule) -> tuple[str, ...]:
-    """Returns the intervention points that `module`'s class overrides.
+def each(initializer: Initializer | None, n: int) -> Initializer | None:
+    """Makes an initializer of `[n, P, H]` from one of `(P, H)`, with a key for each of the n.
 
-    An engine that does not call one of these must refuse the module rather than ignore it.
-    """
-    return tuple(
-        point
-        for point in INTERVENTION_POINTS
-        if getattr(type(module), point) is not getattr(PromptModule, point)
-    )
-
-
-def check_supported(
-    prompt: object, caller: str, side: str = "encoder", points: Collection[str] = ("input",)
-) -> PromptModule:
-    """Refuses a prompt module that needs something that its caller does not support.
-
-    Args:
-      prompt: The result of a prompt factory (PROMPT).
-      caller: The engine or the module that calls intervention points, for messages.
-      side: The stack that the caller lets prompts intervene in: "encoder" or "decoder".
-      points: The intervention points that it calls.
+    For example, `self.parameter("prompts", each(self.prompt_init, layers), (layers, P, H))`.
 
     Returns:
-      `prompt`.
-
-    Raises:
-      InputError: If `prompt` is no prompt module, is for another stack, or overrides a point that
-        the caller does not call.
+      The initializer; None for None.
     """
-    name = type(prompt).__name__
-    if not isinstance(prompt, PromptModule):
-        raise InputError(
-            f"PROMPT makes a {name}, expected a prompt module "
-            "(prompt_tuning_core.prompts.PromptModule)"
-        )
-    if prompt.side != side:
-        raise InputError(
-            f"{name} is a prompt for the side {prompt.side!r}, and {caller} has prompts on the "
-            f"side {side!r} only"
-        )
-    for point in overridden_points(prompt):
-        if point not in points:
-            raise InputError(
-                f"{caller} does not call the intervention point {point!r} that {name} uses"
-            )
-    return prompt
+    if initializer is None:
+        return None
+
+    def initialize(rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
+        return jnp.stack([initializer(key, tuple(shape[1:])) for key in jax.random.split(rng, n)])
+
+    return initialize
 
 
 def check_not_packed(*segment_ids: jax.Array | None) -> None:

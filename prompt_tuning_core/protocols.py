@@ -7,8 +7,8 @@ plugin with an initializer does not have to import this package.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import jax
@@ -28,6 +28,27 @@ class Initializer(Protocol):
         Raises:
           ValueError: If this initializer cannot serve `shape`; it never crops, pads or broadcasts.
         """
+
+
+@runtime_checkable
+class SavedPrompt(Protocol):
+    """The prompt in a file. For a plain prompt it is an `Initializer` of its matrix, too.
+
+    Attributes:
+      path: The file.
+      plugin: The prompt module's plugin; None for a plain prompt, which any module may begin with.
+      fields: The fields of the module.
+      parameters: All arrays of the module by name, such as `encoder/prompt/up/kernel`; none for a
+        plain prompt.
+    """
+
+    path: str
+    plugin: str | None
+    fields: Mapping[str, Any]
+    parameters: Mapping[str, np.ndarray]
+
+    def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
+        """Returns the plain prompt's matrix; for another module, NaN that `parameters` replace."""
 
 
 @runtime_checkable

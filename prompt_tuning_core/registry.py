@@ -184,6 +184,10 @@ class Registry:
         """Lists the plugins loaded so far, in the order of `discover`."""
         return tuple(plugin for plugin in self.discover() if plugin in self._loaded)
 
+    def plugin_of(self, loaded: object) -> Plugin | None:
+        """Returns the plugin that an object was loaded from; None if it is no plugin's."""
+        return next((p for p, found in self._loaded.items() if found is loaded), None)
+
     def load_hooks(self, names: Iterable[str]) -> Any:
         """Loads hooks plugins for a run.
 

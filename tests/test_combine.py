@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_tuning_core import combine
-from prompt_tuning_core.prompts import PromptModule, overridden_points
 
 # Tokens stand for themselves: 1 is EOS, 0 padding, and the prompt's positions are -1, -2.
 PROMPT = [-1, -2]
@@ -58,18 +57,3 @@ def test_nothing_is_lost_and_order_is_kept(lengths, prompt_length, name):
         assert [t for t in both[row] if t < 0] == list(-np.arange(1, prompt_length + 1))
     # No real position is lost, and none becomes real.
     np.testing.assert_array_equal((both != 0).sum(1), np.array(lengths) + prompt_length)
-
-
-def test_the_base_module_intervenes_nowhere():
-    module = PromptModule()
-    embedded = jnp.ones((1, 2, 3))
-    tokens = jnp.array([[4, 0]])
-    np.testing.assert_array_equal(module.apply({}, tokens, embedded, method="input"), embedded)
-    np.testing.assert_array_equal(module.apply({}, tokens, method="input_mask"), [[True, False]])
-    assert overridden_points(module) == ()
-
-    class Deep(PromptModule):
-        def layer(self, layer, hidden):
-            return hidden
-
-    assert overridden_points(Deep()) == ("layer",)

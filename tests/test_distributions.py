@@ -283,7 +283,7 @@ def test_every_kind_of_stranger_is_used(everything: Environment, tmp_path: Path)
 
     assert "a stranger saw step 3\n" in printed
     facts = json.loads((run_folder / "prompt_3.json").read_text())
-    assert "plugins.init_ramp.limit = 0.1" in facts["initializer"]
+    assert "MODEL/plugins.init_ramp.limit = 0.1" in facts["initializer"]
     used = [(plugin["kind"], plugin["name"], plugin["version"]) for plugin in facts["plugins"]]
     strangers = {("initializer", "init_ramp"), ("prompt", "prompt_rows"), ("hooks", "tell")}
     assert {(*plugin, "0.3.0") for plugin in strangers} <= set(used)

@@ -151,7 +151,7 @@ def test_only_hooks_asked_for_run_in_the_order_asked(site):
         "registry.process_registry().load('hooks', 'third')\n"
         "hooks = registry.process_registry().load_hooks(['second', 'first', 'second'])\n"
         "hooks.step_logged(step=1, metrics={'loss': 0.5})\n"
-        "hooks.prompt_saved(path='x.npy', provenance={})\n"
+        "hooks.prompt_saved(paths=['x.npy'], provenance={})\n"
         "hooks.run_finished(run=None)\n"
         "registry.process_registry().load_hooks([]).step_logged(step=2, metrics={})\n"
     )

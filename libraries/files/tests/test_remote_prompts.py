@@ -36,7 +36,7 @@ def bucket(tmp_path_factory):
         with (step_folder / "encoder.prompt.prompt.prompt").open("wb") as file:
             np.save(file, prompt)
     shutil.copytree(folder / "run", folder / "run_with_best")
-    best = folder / "run_with_best" / prompt_files.BEST_FILE
+    best = folder / "run_with_best" / "best_prompt.npy"
     prompt_files.save(best, PROMPTS[2], {"step": 2})
     (folder / "empty").mkdir()
     return "bucket://"

@@ -78,7 +78,7 @@ def test_answers_are_those_of_float32_but_for_ties():
 def with_activations(dtype):
     network = base.make_model(jax.nn.initializers.zeros)
     config = dataclasses.replace(network.config, dtype=dtype)
-    network = EncoderDecoderModel(config, network.vocabulary, network.prompt_factory)
+    network = EncoderDecoderModel(config, network.vocabulary, network.module.clone)
     parameters = network.frozen_parameters
     frozen = model_files.load(model.checkpoint_path(), parameters, jax.numpy.asarray).params
     # The model is kept in what it computes with, and not cast at each step.

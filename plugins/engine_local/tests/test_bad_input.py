@@ -96,8 +96,11 @@ def complaint_of_a_process(arguments, folder, **environment):
             "'toy' is described in gin both as a task and as a mixture",
         ),
         # Prompt lengths and labels.
-        ({"PROMPT_LENGTH": 0}, "the prompt's length is 0"),
-        ({"PROMPT_LENGTH": -3}, "the prompt's length is -3"),
+        (
+            {"PROMPT_LENGTH": 0},
+            "has the shape (0, 32), expected sizes of at least 1: set PROMPT_LENGTH",
+        ),
+        ({"PROMPT_LENGTH": -3}, "has the shape (-3, 32)"),
         ({"CLASS_LABELS": None}, "CLASS_LABELS"),
         ({"CLASS_LABELS": []}, "texts"),
         ({"CLASS_LABELS": 7}, "7"),
@@ -426,7 +429,7 @@ def test_an_initial_prompt_that_is_not_finite_is_refused(site, complaint):
     flags = training_flags("prompts/from_random_uniform.gin")
     flags.append("--gin.plugins.prompt_basic.prompt_init=@plugins.init_nan()")
     line = complaint(["train", *flags])
-    assert "the initial prompt has values that are not finite" in line
+    assert "parameter 'prompt/prompt' has values that are not finite" in line
 
 
 def test_eval_and_infer(project, complaint):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_model import make_model
 
-from prompt_tuning_core import combine
+from prompt_tuning_core.combine import PLACES
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.data.batching import TokenizedExample
@@ -49,7 +49,7 @@ def rows_of(batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [combine.prefix, combine.prefix_after_bos, combine.suffix])
+@pytest.mark.parametrize("place", PLACES)
 def test_every_example_has_the_loss_that_it_has_unbucketed(params, place):
     model = make_model(place, z_loss=1e-4)
     prompt, frozen = params

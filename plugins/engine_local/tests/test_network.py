@@ -23,10 +23,10 @@ def training(params):
 
 
 def decoding(params):
-    encoded, real = MODEL.apply(params, TOKENS, method="encode")
+    encoded = MODEL.apply(params, TOKENS, method="encode")
     cache = MODEL.apply(params, encoded, 4, method="start_cache")
     first, start = TOKENS[:, 0], jnp.asarray(0)
-    logits, _ = MODEL.apply(params, first, cache, start, real, method="decode_step")
+    logits, _ = MODEL.apply(params, first, cache, start, encoded, method="decode_step")
     return logits.sum()
 
 

@@ -12,10 +12,11 @@ import optax
 import pytest
 from tiny_model import CONFIG
 
-from prompt_tuning_core import combine
+from prompt_tuning_core.combine import PLACES
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_core.prompts import in_stack
 from prompt_tuning_engine_local.model import losses, optimizers
+from prompt_tuning_engine_local.model.prompt_points import stack_of
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_prompt_basic import PromptBasic
 
@@ -95,17 +96,19 @@ def test_logits_and_encoder_outputs(forward, frozen, prompt, kind):
     model = make_model()
     inputs = [forward[name] for name in INPUTS]
     assert_close(apply(model, frozen, prompt, *inputs), forward[f"{kind}_logits"])
-    encoded, real = apply(model, frozen, prompt, inputs[0], method="encode")
-    assert_close(encoded, forward[f"{kind}_encoded"])
+    encoded = apply(model, frozen, prompt, inputs[0], method="encode")
+    assert_close(encoded.values, forward[f"{kind}_encoded"])
     # Where the reference's outputs are exactly zero it saw padding.
-    np.testing.assert_array_equal(real, np.any(forward[f"{kind}_encoded"] != 0, axis=-1))
+    np.testing.assert_array_equal(encoded.real, np.any(forward[f"{kind}_encoded"] != 0, axis=-1))
 
 
 def test_masks_come_from_the_prompt_module(golden):
     forward = golden("forward_short")
-    module = PromptBasic(length=5, prompt_init=zeros)
+    module = in_stack(PromptBasic(length=5, prompt_init=zeros), stack_of(CONFIG, "encoder"))
     tokens = forward["encoder_input_tokens"]
-    real = module.apply({}, tokens, method="input_mask")
+    real = module.apply(
+        {"params": {"prompt": {"prompt": np.zeros((5, 32))}}}, tokens, method="input_mask"
+    )
     np.testing.assert_array_equal(real, forward["encoder_tokens_with_fake_prompt"] > 0)
     pairs = real[:, None, :, None] & real[:, None, None, :]
     np.testing.assert_array_equal(pairs, forward["encoder_mask_with_prompt"] > 0)
@@ -227,7 +230,7 @@ def test_average_per_sequence_weighs_sequences_alike():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [combine.prefix, combine.prefix_after_bos, combine.suffix])
+@pytest.mark.parametrize("place", PLACES)
 def test_padding_does_not_change_an_answer_wherever_the_prompt_is(golden, frozen, prompt, place):
     forward = golden("forward_short")
     model = EncoderDecoderModel(
@@ -243,15 +246,6 @@ def test_padding_does_not_change_an_answer_wherever_the_prompt_is(golden, frozen
     np.testing.assert_allclose(
         apply(model, frozen, prompt, padded, *decoder), whole, rtol=0, atol=2e-5
     )
-
-
-def test_a_point_the_engine_does_not_call_is_refused():
-    class Deep(PromptModule):
-        def layer(self, layer, hidden):
-            return hidden + 1
-
-    with pytest.raises(ValueError, match="does not call the intervention point 'layer' that Deep"):
-        EncoderDecoderModel(CONFIG, SimpleNamespace(vocab_size=64), Deep)
 
 
 def test_packed_batches_are_refused(golden, frozen, prompt):

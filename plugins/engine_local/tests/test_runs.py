@@ -317,7 +317,7 @@ def test_frozen_parameters_do_not_change_and_hooks_see_the_run(trained, site):
         "@hookimpl\n"
         "def evaluated(step, metrics): calls.append(['evaluated', step])\n"
         "@hookimpl\n"
-        "def prompt_saved(path, provenance): calls.append(['saved', provenance['step']])\n"
+        "def prompt_saved(paths, provenance): calls.append(['saved', provenance['step']])\n"
         "@hookimpl\n"
         "def run_finished(run):\n"
         "    stored = safetensors.numpy.load_file('model/model.safetensors')\n"

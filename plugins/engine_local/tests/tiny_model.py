@@ -7,8 +7,6 @@ from typing import Any
 import golden_data
 import jax.numpy as jnp
 
-from prompt_tuning_core import combine
-from prompt_tuning_core.protocols import Combine
 from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
@@ -25,7 +23,7 @@ CONFIG = T5Config(
 )
 
 
-def make_model(place: Combine = combine.prefix, **settings: Any) -> EncoderDecoderModel:
+def make_model(place: str = "prefix", **settings: Any) -> EncoderDecoderModel:
     """Makes the model with a prompt of 5 zeros that stands at `place`."""
     vocabulary = SentencePieceVocabulary(golden_data.VOCABULARY, extra_ids=38)
     return EncoderDecoderModel(

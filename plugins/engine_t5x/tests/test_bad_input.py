@@ -74,7 +74,10 @@ def test_t5x_of_another_time(project):
         ({"PACK": True}, "PACK is True, and prompt tuning does not support packed examples"),
         ({"BUCKETING": True}, "BUCKETING is True, and T5X pads every batch to"),
         ({"PROMPT_LENGTH": 7}, "prompt prompt.npy: has shape (5, 32), expected (7, 32); set"),
-        ({"PROMPT_LENGTH": 0}, "prompt_basic: the prompt's length is 0; a prompt needs at least 1"),
+        (
+            {"PROMPT_LENGTH": 0},
+            "has the shape (0, 32), expected sizes of at least 1: set PROMPT_LENGTH",
+        ),
         (
             {"STRICT_LENGTHS": True, "TASK_FEATURE_LENGTHS": {"inputs": 9, "targets": 6}},
             "rows.jsonl:1: the inputs have",

@@ -12,12 +12,11 @@ from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 from golden_arrays import WARNINGS, assert_close, golden, make_prompt
 
-from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
 
 pytestmark = [pytest.mark.t5x, *WARNINGS]
 
-make_decoder_prompt = functools.partial(make_prompt, side="decoder")
+make_decoder_prompt = functools.partial(make_prompt, sides=("decoder",))
 
 
 @pytest.fixture(autouse=True)
@@ -145,13 +144,16 @@ def test_decoding_agrees_with_the_logits_of_what_it_decoded(make_model, batch, p
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (make_prompt, "PromptBasic is a prompt for the side 'encoder', and PromptDecoder"),
         (
-            functools.partial(make_decoder_prompt, combine=combine.suffix),
+            make_prompt,
+            r"sides is \('encoder',\), and a Flaxformer model has prompts in its decoder",
+        ),
+        (
+            functools.partial(make_decoder_prompt, combine="suffix"),
             "PromptDecoder needs a prompt in front of the sequence, and PromptBasic places it",
         ),
         (
-            functools.partial(make_decoder_prompt, combine=combine.prefix_after_bos),
+            functools.partial(make_decoder_prompt, combine="prefix_after_bos"),
             "PromptDecoder needs a prompt in front of the sequence, and PromptBasic places it",
         ),
     ],

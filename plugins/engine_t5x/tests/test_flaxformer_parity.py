@@ -18,7 +18,6 @@ from golden_arrays import (
     make_prompt,
 )
 
-from prompt_tuning_core import combine
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_prompt_basic import PromptBasic
@@ -256,7 +255,7 @@ def test_the_prompt_passes_through_the_input_dropout(flaxformer_models):
     np.testing.assert_allclose(embedded, np.where(kept, 2 * without, 0), rtol=1e-6)
 
 
-@pytest.mark.parametrize("place", [combine.prefix_after_bos, combine.suffix])
+@pytest.mark.parametrize("place", ["prefix_after_bos", "suffix"])
 def test_a_prompt_stands_where_the_local_engine_has_it(flaxformer_models, place):
     from prompt_tuning_engine_local.model.network import T5, T5Config
 
@@ -278,18 +277,20 @@ def test_packed_examples_are_refused(make_model, name):
 
 
 class LayerPrompt(PromptModule):
-    def layer(self, layer, hidden):
+    def layer(self, layer, hidden, state):
         return hidden
 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (LayerPrompt, "PromptEncoder does not call the intervention point 'layer' that Layer"),
         (
-            functools.partial(make_prompt, side="decoder"),
-            "PromptBasic is a prompt for the side 'decoder', and PromptEncoder has prompts on "
-            "the side 'encoder' only",
+            LayerPrompt,
+            "LayerPrompt: overrides the point 'layer', which the integration",
+        ),
+        (
+            functools.partial(make_prompt, sides=("decoder",)),
+            r"sides is \('decoder',\), and a Flaxformer model has prompts in its encoder only",
         ),
         (functools.partial(nn.Dropout, 0.5), "PROMPT makes a Dropout, expected a prompt module"),
     ],

@@ -1,4 +1,4 @@
-"""The plain prompt: its rows, its mask, where they stand, and what it refuses."""
+"""The plain prompt: its rows, its mask, where they stand, and the parameters that it refuses."""
 
 from __future__ import annotations
 
@@ -7,64 +7,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bound_prompts import ENCODER, H, P, called, made, normal
 
-from prompt_tuning_core import combine
+from prompt_tuning_core.combine import PLACES
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.prompts import in_stack
 from prompt_tuning_prompt_basic import PromptBasic
 
-P, H = 3, 4
-ROWS = np.arange(P * H, dtype=np.float32).reshape(P, H) + 100
 TOKENS = jnp.array([[5, 6, 7, 1, 0], [8, 1, 0, 0, 0]])
 EMBEDDED = jnp.arange(2 * 5 * H, dtype=jnp.float32).reshape(2, 5, H)
 
 
-def rows(rng, shape):
-    del rng
-    assert shape == (P, H)
-    return jnp.asarray(ROWS)
-
-
-def applied(module, method, *arrays):
-    variables = module.init(jax.random.key(0), TOKENS, EMBEDDED, method="input")
-    return np.asarray(module.apply(variables, *arrays, method=method))
-
-
 def test_the_rows_stand_before_each_input_and_count_in_the_mask():
-    module = PromptBasic(P, prompt_init=rows)
-    made = applied(module, "input", TOKENS, EMBEDDED)
-    np.testing.assert_array_equal(made[:, :P], [ROWS, ROWS])
-    np.testing.assert_array_equal(made[:, P:], EMBEDDED)
-    mask = applied(module, "input_mask", TOKENS)
+    module, parameters = made(PromptBasic(P, prompt_init=normal))
+    ((name, rows),) = parameters.items()
+    assert (name, rows.shape, rows.dtype) == ("prompt/prompt", (P, H), np.float32)
+    found = called(module, parameters, "input", TOKENS, EMBEDDED)
+    np.testing.assert_array_equal(found[:, :P], [rows, rows])
+    np.testing.assert_array_equal(found[:, P:], EMBEDDED)
+    mask = called(module, parameters, "input_mask", TOKENS)
     np.testing.assert_array_equal(
         mask, [[1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0, 0]]
     )  # fmt: skip
+    np.testing.assert_array_equal(called(module, parameters, "matrix"), rows)
 
 
-def test_another_combine_function_places_rows_and_mask_alike():
-    def suffix(prompt, embedded, tokens):
-        del tokens
-        return jnp.concatenate([embedded, prompt], axis=1)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_combine_function_places_rows_and_mask_alike(place):
+    module, parameters = made(PromptBasic(P, prompt_init=normal, combine=place))
+    rows = parameters["prompt/prompt"]
+    combine = PLACES[place]
+    np.testing.assert_array_equal(
+        called(module, parameters, "input", TOKENS, EMBEDDED),
+        combine(jnp.broadcast_to(rows, (2, P, H)), EMBEDDED, TOKENS),
+    )
+    np.testing.assert_array_equal(
+        called(module, parameters, "input_mask", TOKENS),
+        combine(jnp.ones((2, P), bool), TOKENS > 0, TOKENS),
+    )
 
-    module = PromptBasic(P, prompt_init=rows, combine=suffix)
-    np.testing.assert_array_equal(applied(module, "input", TOKENS, EMBEDDED)[:, -P:], [ROWS, ROWS])
-    np.testing.assert_array_equal(applied(module, "input_mask", TOKENS)[:, -P:], np.ones((2, P)))
-    assert PromptBasic(P, prompt_init=rows).combine is combine.prefix
+
+def test_dropout_zeroes_rows_in_training_only():
+    module, parameters = made(PromptBasic(P, prompt_init=normal, dropout_rate=0.5))
+    variables = {"params": {"prompt": {"prompt": parameters["prompt/prompt"]}}}
+    rngs = {"dropout": jax.random.key(3)}
+    dropped = module.apply(variables, TOKENS, EMBEDDED, rngs=rngs, method="input")[:, :P]
+    rows = np.broadcast_to(parameters["prompt/prompt"], dropped.shape)
+    kept = np.asarray(dropped) != 0
+    assert 0 < kept.mean() < 1
+    np.testing.assert_allclose(dropped[kept], 2 * rows[kept], rtol=1e-6)
+    found = called(module, parameters, "input", TOKENS, EMBEDDED)[:, :P]
+    np.testing.assert_array_equal(found, rows)
 
 
 def test_the_parameter_is_float32_whatever_initializer_and_input_are():
-    module = PromptBasic(P, prompt_init=lambda rng, shape: jnp.full(shape, 1.5, jnp.bfloat16))
-    half = EMBEDDED.astype(jnp.bfloat16)
-    variables = module.init(jax.random.key(0), TOKENS, half, method="input")
-    ((path, parameter),) = jax.tree_util.tree_flatten_with_path(variables["params"])[0]
-    assert jax.tree_util.keystr(path) == "['prompt']['prompt']"
-    assert (parameter.shape, parameter.dtype) == ((P, H), np.float32)
-    assert module.apply(variables, TOKENS, half, method="input").dtype == jnp.bfloat16
+    def half(rng, shape):
+        del rng
+        return jnp.full(shape, 1.5, jnp.bfloat16)
+
+    module, parameters = made(PromptBasic(P, prompt_init=half))
+    assert parameters["prompt/prompt"].dtype == np.float32
+    found = called(module, parameters, "input", TOKENS, EMBEDDED.astype(jnp.bfloat16))
+    assert found.dtype == jnp.bfloat16
 
 
 def test_the_rows_are_never_partitioned():
-    variables = PromptBasic(P, prompt_init=rows).init(
-        jax.random.key(0), TOKENS, EMBEDDED, method="input"
-    )
+    module = in_stack(PromptBasic(P, prompt_init=normal), ENCODER)
+    variables = module.init(jax.random.key(0), TOKENS, EMBEDDED, method="input")
     axes = variables["params_axes"]["prompt"]["prompt_axes"].names
     assert tuple(axes) == ("prompt", "prompt_embed")
 
@@ -72,17 +81,21 @@ def test_the_rows_are_never_partitioned():
 @pytest.mark.parametrize(
     ("length", "initializer", "expected"),
     [
-        (0, rows, "the prompt's length is 0; a prompt needs at least 1 position"),
-        (-1, rows, "the prompt's length is -1"),
-        (None, rows, "the prompt's length is None"),
-        (2.0, rows, "the prompt's length is 2.0"),
-        (P, None, "no initializer; set prompt_basic.prompt_init"),
+        (0, normal, r"has the shape \(0, 8\), expected sizes of at least 1: set PROMPT_LENGTH"),
+        (-1, normal, r"has the shape \(-1, 8\)"),
+        (None, normal, r"has the shape \(None, 8\)"),
+        (2.0, normal, r"has the shape \(2.0, 8\)"),
+        (P, None, "parameter 'prompt' of the prompt has no initializer; name a file of prompts/"),
     ],
 )
 def test_refuses(length, initializer, expected):
-    module = PromptBasic(length, prompt_init=initializer)
     with pytest.raises(InputError, match=expected):
-        module.init(jax.random.key(0), TOKENS, EMBEDDED, method="input")
+        made(PromptBasic(length, prompt_init=initializer))
+
+
+def test_another_place_is_refused():
+    with pytest.raises(InputError, match="combine is 'front', expected one of 'prefix'"):
+        made(PromptBasic(P, prompt_init=normal, combine="front"))
 
 
 def test_gin_knows_it_by_its_name():
@@ -93,7 +106,7 @@ def test_gin_knows_it_by_its_name():
             "MADE = @plugins.prompt_basic()\n"
             f"plugins.prompt_basic.length = {P}\n"
         )
-        made = gin.query_parameter("%MADE").scoped_configurable_fn()
+        found = gin.query_parameter("%MADE").scoped_configurable_fn()
         gin.clear_config()
-    assert isinstance(made, PromptBasic)
-    assert made.length == P
+    assert isinstance(found, PromptBasic)
+    assert found.length == P

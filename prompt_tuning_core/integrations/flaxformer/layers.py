@@ -26,7 +26,16 @@ from flaxformer.architectures.t5 import t5_architecture
 from flaxformer.components.attention import dense_attention
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import PromptModule, check_not_packed, check_supported
+from prompt_tuning_core.prompts import (
+    PromptModule,
+    Stack,
+    check_not_packed,
+    described,
+    in_stack,
+    made_by,
+    overrides,
+)
+from prompt_tuning_core.protocols import SavedPrompt
 
 PromptFactory = Callable[[], PromptModule]
 
@@ -35,7 +44,7 @@ class _PromptStack(nn.Module):
     """The part that `PromptEncoder` and `PromptDecoder` share; comes before Flaxformer's class.
 
     Attributes:
-      prompt_factory: Makes the prompt module (the macro PROMPT), whose `side` is that of the stack.
+      prompt_factory: Makes the prompt module (the macro PROMPT), for this stack alone.
     """
 
     prompt_factory: PromptFactory | None = None
@@ -48,7 +57,9 @@ class _PromptStack(nn.Module):
         name = type(self).__name__
         if self.prompt_factory is None:
             raise InputError(f"{name}.prompt_factory is not set; set PROMPT")
-        self.prompt = check_supported(self.prompt_factory(), name, self.side)
+        module = made_by(self.prompt_factory)
+        check_supported(module, self.side)
+        self.prompt = in_stack(module, _described_stack(self), (self.side,))
 
     def input_mask(self, tokens: jax.Array) -> jax.Array:
         """Tells which positions of the stack's sequence hold a prompt or a token above 0.
@@ -99,7 +110,7 @@ class PromptEncoder(_PromptStack, t5_architecture.Encoder):
     """An encoder whose embedded input passes through a prompt module.
 
     Attributes:
-      prompt_factory: Makes the prompt module (the macro PROMPT), whose `side` is "encoder".
+      prompt_factory: Makes the prompt module (the macro PROMPT), whose `sides` are ("encoder",).
     """
 
     side = "encoder"
@@ -232,7 +243,7 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
     put it, and is not added again.
 
     Attributes:
-      prompt_factory: Makes the prompt module (the macro PROMPT), whose `side` is "decoder".
+      prompt_factory: Makes the prompt module (the macro PROMPT), whose `sides` are ("decoder",).
     """
 
     side = "decoder"
@@ -359,6 +370,55 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
         )
 
 
+def check_supported(module: PromptModule, side: str) -> None:
+    """Refuses a prompt module that acts where Flaxformer's modules do not call it.
+
+    Args:
+      module: The module.
+      side: The one stack that may have a prompt: "encoder", or in a decoder alone "decoder".
+
+    Raises:
+      InputError: If it overrides a point that is not called, or acts in another stack.
+    """
+    for point in ("start", "layer", "prefix", "activations", "penalty", "report"):
+        if overrides(module, point):
+            raise InputError(
+                f"{described(module)}: overrides the point {point!r}, which the integration with "
+                "Flaxformer does not call; use an engine that does"
+            )
+    if isinstance(module.prompt_init, SavedPrompt) and module.prompt_init.plugin is not None:
+        raise InputError(
+            f"prompt {module.prompt_init.path}: holds a prompt module with all of its arrays, and "
+            "the integration with Flaxformer takes plain prompts only; use another engine"
+        )
+    if tuple(module.sides) != (side,):
+        raise InputError(
+            f"{described(module)}: sides is {module.sides!r}, and a Flaxformer model has prompts "
+            f"in its {side} only; set sides = ({side!r},), or use another engine"
+        )
+
+
+def _described_stack(stack: Any) -> Stack:
+    """Describes a stack of Flaxformer to a prompt module."""
+    if stack.scan_layers:
+        raise InputError(
+            f"{type(stack).__name__}.scan_layers is True, and prompts need layers one by one; set "
+            "it to False"
+        )
+    first = stack.layers[0]
+    attention = first.attention if stack.side == "encoder" else first.self_attention
+    names = ("attention",) if stack.side == "encoder" else ("self_attention",)
+    return Stack(
+        side=stack.side,
+        width=stack.embedder.embedders["token_ids"].features,
+        layers=stack.num_layers,
+        heads=attention.num_heads,
+        head_width=attention.head_dim,
+        mlp_width=first.mlp.intermediate_dim,
+        attentions=names,
+    )
+
+
 def _check_stack(whole: nn.Module, stack: nn.Module, expected: type[_PromptStack]) -> None:
     """Refuses a stack that is not one for prompts."""
     if not isinstance(stack, expected):
@@ -379,5 +439,5 @@ def _check_in_front(prompt: PromptModule) -> None:
     if not in_front:
         raise InputError(
             f"PromptDecoder needs a prompt in front of the sequence, and {type(prompt).__name__} "
-            "places it elsewhere: set its `combine` to combine.prefix"
+            "places it elsewhere: set its `combine` to 'prefix'"
         )

@@ -107,12 +107,55 @@ class Prompt:
     """A prompt read from a file.
 
     Attributes:
-      array: float32 `[P, H]`.
+      array: The plain prompt, float32 `[P, H]`; None if the prompt module amounts to none.
       provenance: How the prompt was made, as the file records it; empty if it records nothing.
+      module: The prompt module that it is of; None for a plain prompt.
     """
 
-    array: np.ndarray
+    array: np.ndarray | None
     provenance: Mapping[str, Any]
+    module: SavedModule | None = None
+
+    @property
+    def length(self) -> int:
+        """P, the number of prompt vectors; 0 if the file does not say."""
+        if self.array is not None:
+            return len(self.array)
+        length = self.module.fields.get("length") if self.module is not None else None
+        return length if isinstance(length, int) else 0
+
+    def matrix(self, name: object) -> np.ndarray:
+        """Returns the plain prompt `[P, H]`.
+
+        Raises:
+          InputError: If there is none; `name` is the file's.
+        """
+        if self.array is None:
+            plugin = "" if self.module is None else f" of {self.module.plugin!r}"
+            raise InputError(
+                f"prompt {name}: is a prompt module{plugin} that amounts to no plain prompt; use "
+                "it as it is, by PROMPT_FILE"
+            )
+        return self.array
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModule:
+    """A prompt module in a file: what makes it again, and all of its arrays.
+
+    Attributes:
+      plugin: Name of the plugin.
+      distribution: The distribution that carries the plugin.
+      version: The distribution's version when the file was written.
+      fields: The module's fields, as JSON values.
+      parameters: float32 arrays by name, such as `encoder/prompt/up/kernel`.
+    """
+
+    plugin: str
+    distribution: str
+    version: str
+    fields: Mapping[str, Any]
+    parameters: Mapping[str, np.ndarray]
 
 
 @runtime_checkable
@@ -197,7 +240,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
     return model
 
 
-def locate_prompt(path: str | os.PathLike[str]) -> Located:
+def locate_prompt(path: str | os.PathLike[str], *, whole: bool = False) -> Located:
     """Finds a prompt and the format that reads it.
 
     Args:
@@ -205,6 +248,8 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
         of a training run means its best prompt, where BEST_METRIC kept one, else that of the
         highest step; of a run of the reference, see `prompt_files.of_reference`. One in a bucket is
         copied first.
+      whole: Which form to take of a prompt of a run that has both: True for the prompt module with
+        all of its arrays, False for the plain prompt.
 
     Raises:
       InputError: If there is nothing at `path`, no installed format reads it, or a run of the
@@ -216,7 +261,7 @@ def locate_prompt(path: str | os.PathLike[str]) -> Located:
         from prompt_tuning_files import remote_prompts
 
         found = remote_prompts.copied(found)
-    in_run = prompt_files.best_or_newest(found)
+    in_run = prompt_files.best_or_newest(found, whole=whole)
     if in_run is None:
         in_run = prompt_files.of_reference(Path(os.path.abspath(found)))
     return _recognizing(PromptFormat, "prompt", os.fspath(in_run or found))

@@ -9,10 +9,9 @@ there is one, is the step at which it was saved. A prompt is a `.safetensors` fi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import json
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import embeddings, prompt_files, safetensors_prompts
+from prompt_tuning_files import embeddings, module_files, prompt_files, safetensors_prompts
 from prompt_tuning_files.formats import Prompt, Variable
 from prompt_tuning_files.safetensors_header import Tensor, read_tensor, safetensors_header_of
 
 MODEL_FILE = "model.safetensors"
 
 _PROMPT = "prompt"
+_MODULE = "module"
 
 
 class NpyFormat:
@@ -65,7 +65,7 @@ class SafetensorsFormat:
                 return False
             file /= MODEL_FILE
         names = _names(file)
-        return names is not None and (not names or any("/" in name for name in names))
+        return names is not None and (not names or any(_is_of_model(name) for name in names))
 
     def open_model(self, path: str) -> SafetensorsModel:
         """See `formats.ModelFormat`."""
@@ -75,26 +75,30 @@ class SafetensorsFormat:
     def recognizes_prompt(self, path: str) -> bool:
         """See `formats.PromptFormat`."""
         names = _names(Path(path))
-        return names is not None and (not names or _PROMPT in names)
+        return names is not None and not any(_is_of_model(name) for name in names)
 
     def read_prompt(self, path: str, shape: tuple[int, int] | None = None) -> Prompt:
         """See `formats.PromptFormat`."""
-        header = safetensors_header_of(path, f"prompt {path}")
-        return safetensors_prompts.read(path, header, _PROMPT, shape)
+        name = f"prompt {path}"
+        header = safetensors_header_of(path, name)
+        if _MODULE not in header.metadata:
+            return safetensors_prompts.read(path, header, _PROMPT, shape)
+        plain = Prompt(None, safetensors_prompts.provenance_of(header.metadata, name))
+        if _PROMPT in header.tensors:
+            plain = safetensors_prompts.read(path, header, _PROMPT, shape)
+        arrays = {
+            key: read_tensor(path, tensor, name).astype(np.float32)
+            for key, tensor in header.tensors.items()
+            if key != _PROMPT
+        }
+        module = module_files.parse(header.metadata[_MODULE], arrays, name)
+        return dataclasses.replace(plain, module=module)
 
     def write_prompt(self, path: str, array: np.ndarray, provenance: Mapping[str, Any]) -> None:
         """See `formats.PromptFormat`."""
-        array = np.ascontiguousarray(array, "<f4")
-        header = json.dumps(
-            {
-                "__metadata__": safetensors_prompts.metadata(array, provenance),
-                _PROMPT: {"dtype": "F32", "shape": array.shape, "data_offsets": [0, array.nbytes]},
-            },
-            ensure_ascii=False,
-        ).encode()
-        header += b" " * (-len(header) % 8)
+        metadata = safetensors_prompts.metadata(array, provenance)
         with _writing(path), prompt_files.atomic_write(path) as file:
-            file.write(struct.pack("<Q", len(header)) + header + array.tobytes())
+            file.write(safetensors_prompts.encoded({_PROMPT: array}, metadata))
 
 
 class SafetensorsModel:
@@ -129,6 +133,11 @@ class SafetensorsModel:
     def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
         """See `formats.ModelFile`."""
         return self._table(name).rows(ids)
+
+
+def _is_of_model(name: str) -> bool:
+    """Checks whether a tensor's name is a model's, and not one of a prompt module."""
+    return "/" in name and not name.startswith(("encoder/prompt/", "decoder/prompt/"))
 
 
 def _variable(tensor: Tensor) -> Variable:

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import types
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -25,8 +26,11 @@ from prompt_tuning_files.npy_header import read_npy_header
 # Not ".npy": numpy and people would mistake a leftover for a prompt.
 _TEMPORARY = ".partial"
 
-BEST_FILE = "best_prompt.npy"
-"""The prompt of a run with the highest value of BEST_METRIC."""
+BEST = "best_prompt"
+"""The name, without ending, of the prompt of a run with the highest value of BEST_METRIC."""
+
+ENDINGS = (".npy", ".safetensors")
+"""The endings of a run's prompts: a plain prompt, and a prompt module with all of its arrays."""
 
 _REFERENCE = "numpy_checkpoints"
 _REFERENCE_STEP = re.compile(r"checkpoint_(\d+)")
@@ -223,36 +227,68 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def name_at(step: int) -> str:
-    """Returns the file name of the prompt that a run saves at `step`."""
+    """Returns the file name of the plain prompt that a run saves at `step`."""
     return f"prompt_{step}.npy"
 
 
-def by_step(directory: str | os.PathLike[str]) -> list[Path]:
-    """Returns the prompts in a run's directory, by rising step."""
-    paths = [
-        path for path in Path(directory).glob("prompt_*.npy") if step_of(path.name) is not None
-    ]
-    return sorted(paths, key=lambda path: step_of(path.name) or 0)
+def by_step(directory: str | os.PathLike[str], *, whole: bool = False) -> list[Path]:
+    """Returns the prompts in a run's directory, one for each step, by rising step.
+
+    Args:
+      directory: The directory.
+      whole: Which file to take of a prompt that is saved in both forms: True for `.safetensors`,
+        False for `.npy`.
+    """
+    steps = {_own_step(path.name) for path in Path(directory).glob("prompt_*")}
+    stems = [Path(directory) / f"prompt_{step}" for step in sorted(steps - {None})]  # type: ignore[type-var]  # None is out.
+    return [path for stem in stems if (path := _form_of(stem, whole)) is not None]
 
 
-def newest(directory: str | os.PathLike[str]) -> Path | None:
-    """Returns the prompt of the highest step in a run's directory; None if there is none."""
-    return next(reversed(by_step(directory)), None)
+def newest(directory: str | os.PathLike[str], *, whole: bool = False) -> Path | None:
+    """Returns the prompt of the highest step in a run's directory; see `by_step`; or None."""
+    return next(reversed(by_step(directory, whole=whole)), None)
 
 
-def best_or_newest(directory: str | os.PathLike[str]) -> Path | None:
-    """Returns a run's best prompt if it kept one, else its newest; None if there is none."""
-    best = Path(directory) / BEST_FILE
-    return best if best.is_file() else newest(directory)
+def best_or_newest(directory: str | os.PathLike[str], *, whole: bool = False) -> Path | None:
+    """Returns a run's best prompt if it kept one, else its newest; see `by_step`; or None."""
+    best = _form_of(Path(directory) / BEST, whole)
+    return newest(directory, whole=whole) if best is None else best
 
 
 def best_or_newest_of(names: Iterable[str]) -> str | None:
     """Returns the file name, of those given, that `best_or_newest` would take; None for neither."""
     names = set(names)
-    if BEST_FILE in names:
-        return BEST_FILE
-    steps = {step: name for name in names if (step := step_of(name)) is not None}
-    return steps[max(steps)] if steps else None
+    steps = [step for name in names if (step := _own_step(name)) is not None]
+    for stem in [BEST, *([f"prompt_{max(steps)}"] if steps else [])]:
+        for ending in ENDINGS:
+            if stem + ending in names:
+                return stem + ending
+    return None
+
+
+def files_of(prompt: Path) -> list[Path]:
+    """Returns the files that a prompt may have: all forms, and the provenance."""
+    return [prompt.with_suffix(ending) for ending in (*ENDINGS, ".json")]
+
+
+def is_best(path: str | os.PathLike[str]) -> bool:
+    """Checks whether a file is a run's best prompt, by its name."""
+    return Path(path).stem == BEST
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Checks whether a file is a `.npz` archive, which may hold several arrays."""
+    return os.path.isfile(path) and zipfile.is_zipfile(path)
+
+
+def _form_of(stem: Path, whole: bool) -> Path | None:
+    forms = [stem.with_name(stem.name + ending) for ending in ENDINGS]
+    return next((path for path in (forms[::-1] if whole else forms) if path.is_file()), None)
+
+
+def _own_step(name: str) -> int | None:
+    match = re.fullmatch(r"prompt_([0-9]+)\.(?:npy|safetensors)", name)
+    return int(match[1]) if match else None
 
 
 def step_of(path: str | os.PathLike[str]) -> int | None:
@@ -261,10 +297,11 @@ def step_of(path: str | os.PathLike[str]) -> int | None:
     For example, 7 for `prompt_7.npy`, and for a prompt of the reference in `checkpoint_7/`.
     """
     path = Path(path)
-    match = re.fullmatch(r"prompt_([0-9]+)\.npy", path.name)
-    if match is None and path.parent.parent.name == _REFERENCE:
+    step = _own_step(path.name)
+    if step is None and path.parent.parent.name == _REFERENCE:
         match = _REFERENCE_STEP.fullmatch(path.parent.name)
-    return int(match[1]) if match else None
+        step = int(match[1]) if match else None
+    return step
 
 
 def of_reference(directory: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def read(
     tensor = header.tensors[tensor_name]
     if tensor.dtype is None:
         raise InputError(f"{name}: has the dtype {tensor.code}, expected a floating one")
-    provenance = _provenance(header.metadata, name)
+    provenance = provenance_of(header.metadata, name)
     prompt_files.check_shape(name, tensor.shape, shape, provenance)
     with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses infinity.
         array = read_tensor(file, tensor, name).astype(np.float32)
@@ -55,7 +56,25 @@ def metadata(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, str]
     return {_PROVENANCE: json.dumps(facts, ensure_ascii=False)}
 
 
-def _provenance(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+def encoded(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Returns the content of a safetensors file of float32 tensors."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in tensors.items():
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    content = [np.ascontiguousarray(array, "<f4").tobytes() for array in tensors.values()]
+    return b"".join([struct.pack("<Q", len(text)), text, *content])
+
+
+def provenance_of(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Returns the provenance in a file's metadata; empty if there is none.
+
+    Raises:
+      InputError: If it is damaged; `name` is the file's.
+    """
     try:
         facts = json.loads(metadata.get(_PROVENANCE, "{}"))
     except (ValueError, RecursionError) as error:

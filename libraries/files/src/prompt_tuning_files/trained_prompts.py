@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
-import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ class TrainedPrompt:
     Attributes:
       given: The value of PROMPT_FILE.
       path: Its file or directory; for the directory of a run, the prompt that is used.
-      length: P, the number of its positions.
+      length: P, the number of its vectors; 0 if the file does not say.
       provenance: The content of its provenance file; empty if there is none.
     """
 
@@ -44,7 +43,7 @@ class TrainedPrompt:
             inside = "" if self.given.endswith(name) else f"/{name}"
             path = self.given.rstrip("/") + inside
         step = "" if self.step is None else f", step {self.step}"
-        best = ", the best of its run" if name == prompt_files.BEST_FILE else ""
+        best = ", the best of its run" if prompt_files.is_best(name) else ""
         return f"prompt: {path}{step}{best}"
 
 
@@ -60,11 +59,11 @@ def find(path: str | os.PathLike[str]) -> TrainedPrompt | None:
     Raises:
       InputError: If there is none, or it cannot be read.
     """
-    if os.path.isfile(path) and zipfile.is_zipfile(path):
+    if prompt_files.is_archive(path):
         return None
     located = formats.locate_prompt(path)
     prompt = located.format.read_prompt(located.path)
-    return TrainedPrompt(os.fspath(path), located.path, prompt.array.shape[0], prompt.provenance)
+    return TrainedPrompt(os.fspath(path), located.path, prompt.length, prompt.provenance)
 
 
 def announce(macros: Macros) -> FilledMacros:
@@ -110,9 +109,9 @@ def macros_of(
     Raises:
       InputError: If PROMPT_LENGTH differs, or the vocabulary is missing and no other is known.
     """
-    found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length}
+    found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length} if prompt.length else {}
     length = given.get("PROMPT_LENGTH", prompt.length)
-    if isinstance(length, int) and length != prompt.length:
+    if isinstance(length, int) and length != prompt.length and prompt.length:
         raise InputError(
             f"PROMPT_LENGTH is {length}, and the prompt {prompt.path} has {prompt.length} "
             "positions; leave PROMPT_LENGTH out, or give another PROMPT_FILE"

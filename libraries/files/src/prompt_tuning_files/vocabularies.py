@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +220,28 @@ def _check_special_ids(path: Path, processor: Any) -> None:
             f"vocabulary {path}: it has no EOS (its EOS id is {processor.eos_id()}), which ends "
             "every text of a T5; give the vocabulary of the T5 model"
         )
+
+
+def check_same(prompt: str, trained_with: object, vocabulary: object) -> None:
+    """Refuses a prompt that was trained with another vocabulary.
+
+    Args:
+      prompt: The prompt's file, for messages.
+      trained_with: The entry `vocabulary` of its provenance.
+      vocabulary: The model's. If it is in no file of this machine (`sentencepiece_model_file`), it
+        is not compared.
+
+    Raises:
+      InputError: If the checksums of the two differ.
+    """
+    ours = getattr(vocabulary, "sentencepiece_model_file", None)
+    if not isinstance(trained_with, Mapping) or ours is None or not os.path.isfile(ours):
+        return
+    expected = trained_with.get("sha256")
+    with open(ours, "rb") as stream:
+        if expected not in (None, hashlib.file_digest(stream, "sha256").hexdigest()):
+            raise InputError(
+                f"prompt {prompt}: by its provenance it was trained with the vocabulary "
+                f"{trained_with.get('path')} (sha256 {expected}), and this model has {ours}; use a "
+                "prompt of this model"
+            )

@@ -91,28 +91,19 @@ def init_ramp(limit=1.0):
 '''
 
 _PROMPT = """\
-import jax.numpy as jnp
-
-from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_core.prompts import InputPrompt
 
 
-class Rows(PromptModule):
+class Rows(InputPrompt):
     def setup(self):
-        self.rows = self.param("rows", self.prompt_init, (self.length, WIDTH))
+        width = self.stack.width
+        self.prompt = self.parameter("rows", self.prompt_init, (self.length, width))
 
-    def input(self, tokens, embedded):
-        rows = jnp.broadcast_to(self.rows, (embedded.shape[0], *self.rows.shape))
-        return jnp.concatenate([rows.astype(embedded.dtype), embedded], axis=1)
-
-    def input_mask(self, tokens):
-        ones = jnp.ones((tokens.shape[0], self.length), bool)
-        return jnp.concatenate([ones, tokens > 0], axis=1)
+    def rows(self, tokens, embedded):
+        return self.prompt[None]
 
     def matrix(self):
-        return self.rows
-
-
-WIDTH = 128
+        return self.prompt
 """
 
 _HOOKS = """\
@@ -120,7 +111,7 @@ from prompt_tuning_core.hookspecs import hookimpl
 
 
 @hookimpl
-def prompt_saved(path, provenance):
+def prompt_saved(paths, provenance):
     print("a stranger saw step", provenance["step"])
 """
 
@@ -219,7 +210,7 @@ STRANGERS: dict[str, Stranger] = {
         "a-strangers-prompt",
         {"prompts": {"prompt_rows": "a_strangers_prompt:Rows"}},
         {"__init__.py": _PROMPT},
-        "A plain prompt of width 128",
+        "A plain prompt",
     ),
     "hooks": Stranger(
         "a-strangers-hooks",

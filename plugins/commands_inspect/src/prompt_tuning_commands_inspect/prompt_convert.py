@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         known = model if isinstance(model, Mapping) else {}
         provenance = {**provenance, "model": {**known, "hugging_face": arguments.hugging_face}}
     existed = os.path.lexists(arguments.out)
-    formats.write_prompt(arguments.out, prompt.array, provenance)
-    print(f"{'replaced' if existed else 'wrote'} {arguments.out}: float32 {prompt.array.shape}")
+    array = prompt.matrix(arguments.input)
+    formats.write_prompt(arguments.out, array, provenance)
+    print(f"{'replaced' if existed else 'wrote'} {arguments.out}: float32 {array.shape}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -36,47 +37,72 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.nearest is not None and arguments.nearest < 1:
         raise InputError(f"--nearest is {arguments.nearest}, expected at least 1")
     found = formats.locate_prompt(arguments.prompt)
-    prompt = found.format.read_prompt(found.path)
-    positions = _positions(prompt.array)
-    if arguments.model is not None:
-        pieces = _nearest(prompt, arguments.model, arguments.vocabulary, arguments.nearest or 5)
-        positions = [(*row, near) for row, near in zip(positions, pieces, strict=True)]
-    norms = np.linalg.norm(prompt.array, axis=1)
-    facts = {
-        "prompt": found.path,
-        "form": found.form,
-        "shape": str(prompt.array.shape),
-        "norm": f"{np.linalg.norm(prompt.array):.4g}",
-        "norm of a position": f"{norms.mean():.4g} on average, {norms.min():.4g} to "
-        f"{norms.max():.4g}",
-    }
+    prompt: formats.Prompt = found.format.read_prompt(found.path)
+    facts = {"prompt": found.path, "form": found.form}
+    if prompt.module is not None:
+        facts |= _module_facts(prompt.module)
+    if prompt.array is not None:
+        facts |= _matrix_facts(prompt.array)
+    table = _table(prompt, found.path, arguments)
     print("\n".join(aligned(list(facts.items()))))
     provenance = list(_flat(prompt.provenance))
     print("\nprovenance:", "" if provenance else "the file has none")
     print("".join(f"  {line}\n" for line in aligned(provenance)) if provenance else "")
-    heading = ("POSITION", "NORM", *(["NEAREST PIECES, BY COSINE"] if arguments.model else []))
-    print("\n".join(aligned([heading, *positions])))
+    print("\n".join(aligned(table)))
     return 0
 
 
-def _positions(array: np.ndarray) -> list[tuple[str, ...]]:
+def _table(
+    prompt: formats.Prompt, path: str, arguments: argparse.Namespace
+) -> list[tuple[str, ...]]:
+    """Returns a row for each position of a plain prompt, below a heading; no row for others."""
+    if prompt.array is None and arguments.model is None:
+        return []
+    array = prompt.matrix(path)  # Pieces are near to vectors of the input only.
     norms = np.linalg.norm(array, axis=1)
-    return [(str(position), f"{norm:.4g}") for position, norm in enumerate(norms)]
+    rows = [(str(position), f"{norm:.4g}") for position, norm in enumerate(norms)]
+    if arguments.model is None:
+        return [("POSITION", "NORM"), *rows]
+    pieces = _nearest(array, prompt.provenance, arguments)
+    return [
+        ("POSITION", "NORM", "NEAREST PIECES, BY COSINE"),
+        *((*row, near) for row, near in zip(rows, pieces, strict=True)),
+    ]
 
 
-def _nearest(prompt: formats.Prompt, model: str, vocabulary: str | None, count: int) -> list[str]:
+def _module_facts(module: formats.SavedModule) -> dict[str, str]:
+    return {
+        "prompt module": f"{module.plugin} of {module.distribution} {module.version}",
+        **{f"  {name}": json.dumps(value) for name, value in module.fields.items()},
+        **{f"  {name}": f"float32 {array.shape}" for name, array in module.parameters.items()},
+    }
+
+
+def _matrix_facts(array: np.ndarray) -> dict[str, str]:
+    norms = np.linalg.norm(array, axis=1)
+    return {
+        "shape": str(array.shape),
+        "norm": f"{np.linalg.norm(array):.4g}",
+        "norm of a position": f"{norms.mean():.4g} on average, {norms.min():.4g} to "
+        f"{norms.max():.4g}",
+    }
+
+
+def _nearest(
+    array: np.ndarray, provenance: Mapping[str, Any], arguments: argparse.Namespace
+) -> list[str]:
     """Returns a cell for each position: the pieces nearest to it, with their cosines."""
-    if not np.isfinite(prompt.array).all():
+    if not np.isfinite(array).all():
         raise InputError("the prompt has values that aren't finite: no pieces are near to it")
-    known = prompt.provenance.get("vocabulary")
+    known = provenance.get("vocabulary")
     pieces = nearest_pieces.read_pieces(
         vocabularies.SentencePieceVocabulary(
-            vocabularies.locate(vocabulary, model, "--vocabulary")
+            vocabularies.locate(arguments.vocabulary, arguments.model, "--vocabulary")
         ),
         known if isinstance(known, Mapping) else None,
     )
     ids, cosines = nearest_pieces.nearest_rows(
-        formats.open_model(model), prompt.array, count, rows=len(pieces)
+        formats.open_model(arguments.model), array, arguments.nearest or 5, rows=len(pieces)
     )
     return [
         "  ".join(

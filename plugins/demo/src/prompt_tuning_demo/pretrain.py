@@ -186,9 +186,9 @@ class Validation:
     @functools.partial(jax.jit, static_argnums=0)
     def _decode(self, params: Params, inputs: jax.Array) -> jax.Array:
         apply = functools.partial(self._network.apply, {"params": params})
-        encoded, real = apply(inputs, method="encode")
+        encoded = apply(inputs, method="encode")
         return decoding.greedy(
-            lambda tokens, cache, at: apply(tokens, cache, at, real, method="decode_step"),
+            lambda tokens, cache, at: apply(tokens, cache, at, encoded, method="decode_step"),
             apply(encoded, _ANSWER_LENGTH, method="start_cache"),
             inputs.shape[0],
             _ANSWER_LENGTH,

@@ -29,7 +29,7 @@ from t5x import checkpoints, state_utils
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, close
-from prompt_tuning_core.prompts import check_is_plain
+from prompt_tuning_core.prompts import described, overrides
 from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
 from prompt_tuning_files import prompt_files as files
 from prompt_tuning_files import provenance
@@ -155,7 +155,12 @@ def prompt_files(
     Raises:
       InputError: If no prompt file can hold the prompt module.
     """
-    check_is_plain(prompt_factory())
+    module = prompt_factory()
+    if not overrides(module, "matrix"):
+        raise InputError(
+            f"{described(module)}: amounts to no plain prompt, and this engine saves plain prompts "
+            "only; use --engine local"
+        )
     parameters = PromptParameters(prompt_factory)
     hook = registry.process_registry().load_hooks(hooks)
     # Collected at the first save: by then gin has used all that a run uses.
@@ -164,23 +169,25 @@ def prompt_files(
     def transform(state: State, infos: Any) -> tuple[State, Any]:
         if jax.process_index() == 0:
             flat = _flat(state)
-            prompt = _prompt(flat, parameters)
+            name, prompt = _prompt(flat, parameters)
             step = int(_value(flat[_STEP]))
             if not any(epath.Path(model_dir).glob("prompt_*.npy")):
-                hook.prompt_initialized(prompt=prompt, provenance=facts())
+                hook.prompt_initialized(
+                    prompt=prompt, parameters={name: prompt}, provenance=facts()
+                )
             path, written = _write(model_dir, step, prompt, {**facts(), "step": step})
-            hook.prompt_saved(path=path, provenance=written)
+            hook.prompt_saved(paths=[path], provenance=written)
         return state, infos
 
     return transform
 
 
-def _prompt(flat: Mapping[str, Any], parameters: PromptParameters) -> np.ndarray:
-    """Returns the prompt in a flat state, `[P, H]` float32."""
+def _prompt(flat: Mapping[str, Any], parameters: PromptParameters) -> tuple[str, np.ndarray]:
+    """Returns the name of the prompt in a flat state, and its value, `[P, H]` float32."""
     found = {n: a for n, a in flat.items() if parameters.holds(n.removeprefix(_PARAMETERS))}
     files.check_is_one_matrix({name: array.shape for name, array in found.items()})
-    (matrix,) = found.values()
-    return np.asarray(_value(matrix), np.float32)
+    ((name, matrix),) = found.items()
+    return name.removeprefix(_PARAMETERS), np.asarray(_value(matrix), np.float32)
 
 
 def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any]:

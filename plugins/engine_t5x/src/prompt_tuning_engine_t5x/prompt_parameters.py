@@ -23,7 +23,7 @@ class PromptParameters:
     @property
     def prefix(self) -> str:
         """The beginning of the prompt's names: `encoder/prompt/` or `decoder/prompt/`."""
-        return f"{self.prompt_factory().side}/prompt/"
+        return f"{self.prompt_factory().sides[0]}/prompt/"
 
     def holds(self, name: str) -> bool:
         """Returns True if a parameter, by "/"-joined name, belongs to the prompt module."""

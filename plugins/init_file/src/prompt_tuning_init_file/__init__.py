@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_files import formats, prompt_files, vocabularies
 from prompt_tuning_files.initial_values import prompt_shape
 from prompt_tuning_files.npy_header import read_npy_header
 
@@ -59,14 +58,14 @@ def init_file(
         del rng  # The signature is every initializer's.
         expected = prompt_shape(shape)
         file = os.fspath(path)
-        if os.path.isfile(file) and zipfile.is_zipfile(file):
+        if prompt_files.is_archive(file):
             prompt = _from_npz(file, key, expected)
         elif key is not None:
             raise InputError(f"prompt {file}: key is {key!r}, but the file is no .npz archive")
         else:
             found = formats.read_prompt(file, expected)
-            _check_vocabulary(file, found.provenance.get("vocabulary"), vocab)
-            prompt = found.array
+            vocabularies.check_same(file, found.provenance.get("vocabulary"), vocab)
+            prompt = found.matrix(file)
         if not np.isfinite(prompt).all():
             raise InputError(f"prompt {file}: has values that aren't finite; did training diverge?")
         return jnp.asarray(prompt, jnp.float32)
@@ -76,20 +75,6 @@ def init_file(
 
 # What checks initializers reads this attribute; types of functions have no attributes.
 init_file.uses_rng = False  # type: ignore[attr-defined]
-
-
-def _check_vocabulary(file: str, trained_with: object, vocab: Vocabulary | None) -> None:
-    ours = getattr(vocab, "sentencepiece_model_file", None)
-    if not isinstance(trained_with, Mapping) or ours is None or not os.path.isfile(ours):
-        return
-    expected = trained_with.get("sha256")
-    with open(ours, "rb") as stream:
-        if expected not in (None, hashlib.file_digest(stream, "sha256").hexdigest()):
-            raise InputError(
-                f"prompt {file}: by its provenance it was trained with the vocabulary "
-                f"{trained_with.get('path')} (sha256 {expected}), and this model has {ours}; use a "
-                "prompt of this model"
-            )
 
 
 def _from_npz(file: str, key: str | None, shape: tuple[int, int]) -> np.ndarray:

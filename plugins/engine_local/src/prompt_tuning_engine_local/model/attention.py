@@ -15,6 +15,7 @@ from flax import linen as nn
 from prompt_tuning_engine_local.model.blocks import Dense, product
 from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network_config import T5Config
+from prompt_tuning_engine_local.model.prompt_points import KeysValues, LayerPoints
 
 # Far below any attention logit, but finite.
 _MASKED = -1e10
@@ -35,13 +36,24 @@ class Attention(nn.Module):
         self.value = Dense(joined, config.dtype)
         self.out = Dense(config.emb_dim, config.dtype)
 
-    def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keys_values(
+        self, x: jax.Array, points: LayerPoints | None = None, name: str = ""
+    ) -> KeysValues:
         """Returns keys and values of `x` `[B, K, H]`: each `[B, heads, K, head width]`.
 
         Heads come before positions, the order in which attention multiplies them. So decoding does
         not transpose its cache at each step.
+
+        Args:
+          x: `[B, K, H]`.
+          points: The prompt module's points in this layer; None for none.
+          name: The attention's, for `points`.
         """
-        return self._split(self.key(x)), self._split(self.value(x))
+        keys, values = self.key(x), self.value(x)
+        if points is not None:
+            keys = points.activations(f"{name}/keys", keys)
+            values = points.activations(f"{name}/values", values)
+        return self._split(keys), self._split(values)
 
     def attend(
         self,
@@ -50,8 +62,9 @@ class Attention(nn.Module):
         values: jax.Array,
         bias: jax.Array,
         dropout: Dropout,
+        prefix: KeysValues | None = None,
     ) -> jax.Array:
-        """Attends from `x` to given keys and values.
+        """Attends from `x` to given keys and values, and to those of a prompt's prefix.
 
         Args:
           x: `[B, Q, H]` queries.
@@ -59,11 +72,16 @@ class Attention(nn.Module):
           values: `[B, heads, K, head width]`.
           bias: Added to the logits, broadcastable to `[B, heads, Q, K]`; see `masked`.
           dropout: Called at each place where T5X has dropout.
+          prefix: More of both; the bias does not apply to them.
 
         Returns:
           `[B, Q, H]`.
         """
         queries = self._split(self.query(x))
+        if prefix is not None:
+            keys = jnp.concatenate([prefix[0].astype(keys.dtype), keys], axis=2)
+            values = jnp.concatenate([prefix[1].astype(values.dtype), values], axis=2)
+            bias = jnp.pad(bias, [(0, 0)] * 3 + [(keys.shape[2] - bias.shape[3], 0)])
         batch, heads, _, _ = queries.shape
         keep = dropout.mask(batch, heads, 1, keys.shape[2])
 
@@ -83,10 +101,13 @@ class Attention(nn.Module):
         source: jax.Array,
         bias: jax.Array,
         dropout: Dropout,
+        points: LayerPoints | None = None,
+        name: str = "",
     ) -> jax.Array:
-        """Attends from `x` `[B, Q, H]` to `source` `[B, K, H]`; see `attend`."""
-        keys, values = self.keys_values(source)
-        return self.attend(x, keys, values, bias, dropout)
+        """Attends from `x` `[B, Q, H]` to `source` `[B, K, H]`; see `attend`, `keys_values`."""
+        keys, values = self.keys_values(source, points, name)
+        prefix = None if points is None else points.prefixes[name]
+        return self.attend(x, keys, values, bias, dropout, prefix)
 
     def _split(self, x: jax.Array) -> jax.Array:
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)

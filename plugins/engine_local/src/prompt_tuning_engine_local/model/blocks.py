@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network_config import T5Config
+from prompt_tuning_engine_local.model.prompt_points import LayerPoints
 
 
 class RMSNorm(nn.Module):
@@ -93,11 +94,16 @@ class MLP(nn.Module):
             self.wi_1 = Dense(config.mlp_dim, config.dtype)
         self.wo = Dense(config.emb_dim, config.dtype)
 
-    def __call__(self, x: jax.Array, dropout: Dropout) -> jax.Array:
-        """Maps `[B, S, H]` to the same shape."""
+    def __call__(
+        self, x: jax.Array, dropout: Dropout, points: LayerPoints | None = None
+    ) -> jax.Array:
+        """Maps `[B, S, H]` to the same shape; `points` may change the activations within."""
         if self.config.activation == "relu":
-            return self.wo(dropout(nn.relu(self.wi(x))))
-        # Computed again for the gradient: that is faster than keeping the inner values.
-        gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
-        x = gate(self.wi_0(x), self.wi_1(x))
+            x = nn.relu(self.wi(x))
+        else:
+            # Computed again for the gradient: that is faster than keeping the inner values.
+            gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
+            x = gate(self.wi_0(x), self.wi_1(x))
+        if points is not None:
+            x = points.activations("mlp", x)
         return self.wo(dropout(x))

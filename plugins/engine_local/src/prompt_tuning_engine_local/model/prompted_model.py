@@ -13,17 +13,26 @@ import numpy as np
 from flax import traverse_util
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import check_not_packed, check_supported
+from prompt_tuning_core.parameters import make_parameters
+from prompt_tuning_core.prompts import (
+    PromptFactory,
+    PromptModule,
+    check_not_packed,
+    in_stack,
+    made_by,
+    may_be_plain,
+    overrides,
+)
 from prompt_tuning_engine_local.model import decoding, losses
 from prompt_tuning_engine_local.model.dropout import Dropout
-from prompt_tuning_engine_local.model.network import T5, PromptFactory, T5Config
-from prompt_tuning_files import prompt_files
+from prompt_tuning_engine_local.model.network import T5, T5Config
+from prompt_tuning_engine_local.model.prompt_points import stack_of
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 # Arrays by name, of numpy or JAX.
 Params = Mapping[str, Any]
 
-_PROMPT = "encoder/prompt/"
+_SIDES = ("encoder", "decoder")
 
 
 class EncoderDecoderModel:
@@ -54,9 +63,12 @@ class EncoderDecoderModel:
     ) -> None:
         self.config = config
         self.vocabulary = vocabulary
-        self.prompt_factory = prompt_factory
-        self.prompt = check_supported(prompt_factory(), "the local engine")
-        self.network = T5(config, prompt_factory)
+        self.module: PromptModule = made_by(prompt_factory)
+        self.prompts: Mapping[str, PromptModule] = {
+            side: in_stack(self.module, stack_of(config, side)) for side in _SIDES
+        }
+        # One module for the run: gin would look for the factory's bindings in another scope later.
+        self.network = T5(config, self.module.clone)
         self.bare_network = T5(config)
         self.z_loss = z_loss
         self.label_smoothing = label_smoothing
@@ -96,26 +108,64 @@ class EncoderDecoderModel:
         return dict(sorted(flatten(params).items()))
 
     def init_prompt(self, rng: jax.Array) -> dict[str, jax.Array]:
-        """Runs the initializers of the prompt module, but not those of the frozen model.
+        """Makes the parameters of the prompt modules, but not those of the frozen model.
 
         Returns:
           float32 arrays by name.
 
         Raises:
+          InputError: If a prompt module, or a value, is not what the protocol asks for.
           ValueError: From the initializer, if it cannot serve the prompt's shape.
         """
-        tokens = jnp.ones((1, 1), jnp.int32)
-        embedded = jnp.zeros((1, 1, self.config.emb_dim), self.config.dtype)
-        # Not traced, so that an initializer reads only the rows it needs.
-        variables = self.prompt_factory().init(rng, tokens, embedded, method="input")
-        params = {_PROMPT + name: leaf for name, leaf in flatten(variables["params"]).items()}
-        untrained = [n for n in params if not self.prompt.is_trained(n.removeprefix(_PROMPT))]
-        if untrained:
-            raise InputError(
-                f"the local engine trains every parameter of a prompt, and {untrained[0]!r} is "
-                "declared not to be trained"
-            )
+        params: dict[str, jax.Array] = {}
+        for side, module in self.prompts.items():
+            # The encoder's key is the run's own, so that a plain prompt has the same first value
+            # whether or not there are prompts in the decoder.
+            key = rng if side == "encoder" else jax.random.fold_in(rng, 1)
+            made = make_parameters(module, key, self.config.dtype)
+            params.update({f"{side}/prompt/{name}": leaf for name, leaf in made.items()})
         return params
+
+    def split(self, prompt: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the prompt's parameters that are trained, and the others."""
+        trained = {name: leaf for name, leaf in prompt.items() if self._is_trained(name)}
+        return trained, {name: leaf for name, leaf in prompt.items() if name not in trained}
+
+    def matrix(self, prompt: Params) -> np.ndarray | None:
+        """Returns the plain prompt `[P, H]` float32 that the parameters amount to, or None."""
+        if not may_be_plain(self.module):
+            return None
+        found = self._called("encoder", "matrix", prompt)
+        # A copy: the training step reuses the parameters' memory.
+        return None if found is None else np.array(found, np.float32)
+
+    def penalty(self, prompt: Params) -> jax.Array | None:
+        """Returns the penalty in the training loss; None if no prompt module has one."""
+        terms = [
+            jnp.asarray(self._called(side, "penalty", prompt), jnp.float32)
+            for side, module in self.prompts.items()
+            if overrides(module, "penalty")
+        ]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def report(self, prompt: Params) -> dict[str, jax.Array]:
+        """Returns the scalars that the prompt modules report, named `SIDE/NAME`."""
+        return {
+            f"{side}/{name}": jnp.asarray(value, jnp.float32)
+            for side, module in self.prompts.items()
+            if overrides(module, "report")
+            for name, value in self._called(side, "report", prompt).items()
+        }
+
+    def _is_trained(self, name: str) -> bool:
+        side, _, path = name.split("/", 2)
+        return self.prompts[side].is_trained(path)
+
+    def _called(self, side: str, point: str, prompt: Params) -> Any:
+        start = f"{side}/prompt/"
+        own = {n.removeprefix(start): v for n, v in prompt.items() if n.startswith(start)}
+        variables = {"params": traverse_util.unflatten_dict(own, sep="/")}
+        return self.prompts[side].apply(variables, method=point)
 
     def loss(
         self, prompt: Params, frozen: Params, batch: Params, dropout_rng: jax.Array | None
@@ -123,14 +173,14 @@ class EncoderDecoderModel:
         """Returns the training loss of a batch, and its mean per target token without padding.
 
         Args:
-          prompt: The trained parameters.
-          frozen: The frozen parameters.
+          prompt: The prompt's parameters.
+          frozen: The model's parameters.
           batch: See `batching.make_batch`.
-          dropout_rng: A key, or None for no dropout.
+          dropout_rng: A key, or None for no dropout, neither of the model nor of the prompt.
 
         Returns:
-          Two float32 scalars: the loss as normalised for training, and the sum of the same loss
-          divided by the sum of the loss weights.
+          Two float32 scalars: the loss as normalised for training, with the prompt's penalty, and
+          the sum of the same loss, without it, divided by the sum of the loss weights.
         """
         check_not_packed(batch.get("encoder_segment_ids"))
         logits: Any = self.network.apply(
@@ -139,6 +189,7 @@ class EncoderDecoderModel:
             batch["decoder_input_tokens"],
             batch["decoder_target_tokens"],
             Dropout(self.config.dropout_rate, dropout_rng),
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
         )
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         loss, per_token = (
@@ -147,7 +198,8 @@ class EncoderDecoderModel:
             )
             for normalizer in (self.loss_normalizing_factor, "NUM_REAL_TARGET_TOKENS")
         )
-        return loss, per_token
+        penalty = self.penalty(prompt)
+        return loss if penalty is None else loss + penalty, per_token
 
     def score(self, prompt: Params | None, frozen: Params, batch: Params) -> jax.Array:
         """Returns the log-likelihood of the targets of each example, without dropout.
@@ -186,25 +238,13 @@ class EncoderDecoderModel:
         """
         network = self.bare_network if prompt is None else self.network
         variables = _variables(frozen, prompt or {})
-        encoded, real = network.apply(variables, tokens, method="encode")
+        encoded = network.apply(variables, tokens, method="encode")
         cache = network.apply(variables, encoded, max_length, method="start_cache")
 
         def step(last: jax.Array, cache: object, position: jax.Array) -> Any:
-            return network.apply(variables, last, cache, position, real, method="decode_step")
+            return network.apply(variables, last, cache, position, encoded, method="decode_step")
 
         return decoding.greedy(step, cache, tokens.shape[0], max_length, self.vocabulary.eos_id)
-
-
-def prompt_matrix(params: Params) -> np.ndarray:
-    """Returns the one matrix `[P, H]` that a prompt file holds.
-
-    Raises:
-      InputError: If the parameters of the prompt module are not one matrix.
-    """
-    prompt_files.check_is_one_matrix({name: leaf.shape for name, leaf in params.items()})
-    (matrix,) = params.values()
-    # A copy: the training step reuses the parameters' memory.
-    return np.array(matrix)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import check_is_plain
 from prompt_tuning_engine_local.data import batching, find_task
 from prompt_tuning_engine_local.data.engine_task import Component, EngineTask, Reading, Split
-from prompt_tuning_engine_local.model import model_files, prompted_model
+from prompt_tuning_engine_local.model import model_files
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs import resuming, run_facts, state_store
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Predictor
 from prompt_tuning_engine_local.runs.options import Options, TrainingOptions
-from prompt_tuning_files import prompt_files
+from prompt_tuning_files import module_files, prompt_files
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
@@ -129,7 +127,6 @@ def prepare(options: TrainingOptions) -> Prepared:
     Raises:
       PromptTuningError: If something given cannot be used, or the directory holds another run.
     """
-    check_is_plain(options.model.prompt)
     placement = place(options)
     directory = _usable_directory(options.model_dir)
     earlier = state_store.read_run(directory)
@@ -180,11 +177,8 @@ def _keys(seed: int) -> jax.Array:
 
 def _initial_prompt(model: EncoderDecoderModel, seed: int) -> Mapping[str, Any]:
     prompt = model.init_prompt(_keys(seed)[0])
-    if not np.isfinite(prompted_model.prompt_matrix(prompt)).all():
-        raise InputError(
-            "the initial prompt has values that are not finite; set another initializer, with a "
-            "file of prompts/ for example"
-        )
+    matrix = model.matrix(prompt)
+    module_files.check_can_be_saved(module_files.describe(model.module), prompt, matrix)
     return prompt
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
-from prompt_tuning_files import provenance
+from prompt_tuning_files import module_files, provenance
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
@@ -44,6 +44,7 @@ def describe_run(
             "feature_lengths": dataclasses.asdict(lengths),
             "training_examples_sha256": examples_sha256,
         },
+        "prompt_module": module_files.describe(model.module),
         "seed": seed,
         **provenance.facts(("prompt-tuning-engine-local", *seqio)),
     }

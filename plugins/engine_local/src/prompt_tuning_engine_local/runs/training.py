@@ -16,14 +16,14 @@ import rich.console
 
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_engine_local.data import batching
-from prompt_tuning_engine_local.model import model_files, optimizers, prompted_model
+from prompt_tuning_engine_local.model import model_files, optimizers
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs import devices, interruptions, reporting, state_store
 from prompt_tuning_engine_local.runs.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.runs.options import TrainingOptions
 from prompt_tuning_engine_local.runs.preparing import Prepared, prepare
 from prompt_tuning_engine_local.runs.state_store import TrainingState
-from prompt_tuning_files import prompt_files
+from prompt_tuning_files import module_files, prompt_files
 
 CONFIG_FILE = "config.gin"
 CURVES_FILE = "curves.png"
@@ -153,7 +153,8 @@ class _Trainer:
 
     def _first_state(self) -> TrainingState:
         first, prompt = self._prepared.first, self._prepared.prompt
-        optimizer = optimizers.start_at(self._options.optimizer.init(prompt), first)
+        trained, _ = self._options.model.split(prompt)
+        optimizer = optimizers.start_at(self._options.optimizer.init(trained), first)
         return TrainingState(first, prompt, optimizer, {})
 
     def _newest_state(self) -> TrainingState | None:
@@ -170,7 +171,9 @@ class _Trainer:
             # Save the seed before anything depends on it.
             prompt_files.write_json(directory / state_store.RUN_FILE, prepared.facts)
             prepared.hook.prompt_initialized(
-                prompt=prompted_model.prompt_matrix(self._initial), provenance=prepared.facts
+                prompt=self._options.model.matrix(self._initial),
+                parameters=_as_numpy(self._initial),
+                provenance=prepared.facts,
             )
         elif prepared.last < saved.step:
             raise InputError(
@@ -239,15 +242,14 @@ class _Trainer:
             value = _chosen(self._metrics, best_metric)
             if self._best is None or value > self._best:
                 self._best = value
-                self._write_prompt(prepared.directory / prompt_files.BEST_FILE)
+                self._write_prompt(prompt_files.BEST)
         prepared.hook.evaluated(step=self._step, metrics=dict(self._metrics))
 
     def _save(self) -> None:
         """Writes the prompt, and starts to write the state in the background."""
         directory, keep = self._prepared.directory, self._options.keep_checkpoints
         self._report.flush()
-        path = directory / prompt_files.name_at(self._step)
-        provenance = self._write_prompt(path)
+        paths, provenance = self._write_prompt(f"prompt_{self._step}")
         notes = {
             "data": self._prepared.batches.get_state(),
             "metrics": dict(self._metrics),
@@ -255,18 +257,25 @@ class _Trainer:
         }
         self._store.save(TrainingState(self._step, self._prompt, self._optimizer, notes))
         for old in prompt_files.by_step(directory)[: -keep if keep else 0]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".json").unlink(missing_ok=True)
-        self._prepared.hook.prompt_saved(path=path, provenance=provenance)
+            for file in prompt_files.files_of(old):
+                file.unlink(missing_ok=True)
+        self._prepared.hook.prompt_saved(paths=paths, provenance=provenance)
 
-    def _write_prompt(self, path: Path) -> dict[str, Any]:
+    def _write_prompt(self, name: str) -> tuple[list[Path], dict[str, Any]]:
+        """Writes the prompt in all of its forms; returns the files and the provenance."""
         provenance = {
             **self._prepared.facts,
             "step": self._step,
             "metrics": {self._options.eval_split: dict(self._metrics)},
         }
-        prompt_files.save(path, prompted_model.prompt_matrix(self._prompt), provenance)
-        return provenance
+        paths = module_files.save(
+            self._prepared.directory / name,
+            _as_numpy(self._prompt),
+            self._options.model.matrix(self._prompt),
+            self._prepared.facts["prompt_module"],
+            provenance,
+        )
+        return paths, provenance
 
     def _finished(self) -> TrainingRun:
         """Returns the finished run, and prints its first and last metrics."""
@@ -279,8 +288,8 @@ class _Trainer:
             task=prepared.task.source,
             predictor=prepared.loaded.predictor,
             initial_prompt=self._initial,
-            prompt={name: np.asarray(leaf) for name, leaf in self._prompt.items()},
-            prompt_path=prepared.directory / prompt_files.name_at(prepared.last),
+            prompt=_as_numpy(self._prompt),
+            prompt_path=prompt_files.newest(prepared.directory) or prepared.directory,
             seed=prepared.seed,
             history=self._report.history,
         )
@@ -292,8 +301,7 @@ class _Trainer:
 def make_step(
     model: EncoderDecoderModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
-    """Returns the jitted training step; it computes gradients of the prompt only."""
-    dropout = model.config.dropout_rate > 0
+    """Returns the jitted training step; it computes gradients of trained parameters only."""
 
     def step_fn(
         prompt: Params,
@@ -303,15 +311,25 @@ def make_step(
         dropout_rng: jax.Array,
         step: int,
     ) -> tuple[Params, Any, dict[str, jax.Array]]:
-        rng = jax.random.fold_in(dropout_rng, step) if dropout else None
-        (loss, per_token), gradient = jax.value_and_grad(model.loss, has_aux=True)(
-            prompt, frozen, batch, rng
-        )
-        updates, state = optimizer.update(gradient, state, prompt)
-        prompt = optax.apply_updates(prompt, updates)
-        return prompt, state, {"loss": loss, reporting.LOSS: per_token}
+        rng = jax.random.fold_in(dropout_rng, step)
+        trained, fixed = model.split(prompt)
+
+        def loss_of(trained: Params) -> tuple[jax.Array, jax.Array]:
+            return model.loss({**fixed, **trained}, frozen, batch, rng)
+
+        (loss, per_token), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        metrics = {"loss": loss, reporting.LOSS: per_token, **model.report(prompt)}
+        penalty = model.penalty(prompt)
+        if penalty is not None:
+            metrics["penalty"] = penalty
+        updates, state = optimizer.update(gradient, state, trained)
+        return {**fixed, **optax.apply_updates(trained, updates)}, state, metrics
 
     return jax.jit(step_fn, donate_argnums=(0, 1), compiler_options=devices.compiler_options())
+
+
+def _as_numpy(prompt: Params) -> dict[str, np.ndarray]:
+    return {name: np.asarray(leaf, np.float32) for name, leaf in prompt.items()}
 
 
 def _chosen(metrics: Mapping[str, float], name: str) -> float:

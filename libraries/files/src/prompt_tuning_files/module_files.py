@@ -1,0 +1,291 @@
+"""Prompt modules in files: their arrays, and the plugin and fields that make them again.
+
+A plain prompt is a `.npy` file (`prompt_files`). Any other prompt module is a `.safetensors` file
+with all of its arrays by name, and in its metadata the plugin, its distribution and version, the
+module's fields and the provenance. A module that amounts to a plain prompt, and has other arrays
+than that, is saved as both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_files import formats, prompt_files, safetensors_prompts, vocabularies
+from prompt_tuning_files.formats import SavedModule
+
+if TYPE_CHECKING:
+    import jax
+
+    from prompt_tuning_core.prompts import PromptModule
+    from prompt_tuning_core.protocols import Initializer, Vocabulary
+
+__all__ = ["PromptFile", "describe", "encoded", "save", "saved_prompt"]
+
+_NOT_SAVED = ("parent", "name", "stack", "prompt_init")
+
+
+def describe(module: PromptModule) -> dict[str, Any]:
+    """Describes a prompt module for its files.
+
+    Returns:
+      JSON-serialisable: `plugin`, `distribution` and `version` (None for a class that is no
+      plugin's) and `fields`.
+
+    Raises:
+      InputError: If a field holds a value that JSON cannot hold. Initializers are left out.
+    """
+    plugin = registry.process_registry().plugin_of(type(module))
+    fields = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.name in _NOT_SAVED or "Initializer" in str(field.type):
+            continue
+        if not _is_json(value):
+            raise InputError(
+                f"{type(module).__name__}.{field.name} is {value!r}, and a prompt file can hold "
+                "numbers, texts, True, False, None, lists and mappings of these; annotate a field "
+                "that holds an initializer with Initializer"
+            )
+        fields[field.name] = json.loads(json.dumps(value))  # Lists for tuples, as in the file.
+    return {
+        "plugin": plugin and plugin.name,
+        "distribution": plugin and plugin.distribution,
+        "version": plugin and plugin.version,
+        "fields": fields,
+    }
+
+
+def is_plain(parameters: Mapping[str, np.ndarray], matrix: np.ndarray | None) -> bool:
+    """Checks whether a module has no other array than the plain prompt that it amounts to."""
+    return matrix is not None and [leaf.shape for leaf in parameters.values()] == [matrix.shape]
+
+
+def check_can_be_saved(
+    description: Mapping[str, Any], parameters: Mapping[str, Any], matrix: np.ndarray | None
+) -> None:
+    """Refuses to train a module that no prompt file can hold.
+
+    Args:
+      description: See `describe`.
+      parameters: Its arrays by name.
+      matrix: The plain prompt that it amounts to, or None.
+
+    Raises:
+      InputError: If it is not plain, and its class is no plugin's, so that no file can name it.
+    """
+    if description["plugin"] is None and not is_plain(parameters, matrix):
+        raise InputError(
+            "the prompt module that PROMPT makes is of no plugin, and is not plain: a prompt file "
+            "names the plugin that makes it again; declare an entry point for it "
+            "(prompt_tuning.prompts), and write PROMPT = @plugins.NAME"
+        )
+
+
+def encoded(
+    parameters: Mapping[str, np.ndarray],
+    matrix: np.ndarray | None,
+    description: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> bytes:
+    """Returns the content of a `.safetensors` file; the arguments are those of `save`."""
+    tensors = {name: np.ascontiguousarray(a, "<f4") for name, a in parameters.items()}
+    metadata = {"module": json.dumps({**description, "sha256": _checksum(tensors)})}
+    if matrix is None:
+        metadata["provenance"] = json.dumps(dict(provenance), ensure_ascii=False)
+    else:
+        tensors["prompt"] = np.ascontiguousarray(matrix, "<f4")
+        metadata.update(safetensors_prompts.metadata(matrix, provenance))
+    return safetensors_prompts.encoded(tensors, metadata)
+
+
+def save(
+    path: str | os.PathLike[str],
+    parameters: Mapping[str, np.ndarray],
+    matrix: np.ndarray | None,
+    description: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    """Writes a prompt in all of its forms, and its provenance as `.json`, each atomically.
+
+    Args:
+      path: Where to, with or without an ending.
+      parameters: All arrays of the prompt module by name.
+      matrix: The plain prompt `[P, H]` that it amounts to, or None.
+      description: See `describe`.
+      provenance: JSON-serialisable facts.
+
+    Returns:
+      The files written, apart from the provenance: `.npy` if there is a matrix, `.safetensors` if
+      there are other arrays than the matrix.
+    """
+    stem = Path(path).with_suffix("")
+    written = []
+    if not is_plain(parameters, matrix):
+        file = stem.with_suffix(".safetensors")
+        with prompt_files.atomic_write(file) as stream:
+            stream.write(encoded(parameters, matrix, description, provenance))
+        written.append(file)
+    if matrix is None:
+        prompt_files.write_json(stem.with_suffix(".json"), dict(provenance))
+    else:
+        prompt_files.save(stem.with_suffix(".npy"), matrix, provenance)
+        written.insert(0, stem.with_suffix(".npy"))
+    return written
+
+
+def parse(metadata: str, tensors: Mapping[str, np.ndarray], name: str) -> SavedModule:
+    """Reads the description of a module, and checks its arrays.
+
+    Args:
+      metadata: The entry `module` of a file's metadata.
+      tensors: The module's arrays by name.
+      name: What to call the file in errors.
+
+    Raises:
+      InputError: If the description is damaged, or the arrays do not match its checksum.
+    """
+    try:
+        found = json.loads(metadata)
+        saved = SavedModule(
+            plugin=str(found["plugin"]),
+            distribution=str(found["distribution"]),
+            version=str(found["version"]),
+            fields={key: _as_tuples(value) for key, value in found["fields"].items()},
+            parameters=tensors,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{name}: the prompt module in its metadata cannot be read ({error}); copy it again"
+        ) from None
+    if found.get("sha256") != _checksum(tensors):
+        raise InputError(
+            f"{name}: its arrays do not match the checksum in its metadata; restore the file"
+        )
+    return saved
+
+
+class PromptFile:
+    """The prompt that PROMPT_FILE names, read when it is first used (`protocols.SavedPrompt`).
+
+    Args:
+      given: The file, or the directory of a run.
+      plain: Makes the matrix of a plain prompt.
+      vocab: The model's vocabulary; see `check_vocabulary`.
+      whole: Which form to take of a prompt that has both: True for the module with all of its
+        arrays, to train it further; False for the plain prompt.
+    """
+
+    def __init__(
+        self,
+        given: str | os.PathLike[str],
+        plain: Initializer,
+        vocab: Vocabulary | None,
+        whole: bool,
+    ) -> None:
+        self._given, self._plain, self._vocab, self._whole = os.fspath(given), plain, vocab, whole
+
+    def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
+        """See `protocols.SavedPrompt`."""
+        if self._module is None:
+            return self._plain(rng, shape)
+        import jax.numpy as jnp
+
+        return jnp.full(shape, jnp.nan)
+
+    @property
+    def path(self) -> str:
+        """The file or directory, as it was given."""
+        return self._given
+
+    @property
+    def plugin(self) -> str | None:
+        """The prompt module's plugin; None for a plain prompt."""
+        return None if self._module is None else self._module.plugin
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of the module."""
+        return {} if self._module is None else self._module.fields
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the module by name; none for a plain prompt."""
+        return {} if self._module is None else self._module.parameters
+
+    @functools.cached_property
+    def _module(self) -> SavedModule | None:
+        if prompt_files.is_archive(self._given):
+            return None
+        located = formats.locate_prompt(self._given, whole=self._whole)
+        prompt: formats.Prompt = located.format.read_prompt(located.path)
+        if prompt.module is not None:
+            _check_plugin(located.path, prompt.module)
+            known = prompt.provenance.get("vocabulary")
+            vocabularies.check_same(located.path, known, self._vocab)
+        return prompt.module
+
+
+def saved_prompt(
+    path: str | os.PathLike[str],
+    plain: Initializer,
+    vocab: Vocabulary | None = None,
+    whole: bool = False,
+) -> PromptFile:
+    """Makes the value of `prompts.make.saved`; the arguments are those of `PromptFile`.
+
+    Raises:
+      InputError: If `path` is no path.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InputError(f"path is {path!r}, expected a prompt file; set PROMPT_FILE")
+    return PromptFile(path, plain, vocab, whole)
+
+
+def _check_plugin(path: str, module: SavedModule) -> None:
+    """Refuses a module whose plugin is missing, or of another major version."""
+    installed = registry.process_registry()
+    if not any(p.kind == "prompt" and p.name == module.plugin for p in installed.discover()):
+        raise InputError(
+            f"prompt {path}: is of the prompt plugin {module.plugin!r}, which is not installed; "
+            f"install {module.distribution} {module.version}"
+        )
+    plugin = installed.find("prompt", module.plugin)
+    if plugin.version.partition(".")[0] != module.version.partition(".")[0]:
+        raise InputError(
+            f"prompt {path}: was written with {module.distribution} {module.version}, and "
+            f"{plugin.distribution} {plugin.version} is installed; install the version of the file"
+        )
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of names and float32 bytes, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + b"\0" + np.ascontiguousarray(tensors[name], "<f4").tobytes())
+    return found.hexdigest()
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _as_tuples(value: Any) -> Any:
+    """Returns a JSON value with tuples for lists: a module's fields must be hashable."""
+    if isinstance(value, list):
+        return tuple(map(_as_tuples, value))
+    return value
