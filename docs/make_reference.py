@@ -20,14 +20,15 @@ MODULES = {
     "core": [
         f"prompt_tuning_core.{name}"
         for name in (
-            "protocols", "prompts", "combine", "kinds", "registry",
+            "protocols", "prompts", "parameters", "combine", "kinds", "registry",
             "gin_config", "hookspecs", "errors", "commands.main", "commands.engines",
         )
     ],
     "files": [
         f"prompt_tuning_files.{name}"
         for name in (
-            "prompt_files", "trained_prompts", "remote_prompts", "formats", "embeddings", "names",
+            "prompt_files", "module_files", "trained_prompts", "remote_prompts", "formats",
+            "embeddings", "names",
             "initial_values", "text_rows", "provenance", "git_lfs", "vocabularies", "model_sizes",
         )
     ],
@@ -52,7 +53,9 @@ MODULES = {
     "plugins": [
         f"prompt_tuning_{name}"
         for name in (
-            "init_random", "init_vocab", "init_labels", "init_string", "init_file", "prompt_basic"
+            "init_random", "init_vocab", "init_labels", "init_string", "init_file", "prompt_basic",
+            "prompt_deep", "prompt_prefix", "prompt_reparam", "prompt_multitask", "prompt_ia3",
+            "prompt_wayward",
         )
     ],
     "engine-local": [
@@ -61,7 +64,8 @@ MODULES = {
             "runs.options", "runs.preparing", "runs.training", "runs.inference", "runs.evaluation",
             "data.engine_task", "data.find_task", "data.text_components", "data.batching",
             "data.batch_plan", "model.prompted_model", "model.network",
-            "model.network_config", "model.attention", "model.blocks", "model.sizes",
+            "model.encoder", "model.decoder", "model.prompt_points", "model.network_config",
+            "model.attention", "model.blocks", "model.sizes",
             "model.losses", "model.optimizers", "model.decoding", "model.model_files",
         )
     ],

@@ -1,0 +1,39 @@
+"""(IA)^3 (Liu et al. 2022): trained factors of keys, values and the feed-forward activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from prompt_tuning_core.prompts import PromptModule
+
+
+class PromptIA3(PromptModule):
+    """Scales keys, values and feed-forward activations of every layer; adds no positions.
+
+    The parameters are `keys_values`, `[layers, attentions, 2, heads, head width]`, and `mlp`,
+    `[layers, MLP width]`. They begin as ones, which leave the model as it is. PROMPT_LENGTH and
+    initializers mean nothing to it.
+    """
+
+    sides: tuple[str, ...] = ("encoder", "decoder")
+
+    def setup(self) -> None:
+        """Makes the parameters."""
+        stack, ones = self.stack, nn.initializers.ones
+        shape = (stack.layers, len(stack.attentions), 2, stack.heads, stack.head_width)
+        self.keys_values = self.parameter("keys_values", ones, shape)
+        self.mlp = self.parameter("mlp", ones, (stack.layers, stack.mlp_width))
+
+    def activations(self, layer: int, site: str, x: jax.Array, state: Any) -> jax.Array:
+        """Scales `x`; see `PromptModule.activations`."""
+        del state
+        if site == "mlp":
+            factors = self.mlp[layer]
+        else:
+            attention, part = site.split("/")
+            number = self.stack.attentions.index(attention)
+            factors = self.keys_values[layer, number, ("keys", "values").index(part)]
+        return x * factors.astype(x.dtype)

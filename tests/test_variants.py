@@ -1,0 +1,224 @@
+"""Every prompt variant of this repository in the embedded engine's model: the same laws for all."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.prompts import InputPrompt
+from prompt_tuning_engine_local.model.network import T5, T5Config
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, flatten
+
+CONFIG = T5Config(
+    num_embeddings=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24,
+    num_encoder_layers=2, num_decoder_layers=2,
+)  # fmt: skip
+P, TASK_0 = 3, 60
+BOTH = ("encoder", "decoder")
+
+
+def normal(rng, shape):
+    return jax.random.normal(rng, tuple(shape)) * 0.5
+
+
+class DecoderSide(InputPrompt):
+    """A stranger's: an input prompt in the decoder, masked for one example in two."""
+
+    sides: tuple[str, ...] = ("decoder",)
+
+    def setup(self):
+        self.prompt = self.parameter("prompt", self.prompt_init, (self.length, self.stack.width))
+
+    def rows(self, tokens, embedded):
+        del tokens, embedded
+        return self.prompt[None]
+
+
+VARIANTS = {
+    "basic": ("prompt_basic", {}),
+    "basic, after the input": ("prompt_basic", {"combine": "suffix"}),
+    "deep": ("prompt_deep", {}),
+    "deep, added on both sides": ("prompt_deep", {"added": True, "sides": BOTH}),
+    "prefix": ("prompt_prefix", {}),
+    "prefix by a network": ("prompt_prefix", {"middle": 5}),
+    "residual network": ("prompt_reparam", {"bottleneck": 4}),
+    "network of two layers": ("prompt_reparam", {"network": "mlp"}),
+    "LSTM": ("prompt_reparam", {"network": "lstm"}),
+    "IA3": ("prompt_ia3", {}),
+    "wayward": ("prompt_wayward", {"target_init": normal, "gamma": 0.1}),
+    "multitask": ("prompt_multitask", {"tasks": 2, "sentinel": TASK_0}),
+    **{
+        f"multitask, {how}": (
+            "prompt_multitask",
+            {
+                "tasks": 2, "sentinel": TASK_0, "how": how, "task_features": 5,
+                "task_inits": (normal,), "frozen": ("shared",),
+            },
+        )
+        for how in ("add", "concatenate", "concatenate_features", "project")
+    },
+    "decoder": (DecoderSide, {}),
+}  # fmt: skip
+FROZEN = {"wayward": {"target"}, **{n: {"shared"} for n in VARIANTS if n.startswith("multitask, ")}}
+
+
+def make_model(variant, **fields):
+    plugin, own = VARIANTS[variant]
+    if isinstance(plugin, str):
+        plugin = registry.process_registry().load("prompt", plugin)
+    vocabulary = SimpleNamespace(vocab_size=64, eos_id=1)
+    return EncoderDecoderModel(
+        CONFIG, vocabulary, lambda: plugin(P, **{"prompt_init": normal, **own, **fields})
+    )
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    tokens = jnp.ones((1, 2), jnp.int32)
+    variables = T5(CONFIG).init(jax.random.key(1), tokens, tokens, tokens)
+    return flatten(variables["params"])
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def made(variant):
+    """A model, and values of its prompt that are nobody's initial ones."""
+    model = make_model(variant)
+    prompt = model.init_prompt(jax.random.key(2))
+    keys = jax.random.split(jax.random.key(3), len(prompt))
+    return model, {
+        name: leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for key, (name, leaf) in zip(keys, prompt.items(), strict=True)
+    }
+
+
+def batch_of(rows, length=None):
+    """Makes a batch of inputs that begin with a task's token; targets are their own reverse."""
+    length = length or max(map(len, rows))
+    inputs = np.zeros((len(rows), length), np.int32)
+    targets = np.zeros((len(rows), 5), np.int32)
+    for number, row in enumerate(rows):
+        inputs[number, : len(row)] = row
+        targets[number, : len(row[1:5])] = row[1:5][::-1]
+    starts = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
+    return {
+        "encoder_input_tokens": inputs, "decoder_input_tokens": starts,
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets > 0).astype(np.float32),
+    }  # fmt: skip
+
+
+ROWS = [[60, 9, 8, 7, 6, 1], [59, 5, 1], [60, 33, 34, 1]]
+
+
+def test_training_reaches_what_is_declared_trained_and_nothing_else(variant, made, frozen):
+    model, prompt = made
+    trained, fixed = model.split(prompt)
+    own = {name.split("/", 2)[2] for name in fixed}
+    assert own == FROZEN.get(variant, set())
+    gradient = jax.grad(lambda t: model.loss({**fixed, **t}, frozen, batch_of(ROWS), None)[0])(
+        trained
+    )
+    for name, leaf in gradient.items():
+        assert np.abs(leaf).max() > 0, name
+    assert trained, "nothing is trained"
+
+
+def test_the_penalty_is_in_the_loss(variant, made, frozen):
+    model, prompt = made
+    penalty = model.penalty(prompt)
+    assert (penalty is not None) == (variant == "wayward")
+    if penalty is not None:
+        loss, per_token = model.loss(prompt, frozen, batch_of(ROWS), None)
+        bare = per_token * batch_of(ROWS)["decoder_loss_weights"].sum()
+        np.testing.assert_allclose(loss, bare + penalty, rtol=1e-5)
+        prompt_name, target = prompt["encoder/prompt/prompt"], prompt["encoder/prompt/target"]
+        distance = np.mean(np.sum(np.square(prompt_name - target), axis=1))
+        np.testing.assert_allclose(penalty, 0.1 * distance, rtol=1e-5)
+        np.testing.assert_allclose(model.report(prompt)["encoder/distance"], distance, rtol=1e-5)
+
+
+def applied(model, prompt, frozen, *arguments, **options):
+    variables = {"params": traverse_util.unflatten_dict({**frozen, **prompt}, sep="/")}
+    return model.network.apply(variables, *arguments, **options)
+
+
+def logits_of(model, prompt, frozen, batch):
+    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    return np.asarray(applied(model, prompt, frozen, *(batch[name] for name in names)))
+
+
+def test_decoding_with_a_cache_gives_the_logits_of_the_whole_sequence(made, frozen):
+    model, prompt = made
+    batch = batch_of(ROWS)
+    whole = logits_of(model, prompt, frozen, batch)
+    # Without padding among the targets: a step of decoding knows of none.
+    length = 2
+    encoded = applied(model, prompt, frozen, batch["encoder_input_tokens"], method="encode")
+    cache = applied(model, prompt, frozen, encoded, 5, method="start_cache")
+    for position in range(length):
+        tokens = batch["decoder_input_tokens"][:, position]
+        place = (tokens, cache, jnp.int32(position), encoded)
+        logits, cache = applied(model, prompt, frozen, *place, method="decode_step")
+        real = batch["decoder_target_tokens"][:, position] > 0
+        np.testing.assert_allclose(logits[real], whole[real, position], atol=2e-5)
+
+
+def test_padding_order_and_size_of_a_batch_change_nothing(made, frozen):
+    model, prompt = made
+    whole = logits_of(model, prompt, frozen, batch_of(ROWS))
+    padded = logits_of(model, prompt, frozen, batch_of(ROWS, length=9))
+    backwards = logits_of(model, prompt, frozen, batch_of(ROWS[::-1]))
+    alone = logits_of(model, prompt, frozen, batch_of(ROWS[1:2]))
+    real = batch_of(ROWS)["decoder_target_tokens"] > 0
+    np.testing.assert_allclose(padded[real], whole[real], atol=2e-5)
+    np.testing.assert_allclose(backwards[::-1][real], whole[real], atol=2e-5)
+    np.testing.assert_allclose(alone[0, real[1]], whole[1, real[1]], atol=2e-5)
+
+
+def test_a_matrix_is_worth_the_module(variant, made, frozen):
+    model, prompt = made
+    matrix = model.matrix(prompt)
+    plain = variant in ("basic", "residual network", "network of two layers", "LSTM", "wayward")
+    assert (matrix is not None) == plain
+    if matrix is not None:
+        basic = make_model("basic")
+        found = logits_of(basic, {"encoder/prompt/prompt/prompt": matrix}, frozen, batch_of(ROWS))
+        np.testing.assert_allclose(
+            found, logits_of(model, prompt, frozen, batch_of(ROWS)), atol=2e-5
+        )
+
+
+class File(NamedTuple):
+    """A prompt module in a file."""
+
+    parameters: dict
+    path: str = "run"
+    plugin: str = "prompt_variant"
+    fields: dict = {}  # noqa: RUF012  # Nobody changes it.
+
+    def __call__(self, rng, shape):
+        return jnp.full(shape, jnp.nan)
+
+
+def test_values_enter_by_name(variant, made):
+    _, prompt = made
+    values = {name: np.asarray(leaf) for name, leaf in prompt.items()}
+    # Other initializers than this are not in a file.
+    without = {name: () if name == "task_inits" else None for name in ("task_inits", "target_init")}
+    without = {name: value for name, value in without.items() if name in VARIANTS[variant][1]}
+    found = make_model(variant, prompt_init=File(values), **without).init_prompt(jax.random.key(9))
+    assert found.keys() == prompt.keys()
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, prompt[name])
