@@ -16,6 +16,8 @@ from prompt_tuning_core.prompts import InputPrompt
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, flatten
 
+pytestmark = pytest.mark.slow
+
 CONFIG = T5Config(
     num_embeddings=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24,
     num_encoder_layers=2, num_decoder_layers=2,
