@@ -52,7 +52,6 @@ def test_a_worker_measures_each_time_it_is_asked(script, tmp_path):
     worker.close()
 
 
-@pytest.mark.slow
 def test_scaling_varies_one_thing_at_a_time(script):
     scaling = script("scaling")
     reference = scaling.Point("small", 100, 128, 8)
@@ -64,6 +63,7 @@ def test_scaling_varies_one_thing_at_a_time(script):
     ]
 
 
+@pytest.mark.slow
 def test_saving_measures_saves_and_writes_them_with_machine_and_versions(
     script, monkeypatch, tmp_path
 ):
@@ -78,7 +78,6 @@ def test_saving_measures_saves_and_writes_them_with_machine_and_versions(
     assert report["summary"]["bytes"] > 2 * 100 * 16 * 4
 
 
-@pytest.mark.slow
 def test_a_model_is_loaded_from_each_form(script, tmp_path):
     model_load = script("model_load")
     paths = model_load.write(script("shapes").SIZES["tiny"], tmp_path)
@@ -86,6 +85,7 @@ def test_a_model_is_loaded_from_each_form(script, tmp_path):
     assert all(model_load.measure(path)["whole_s"] > 0 for path in paths.values())
 
 
+@pytest.mark.slow
 def test_decoding_measures_each_batch_size(script, tmp_path):
     arguments = argparse.Namespace(
         size="tiny", prompt_length=4, dropout=0.1, dtype="bfloat16", batches="1,2", input_length=8,

@@ -38,12 +38,12 @@ def test_places(place, expected):
     np.testing.assert_array_equal(wide[..., 0], expected)
 
 
-@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     prompt_length=st.integers(1, 4),
     name=st.sampled_from(["prefix", "prefix_after_bos", "suffix"]),
 )
+@pytest.mark.slow
 def test_nothing_is_lost_and_order_is_kept(lengths, prompt_length, name):
     total = max(lengths)
     tokens = np.zeros((len(lengths), total), np.int32)

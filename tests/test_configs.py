@@ -184,7 +184,6 @@ def test_both_engines_have_the_same_macros(run: str) -> None:
     assert macros("local") - macros("t5x") - {"HOOKS"} <= ONLY_LOCAL
 
 
-@pytest.mark.slow
 def parse_all(engine: str) -> None:
     done = subprocess.run(
         [sys.executable, str(HERE / "parse_packaged_gin.py"), engine],
@@ -196,6 +195,7 @@ def parse_all(engine: str) -> None:
     assert int(done.stdout) == len(list(packaged_gin.combinations(engine)))
 
 
+@pytest.mark.slow
 def test_the_embedded_engine_reads_every_combination() -> None:
     parse_all("local")
 

@@ -92,7 +92,6 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def train(project, model, step=0):
     macros = {
         "INITIAL_CHECKPOINT_PATH": model, "MODEL_DIR": f"run_{model}", "TRAIN_STEPS_RELATIVE": 3,
@@ -118,6 +117,7 @@ def train(project, model, step=0):
     return prompt, facts["metrics"], facts["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_training_and_evaluating_from_each_form_is_the_same(project):
     prompt, metrics, sha256 = train(project, "own.safetensors")
     for model in ("hugging_face", *T5X_FORMS):

@@ -30,7 +30,6 @@ def scores():
     return {name: (float(score), int(count.replace(",", ""))) for name, score, count in rows}
 
 
-@pytest.mark.slow
 def test_each_task_has_a_prompt_for_the_model_that_is_carried():
     assert set(carried()) == set(scores()) == NAMES
     for name in NAMES:
@@ -45,6 +44,7 @@ def test_each_task_has_a_prompt_for_the_model_that_is_carried():
             assert facts[part]["path"].startswith("prompt_tuning_demo/model/")
 
 
+@pytest.mark.slow
 def test_the_score_in_the_table_is_what_the_prompt_reaches(tmp_path):
     process = subprocess.run(
         [

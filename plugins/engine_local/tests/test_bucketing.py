@@ -48,8 +48,8 @@ def rows_of(batch):
         yield TokenizedExample(inputs[inputs > 0], targets[targets > 0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.slow
 def test_every_example_has_the_loss_that_it_has_unbucketed(params, place):
     model = make_model(place, z_loss=1e-4)
     prompt, frozen = params
@@ -93,8 +93,8 @@ def test_a_normalizer_that_counts_padding_gets_it():
 TEXTS = ["this is a test", "a", "that was sad " * 3, "", "this " * 9, "is", "bad test " * 2]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("with_prompt", [True, False])
+@pytest.mark.slow
 def test_answers_are_those_without_bucketing_in_order(params, with_prompt):
     prompt, frozen = params
     answers, counts = {}, []

@@ -132,7 +132,6 @@ def test_losses(forward, frozen, prompt, settings, expected):
     assert_close(loss, forward[expected])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "settings", "expected"),
     [
@@ -141,6 +140,7 @@ def test_losses(forward, frozen, prompt, settings, expected):
         ("forward_long", {}, "prompt_grad"),
     ],
 )
+@pytest.mark.slow
 def test_gradient_of_the_prompt(golden, frozen, prompt, file, settings, expected):
     forward = golden(file)
     batch = {name: forward[name] for name in (*INPUTS, "decoder_loss_weights")}
@@ -229,8 +229,8 @@ def test_average_per_sequence_weighs_sequences_alike():
     np.testing.assert_allclose(total, (token_loss * weights).sum() / 12, rtol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.slow
 def test_padding_does_not_change_an_answer_wherever_the_prompt_is(golden, frozen, prompt, place):
     forward = golden("forward_short")
     model = EncoderDecoderModel(

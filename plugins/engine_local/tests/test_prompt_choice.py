@@ -126,6 +126,7 @@ def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers):
     )
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_called_is_refused(strangers):
     flags = [*training_flags(), "--gin.PROMPT=@plugins.prompt_plain()"]
     line = refusal(run(strangers, "train", *flags))

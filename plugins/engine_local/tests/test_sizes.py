@@ -67,8 +67,8 @@ def t5_config(**settings):
     )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", CONFIGS)
+@pytest.mark.slow
 def test_the_shapes_are_those_of_an_initialised_model(version):
     import jax
     import jax.numpy as jnp

@@ -47,7 +47,6 @@ def run(folder, command, *files, **macros):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def write_vocabulary(path):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -57,6 +56,7 @@ def write_vocabulary(path):
     path.write_bytes(model.getvalue())
 
 
+@pytest.mark.slow
 def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     theirs = copied("model_v1_0")

@@ -39,6 +39,7 @@ def lstm(parameters, x):
 
 
 @pytest.mark.parametrize("network", ["residual", "mlp", "lstm"])
+@pytest.mark.slow
 def test_the_network_and_the_matrix_that_it_leaves(network):
     module, parameters = made(PromptReparam(P, prompt_init=normal, network=network, bottleneck=4))
     parameters = drawn(parameters)
