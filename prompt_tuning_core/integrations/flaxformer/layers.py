@@ -16,7 +16,6 @@ Shapes below: B batch, T length of the tokens, P prompt positions, H width, V vo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -27,6 +26,7 @@ from flaxformer.components.attention import dense_attention
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import (
+    PromptFactory,
     PromptModule,
     Stack,
     check_not_packed,
@@ -36,8 +36,6 @@ from prompt_tuning_core.prompts import (
     overrides,
 )
 from prompt_tuning_core.protocols import SavedPrompt
-
-PromptFactory = Callable[[], PromptModule]
 
 
 class _PromptStack(nn.Module):

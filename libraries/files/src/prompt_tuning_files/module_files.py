@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from prompt_tuning_core.prompts import PromptModule
     from prompt_tuning_core.protocols import Initializer, Vocabulary
 
-__all__ = ["PromptFile", "describe", "encoded", "save", "saved_prompt"]
+__all__ = [
+    "PromptFile",
+    "check_can_be_saved",
+    "describe",
+    "encoded",
+    "is_plain",
+    "parse",
+    "save",
+    "saved_prompt",
+]
 
 _NOT_SAVED = ("parent", "name", "stack", "prompt_init")
 

@@ -29,8 +29,8 @@ from t5x import checkpoints, state_utils
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, close
-from prompt_tuning_core.prompts import described, overrides
-from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+from prompt_tuning_core.prompts import PromptFactory, described, overrides
+from prompt_tuning_engine_t5x.prompt_parameters import PromptParameters
 from prompt_tuning_files import prompt_files as files
 from prompt_tuning_files import provenance
 

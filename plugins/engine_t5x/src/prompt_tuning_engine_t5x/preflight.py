@@ -15,8 +15,9 @@ from flax import traverse_util
 from t5x import models
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.prompts import PromptFactory
 from prompt_tuning_engine_t5x import checkpoints
-from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+from prompt_tuning_engine_t5x.prompt_parameters import PromptParameters
 from prompt_tuning_files import formats, prompt_files
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 

@@ -7,7 +7,8 @@ from typing import Any
 from flax import traverse_util
 from t5x import optimizers
 
-from prompt_tuning_engine_t5x.prompt_parameters import PromptFactory, PromptParameters
+from prompt_tuning_core.prompts import PromptFactory
+from prompt_tuning_engine_t5x.prompt_parameters import PromptParameters
 
 
 def prompt_only(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
-from prompt_tuning_core.prompts import PromptModule
-
-PromptFactory = Callable[[], PromptModule]
+from prompt_tuning_core.prompts import PromptFactory
 
 
 @dataclasses.dataclass(frozen=True)
