@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from prompt_tuning_core.errors import InputError
 
 
 def adafactor(
@@ -17,6 +21,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = False,
     clipping_threshold: float | None = 1.0,
     weight_decay_rate: float | None = 1e-5,
+    learning_rate_factors: Sequence[tuple[str, float]] = (),
 ) -> optax.GradientTransformation:
     """Makes Adafactor (Shazeer and Stern 2018) with the settings of Lester et al. 2021, appendix A.
 
@@ -35,19 +40,29 @@ def adafactor(
       clipping_threshold: Largest root mean square of an update; None for no clipping.
       weight_decay_rate: Share of the parameter subtracted at each step, independent of the
         learning rate; None for none.
+      learning_rate_factors: Pairs of a regular expression and a factor of the learning rate. The
+        first that is found in a parameter's name counts. For example, `(('up/kernel', 0.1),)`
+        trains `encoder/prompt/up/kernel` at a tenth of the rate.
+
+    Raises:
+      InputError: If a pair is no regular expression and number; and from `init`, if one is found in
+        no name.
     """
+    factors = _checked(learning_rate_factors)
     inner = optax.adafactor(
         learning_rate=learning_rate,
         decay_rate=decay_rate,
         decay_offset=step_offset,
         multiply_by_parameter_scale=multiply_by_parameter_scale,
         clipping_threshold=clipping_threshold,
-        weight_decay_rate=weight_decay_rate,
+        # No factor applies to the decay.
+        weight_decay_rate=None if factors else weight_decay_rate,
         factored=True,
         min_dim_size_to_factor=128,
     )
 
     def init(params: optax.Params) -> optax.OptState:
+        _factor_of_each(params, factors)
         return inner.init(_matrices_or_vectors(params))
 
     def update(
@@ -56,7 +71,15 @@ def adafactor(
         flat, state = inner.update(
             _matrices_or_vectors(gradients), state, _matrices_or_vectors(params)
         )
-        return jax.tree.map(lambda new, old: new.reshape(old.shape), flat, gradients), state
+        updates = jax.tree.map(lambda new, old: new.reshape(old.shape), flat, gradients)
+        if factors:
+            scales = _factor_of_each(gradients, factors)
+            updates = jax.tree.map(lambda update, scale: update * scale, updates, scales)
+            if weight_decay_rate is not None:
+                updates = jax.tree.map(
+                    lambda update, old: update - weight_decay_rate * old, updates, params
+                )
+        return updates, state
 
     return optax.GradientTransformation(init, update)
 
@@ -79,6 +102,44 @@ def start_at(state: optax.OptState, step: int) -> optax.OptState:
         return node
 
     return jax.tree.map(counted, state, is_leaf=lambda node: isinstance(node, optax.FactoredState))
+
+
+def _checked(factors: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Checks learning_rate_factors."""
+    for pair in factors:
+        try:
+            pattern, factor = pair
+            re.compile(pattern)
+            float(factor)
+        except (TypeError, ValueError, re.error) as error:
+            raise InputError(
+                f"learning_rate_factors has {pair!r} ({error}), expected pairs of a regular "
+                "expression and a number: (('regex', 0.1),)"
+            ) from None
+    return [(pattern, float(factor)) for pattern, factor in factors]
+
+
+def _factor_of_each(tree: Any, factors: Sequence[tuple[str, float]]) -> Any:
+    """Returns the factor of the learning rate for each leaf; refuses a pair that no leaf takes."""
+    names, taken = [], set()
+
+    def factor_of(path: Any, leaf: Any) -> float:
+        del leaf
+        names.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+        for pattern, factor in factors:
+            if re.search(pattern, names[-1]):
+                taken.add(pattern)
+                return factor
+        return 1.0
+
+    found = jax.tree_util.tree_map_with_path(factor_of, tree)
+    for pattern, _ in factors:
+        if pattern not in taken:
+            raise InputError(
+                f"learning_rate_factors: {pattern!r} is found in no name of a trained parameter "
+                f"that an earlier pair leaves: {', '.join(names)}"
+            )
+    return found
 
 
 def _matrices_or_vectors(tree: Any) -> Any:
