@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from prompt_tuning_core import registry
-from prompt_tuning_core.prompts import InputPrompt
+import variants
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, flatten
+from variants import FROZEN, ROWS, VARIANTS, batch_of
 
 pytestmark = pytest.mark.slow
 
@@ -22,63 +22,11 @@ CONFIG = T5Config(
     num_embeddings=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24,
     num_encoder_layers=2, num_decoder_layers=2,
 )  # fmt: skip
-P, TASK_0 = 3, 60
-BOTH = ("encoder", "decoder")
-
-
-def normal(rng, shape):
-    return jax.random.normal(rng, tuple(shape)) * 0.5
-
-
-class DecoderSide(InputPrompt):
-    """A stranger's: an input prompt in the decoder, masked for one example in two."""
-
-    sides: tuple[str, ...] = ("decoder",)
-
-    def setup(self):
-        self.prompt = self.parameter("prompt", self.prompt_init, (self.length, self.stack.width))
-
-    def rows(self, tokens, embedded):
-        del tokens, embedded
-        return self.prompt[None]
-
-
-VARIANTS = {
-    "basic": ("prompt_basic", {}),
-    "basic, after the input": ("prompt_basic", {"combine": "suffix"}),
-    "deep": ("prompt_deep", {}),
-    "deep, added on both sides": ("prompt_deep", {"added": True, "sides": BOTH}),
-    "prefix": ("prompt_prefix", {}),
-    "prefix by a network": ("prompt_prefix", {"middle": 5}),
-    "residual network": ("prompt_reparam", {"bottleneck": 4}),
-    "network of two layers": ("prompt_reparam", {"network": "mlp"}),
-    "LSTM": ("prompt_reparam", {"network": "lstm"}),
-    "IA3": ("prompt_ia3", {}),
-    "wayward": ("prompt_wayward", {"target_init": normal, "gamma": 0.1}),
-    "multitask": ("prompt_multitask", {"tasks": 2, "sentinel": TASK_0}),
-    **{
-        f"multitask, {how}": (
-            "prompt_multitask",
-            {
-                "tasks": 2, "sentinel": TASK_0, "how": how, "task_features": 5,
-                "task_inits": (normal,), "frozen": ("shared",),
-            },
-        )
-        for how in ("add", "concatenate", "concatenate_features", "project")
-    },
-    "decoder": (DecoderSide, {}),
-}  # fmt: skip
-FROZEN = {"wayward": {"target"}, **{n: {"shared"} for n in VARIANTS if n.startswith("multitask, ")}}
 
 
 def make_model(variant, **fields):
-    plugin, own = VARIANTS[variant]
-    if isinstance(plugin, str):
-        plugin = registry.process_registry().load("prompt", plugin)
     vocabulary = SimpleNamespace(vocab_size=64, eos_id=1)
-    return EncoderDecoderModel(
-        CONFIG, vocabulary, lambda: plugin(P, **{"prompt_init": normal, **own, **fields})
-    )
+    return EncoderDecoderModel(CONFIG, vocabulary, variants.factory(variant, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -103,25 +51,6 @@ def made(variant):
         name: leaf + 0.3 * jax.random.normal(key, leaf.shape)
         for key, (name, leaf) in zip(keys, prompt.items(), strict=True)
     }
-
-
-def batch_of(rows, length=None):
-    """Makes a batch of inputs that begin with a task's token; targets are their own reverse."""
-    length = length or max(map(len, rows))
-    inputs = np.zeros((len(rows), length), np.int32)
-    targets = np.zeros((len(rows), 5), np.int32)
-    for number, row in enumerate(rows):
-        inputs[number, : len(row)] = row
-        targets[number, : len(row[1:5])] = row[1:5][::-1]
-    starts = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
-    return {
-        "encoder_input_tokens": inputs, "decoder_input_tokens": starts,
-        "decoder_target_tokens": targets,
-        "decoder_loss_weights": (targets > 0).astype(np.float32),
-    }  # fmt: skip
-
-
-ROWS = [[60, 9, 8, 7, 6, 1], [59, 5, 1], [60, 33, 34, 1]]
 
 
 def test_training_reaches_what_is_declared_trained_and_nothing_else(variant, made, frozen):
