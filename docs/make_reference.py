@@ -80,10 +80,21 @@ MODULES = {
 
 # These import T5X or Flaxformer, which are not installed here: one line a member, from the source.
 NEED_T5X = {
-    "core": ["prompt_tuning_core.integrations.flaxformer.layers"],
+    "core": [
+        f"prompt_tuning_core.integrations.flaxformer.{name}"
+        for name in ("stacks", "models", "layer_points")
+    ],
     "engine-t5x": [
         f"prompt_tuning_engine_t5x.{name}"
-        for name in ("checkpoints", "prompt_optimizer", "decoder_only_model", "hooks", "preflight")
+        for name in (
+            "checkpoints",
+            "prompt_optimizer",
+            "prompt_model",
+            "decoder_only_model",
+            "prompt_parameters",
+            "hooks",
+            "preflight",
+        )
     ],
 }
 

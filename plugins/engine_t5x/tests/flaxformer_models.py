@@ -18,9 +18,19 @@ from prompt_tuning_core.integrations.flaxformer import (
 )
 
 
-def encoder_decoder(prompt_factory=None, one_hot=True, dropout_rate=0.0):
-    """An encoder-decoder, with a prompt in its encoder where a factory is given."""
-    stack = _stack_settings(dropout_rate)
+def encoder_decoder(
+    prompt_factory=None,
+    one_hot=True,
+    dropout_rate=0.0,
+    prompt_decoder=True,
+    layer_remat="legacy",
+    scan_layers=False,
+):
+    """An encoder-decoder, with prompts where a factory is given.
+
+    Without `prompt_decoder`, its decoder is Flaxformer's own; `scan_layers` is the encoder's.
+    """
+    stack = {**_stack_settings(dropout_rate), "layer_remat": layer_remat}
     dropout = stack.pop("dropout_factory")
     encoder_settings = {
         "layer_factory": functools.partial(_encoder_layer, dropout_rate),
@@ -32,14 +42,21 @@ def encoder_decoder(prompt_factory=None, one_hot=True, dropout_rate=0.0):
         encoder = functools.partial(t5_architecture.Encoder, **encoder_settings)
         whole = t5_architecture.EncoderDecoder
     else:
+        if scan_layers:
+            encoder_settings.update(scan_layers=True, shared_relative_position_bias_factory=None)
         encoder = functools.partial(
             PromptEncoder, prompt_factory=prompt_factory, **encoder_settings
         )
         whole = PromptEncoderDecoder
+    decoder = t5_architecture.Decoder
+    if prompt_factory is not None and prompt_decoder:
+        decoder = functools.partial(PromptDecoder, prompt_factory=prompt_factory)
     return whole(
         encoder_factory=encoder,
         decoder_factory=functools.partial(
-            t5_architecture.Decoder, **_decoder_settings(dropout_rate, cross_attention=True)
+            decoder,
+            layer_remat=layer_remat,
+            **_decoder_settings(dropout_rate, cross_attention=True),
         ),
         shared_token_embedder_factory=functools.partial(_embed, one_hot),
     )

@@ -171,23 +171,20 @@ def test_file_of_the_other_engine(project):
 
 
 @pytest.mark.t5x
-def test_prompt_of_several_parameters(project):
+def test_a_module_that_no_prompt_file_can_hold(project):
     (project / "two.py").write_text(
         "from flax import linen as nn\n"
-        "from flax.linen import partitioning\n"
         "from prompt_tuning_core.prompts import PromptModule\n"
         "class Two(PromptModule):\n"
-        "    @nn.compact\n"
-        "    def input(self, tokens, embedded):\n"
-        "        for name in ('a', 'b'):\n"
-        "            partitioning.param_with_axes(\n"
-        "                name, nn.initializers.ones, (2, 32), axes=('prompt', 'prompt_embed')\n"
-        "            )\n"
-        "        return embedded\n"
+        "    def setup(self):\n"
+        "        self.a = self.parameter('a', nn.initializers.ones, (2, 32))\n"
+        "        self.b = self.parameter('b', nn.initializers.ones, (2, 32))\n"
+        "    def penalty(self):\n"
+        "        return (self.a * self.b).sum()\n"
     )
     (project / "two.gin").write_text(
         "from __gin__ import dynamic_registration\nimport two\nPROMPT = @two.Two\n"
     )
     flags = runs.training_flags("two.gin")
     message = refusal(project, flags, PYTHONPATH=str(project))
-    assert "a prompt file holds one matrix (P, H), and this prompt module has" in message
+    assert "the prompt module that PROMPT makes is of no plugin, and is not plain" in message

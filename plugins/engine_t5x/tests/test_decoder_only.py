@@ -146,15 +146,15 @@ def test_decoding_agrees_with_the_logits_of_what_it_decoded(make_model, batch, p
     [
         (
             make_prompt,
-            r"sides is \('encoder',\), and a Flaxformer model has prompts in its decoder",
+            r"sides is \('encoder',\), expected a tuple of 'decoder', the stacks of this model",
         ),
         (
             functools.partial(make_decoder_prompt, combine="suffix"),
-            "PromptDecoder needs a prompt in front of the sequence, and PromptBasic places it",
+            "a decoder in T5X needs a prompt in front of the sequence whose positions are all",
         ),
         (
             functools.partial(make_decoder_prompt, combine="prefix_after_bos"),
-            "PromptDecoder needs a prompt in front of the sequence, and PromptBasic places it",
+            "a decoder in T5X needs a prompt in front of the sequence whose positions are all",
         ),
     ],
 )

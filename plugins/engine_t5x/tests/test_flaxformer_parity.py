@@ -282,21 +282,23 @@ class LayerPrompt(PromptModule):
 
 
 @pytest.mark.parametrize(
-    ("factory", "message"),
+    ("factory", "settings", "message"),
     [
         (
             LayerPrompt,
-            "LayerPrompt: overrides the point 'layer', which the integration",
+            {"scan_layers": True},
+            "LayerPrompt acts within the layers of the encoder, .* set scan_layers = False",
         ),
         (
             functools.partial(make_prompt, sides=("decoder",)),
-            r"sides is \('decoder',\), and a Flaxformer model has prompts in its encoder only",
+            {"prompt_decoder": False},
+            r"sides is \('decoder',\), and the decoder is a Decoder, expected a PromptDecoder",
         ),
-        (functools.partial(nn.Dropout, 0.5), "PROMPT makes a Dropout, expected a prompt module"),
+        (functools.partial(nn.Dropout, 0.5), {}, "PROMPT makes a Dropout, expected a prompt mod"),
     ],
 )
-def test_a_prompt_that_the_encoder_cannot_use_is_refused(flaxformer_models, factory, message):
-    module = flaxformer_models.encoder_decoder(factory)
+def test_a_prompt_that_a_model_cannot_use_is_refused(flaxformer_models, factory, settings, message):
+    module = flaxformer_models.encoder_decoder(factory, **settings)
     tokens = np.ones((1, 2), np.int32)
     with pytest.raises(InputError, match=message):
         module.init(jax.random.key(0), tokens, tokens, tokens)

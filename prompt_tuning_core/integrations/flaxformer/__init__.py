@@ -1,10 +1,27 @@
-"""Flaxformer's T5 with the intervention points of prompt modules."""
+"""Flaxformer's T5 with the points of prompt modules.
 
-from prompt_tuning_core.integrations.flaxformer.layers import (
-    PromptDecoder,
+Each class replaces the class of `flaxformer.architectures.t5.t5_architecture` that it extends:
+
+- `PromptEncoderDecoder`, with `PromptEncoder` as its encoder and `PromptDecoder` as its decoder;
+- `PromptDecoderOnly`, with `PromptDecoder` as its decoder.
+"""
+
+from prompt_tuning_core.integrations.flaxformer.models import (
     PromptDecoderOnly,
-    PromptEncoder,
     PromptEncoderDecoder,
+    prompts_of,
+)
+from prompt_tuning_core.integrations.flaxformer.stacks import (
+    PromptDecoder,
+    PromptEncoder,
+    source_tokens,
 )
 
-__all__ = ["PromptDecoder", "PromptDecoderOnly", "PromptEncoder", "PromptEncoderDecoder"]
+__all__ = [
+    "PromptDecoder",
+    "PromptDecoderOnly",
+    "PromptEncoder",
+    "PromptEncoderDecoder",
+    "prompts_of",
+    "source_tokens",
+]

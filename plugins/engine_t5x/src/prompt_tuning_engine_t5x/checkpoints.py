@@ -13,10 +13,11 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,15 +25,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from flax import linen as nn
 from flax import traverse_util
 from t5x import checkpoints, state_utils
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, close
-from prompt_tuning_core.prompts import PromptFactory, described, overrides
-from prompt_tuning_engine_t5x.prompt_parameters import PromptParameters
+from prompt_tuning_core.prompts import PromptFactory
+from prompt_tuning_engine_t5x.prompt_parameters import ModelPrompts, is_prompts
+from prompt_tuning_files import module_files, provenance
 from prompt_tuning_files import prompt_files as files
-from prompt_tuning_files import provenance
 
 if TYPE_CHECKING:
     import seqio
@@ -55,13 +57,13 @@ def frozen_parameters(prompt_factory: PromptFactory) -> Callable[..., State]:
     all of these.
 
     Args:
-      prompt_factory: Makes the prompt module (PROMPT).
+      prompt_factory: Makes the prompt module (PROMPT); not used: its parameters are known by name.
 
     Returns:
       A `t5x.checkpoints.RestoreStateTransformationFn`. It raises `InputError` if the checkpoint
       lacks a parameter of the frozen model.
     """
-    parameters = PromptParameters(prompt_factory)
+    del prompt_factory
 
     def transform(checkpoint: State, model: State, *, is_resuming: bool = False) -> State:
         if is_resuming:
@@ -70,7 +72,7 @@ def frozen_parameters(prompt_factory: PromptFactory) -> Callable[..., State]:
         frozen = [
             name
             for name in expected
-            if name.startswith(_PARAMETERS) and not parameters.holds(name.removeprefix(_PARAMETERS))
+            if name.startswith(_PARAMETERS) and not is_prompts(name.removeprefix(_PARAMETERS))
         ]
         check_complete(frozen, saved)
         kept = [*frozen, _STEP] if _STEP in saved else frozen
@@ -133,61 +135,53 @@ class RunFacts:
 
 
 def prompt_files(
-    model_dir: str, prompt_factory: PromptFactory, run_facts: RunFacts, hooks: Sequence[str] = ()
+    model_dir: str, architecture: nn.Module, run_facts: RunFacts, hooks: Sequence[str] = ()
 ) -> Callable[[State, Any], tuple[State, Any]]:
     """Makes the function that writes the prompt whenever T5X saves a checkpoint.
 
-    For `utils.SaveCheckpointConfig.state_transformation_fns`. The files are `prompt_STEP.npy`,
-    `[P, H]` float32, and `prompt_STEP.json`, its provenance, as the embedded engine writes them.
-    Only the first process writes. The files are directly in `model_dir`, where T5X's `keep` does
-    not delete them.
+    For `utils.SaveCheckpointConfig.state_transformation_fns`. The files are those of the embedded
+    engine: `prompt_STEP.npy` for a plain prompt, `[P, H]` float32, `prompt_STEP.safetensors` for a
+    prompt module with other arrays, and `prompt_STEP.json`, the provenance. Only the first process
+    writes. The files are directly in `model_dir`, where T5X's `keep` does not delete them.
 
     Args:
       model_dir: The output directory, local or in a bucket (MODEL_DIR).
-      prompt_factory: Makes the prompt module (PROMPT).
+      architecture: The Flaxformer module with the prompt (ARCHITECTURE).
       run_facts: For the provenance.
       hooks: Names of the hooks plugins to call for each saved prompt (HOOKS).
 
     Returns:
-      A `t5x.checkpoints.SaveStateTransformationFn`, which does not change the state. It raises
-      `InputError` if the prompt module's parameters are not one matrix.
+      A `t5x.checkpoints.SaveStateTransformationFn`, which does not change the state.
 
     Raises:
       InputError: If no prompt file can hold the prompt module.
     """
-    module = prompt_factory()
-    if not overrides(module, "matrix"):
-        raise InputError(
-            f"{described(module)}: amounts to no plain prompt, and this engine saves plain prompts "
-            "only; use --engine local"
-        )
-    parameters = PromptParameters(prompt_factory)
+    prompts = ModelPrompts(architecture)
+    description = module_files.describe(prompts.module)
     hook = registry.process_registry().load_hooks(hooks)
     # Collected at the first save: by then gin has used all that a run uses.
-    facts = functools.cache(run_facts.collect)
+    facts = functools.cache(lambda: {**run_facts.collect(), "prompt_module": description})
 
     def transform(state: State, infos: Any) -> tuple[State, Any]:
         if jax.process_index() == 0:
             flat = _flat(state)
-            name, prompt = _prompt(flat, parameters)
+            arrays = {
+                name.removeprefix(_PARAMETERS): np.asarray(_value(value), np.float32)
+                for name, value in flat.items()
+                if is_prompts(name.removeprefix(_PARAMETERS))
+            }
+            found = prompts.matrix(_nested(arrays))
+            matrix = None if found is None else np.asarray(found)
             step = int(_value(flat[_STEP]))
-            if not any(epath.Path(model_dir).glob("prompt_*.npy")):
-                hook.prompt_initialized(
-                    prompt=prompt, parameters={name: prompt}, provenance=facts()
-                )
-            path, written = _write(model_dir, step, prompt, {**facts(), "step": step})
-            hook.prompt_saved(paths=[path], provenance=written)
+            if not any(epath.Path(model_dir).glob("prompt_*.json")):
+                hook.prompt_initialized(prompt=matrix, parameters=arrays, provenance=facts())
+            paths, written = _write(
+                model_dir, step, arrays, matrix, description, {**facts(), "step": step}
+            )
+            hook.prompt_saved(paths=paths, provenance=written)
         return state, infos
 
     return transform
-
-
-def _prompt(flat: Mapping[str, Any], parameters: PromptParameters) -> tuple[str, np.ndarray]:
-    """Returns the name of the prompt in a flat state, and its value, `[P, H]` float32."""
-    found = {n: a for n, a in flat.items() if parameters.holds(n.removeprefix(_PARAMETERS))}
-    files.check_is_one_matrix({name: array.shape for name, array in found.items()})
-    ((name, matrix),) = found.items()
-    return name.removeprefix(_PARAMETERS), np.asarray(_value(matrix), np.float32)
 
 
 def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any]:
@@ -197,7 +191,7 @@ def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any
     `utils.RestoreCheckpointConfig`, which must agree.
 
     Args:
-      only_prompt: True saves only trained parameters (ONLY_PROMPT).
+      only_prompt: True saves only the prompt module's parameters (ONLY_PROMPT).
       use_orbax: True if T5X saves with Orbax (USE_ORBAX).
 
     Raises:
@@ -214,7 +208,7 @@ def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any
 
 
 class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
-    """Saves the parameters that are trained, their optimizer's state and the step.
+    """Saves the prompt module's parameters, its optimizer's state and the step.
 
     A resumed run reads the frozen parameters from the initial checkpoint again. The checkpoints are
     in the folder `prompt_checkpoints` of the run's directory: directly in the directory, T5X would
@@ -235,7 +229,7 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
         force: bool = True,
     ) -> bool:
         """Saves; see T5X's class."""
-        return super().save(train_state, (*state_transformation_fns, _only_trained), force)
+        return super().save(train_state, (*state_transformation_fns, _only_prompt), force)
 
     def restore(
         self,
@@ -245,7 +239,7 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
         state_transformation_fns: Sequence[Callable[..., Any]] = (),
         lazy_parameters: bool | None = False,
     ) -> train_state.TrainState:
-        """Restores the model from `path`, and trained parameters from the newest save, if any."""
+        """Restores the model from `path`, and the prompt from the newest save, if any."""
         restored = super().restore(
             step, path, fallback_state, state_transformation_fns, lazy_parameters
         )
@@ -253,12 +247,12 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
         if newest is None:
             return restored
         state = restored.state_dict()
-        trained, _ = _only_trained(state, state)
+        prompt, _ = _only_prompt(state, state)
         saved = self._manager.restore(
             newest,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeRestore(
-                    trained, restore_args=ocp.checkpoint_utils.construct_restore_args(trained)
+                    prompt, restore_args=ocp.checkpoint_utils.construct_restore_args(prompt)
                 )
             ),
         )["state"]
@@ -266,16 +260,13 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
         return restored.restore_state(_nested({**_flat(state), **_flat(saved)}))
 
 
-def _only_trained(state: State, infos: Any) -> tuple[State, Any]:
-    """Leaves out the parameters without optimizer state."""
+def _only_prompt(state: State, infos: Any) -> tuple[State, Any]:
+    """Leaves out the parameters of the frozen model."""
     flat, flat_infos = _flat(state), _flat(infos)
-    # A parameter's state is one array with its name, or several arrays below that name.
-    states = [n.removeprefix(_OPTIMIZER) + "/" for n in flat if n.startswith(_OPTIMIZER)]
     kept = [
         name
         for name in flat
-        if not name.startswith(_PARAMETERS)
-        or any(s.startswith(name.removeprefix(_PARAMETERS) + "/") for s in states)
+        if not name.startswith(_PARAMETERS) or is_prompts(name.removeprefix(_PARAMETERS))
     ]
     return _nested({n: flat[n] for n in kept}), _nested({n: flat_infos[n] for n in kept})
 
@@ -297,20 +288,37 @@ def _value(array: Any) -> Any:
 
 
 def _write(
-    model_dir: str, step: int, prompt: np.ndarray, facts: Mapping[str, Any]
-) -> tuple[str, Mapping[str, Any]]:
-    """Writes a prompt and its provenance; returns the prompt's path and the provenance."""
-    path = epath.Path(model_dir) / files.name_at(step)
+    model_dir: str,
+    step: int,
+    arrays: Mapping[str, np.ndarray],
+    matrix: np.ndarray | None,
+    description: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> tuple[list[str], Mapping[str, Any]]:
+    """Writes a prompt and its provenance; returns the prompt's files and the provenance."""
+    name = files.name_at(step)
     if "://" not in model_dir:
-        files.save(path, prompt, facts)
-        return os.fspath(path), files.read_provenance(path)
+        return _write_here(os.path.join(model_dir, name), arrays, matrix, description, facts)
     # A bucket writes an object completely or not at all.
-    written = files.with_checksum(prompt, facts)
-    content = io.BytesIO()
-    np.save(content, prompt, allow_pickle=False)
-    path.with_suffix(".json").write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
-    path.write_bytes(content.getvalue())
-    return os.fspath(path), written
+    target = epath.Path(model_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        paths, written = _write_here(os.path.join(folder, name), arrays, matrix, description, facts)
+        provenance_file = Path(folder, name).with_suffix(".json")
+        for path in [os.fspath(provenance_file), *paths]:
+            (target / os.path.basename(path)).write_bytes(Path(path).read_bytes())
+    return [os.fspath(target / os.path.basename(path)) for path in paths], written
+
+
+def _write_here(
+    path: str,
+    arrays: Mapping[str, np.ndarray],
+    matrix: np.ndarray | None,
+    description: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> tuple[list[str], Mapping[str, Any]]:
+    """Writes a prompt to a local file; see `_write`."""
+    paths = [os.fspath(one) for one in module_files.save(path, arrays, matrix, description, facts)]
+    return paths, json.loads(Path(path).with_suffix(".json").read_text())
 
 
 def _vocabulary_facts(vocabulary: seqio.Vocabulary | None) -> dict[str, Any]:

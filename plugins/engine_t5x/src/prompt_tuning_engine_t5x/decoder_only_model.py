@@ -1,4 +1,4 @@
-"""T5X's decoder-only model for a module with a prompt. Models with an encoder use T5X's classes.
+"""T5X's decoder-only model for a module with a prompt; `prompt_model` has that with an encoder.
 
 The number of prompt positions, P, comes from the module. B is the batch, T the length of the
 tokens, V the vocabulary size.
@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from t5x import models
 
-from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.integrations.flaxformer import PromptDecoderOnly
+from prompt_tuning_core.integrations.flaxformer import PromptDecoderOnly, source_tokens
+from prompt_tuning_engine_t5x.prompt_model import PromptedModel, check_module
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 
 
-class PromptDecoderOnlyModel(models.DecoderOnlyModel):
+class PromptDecoderOnlyModel(PromptedModel, models.DecoderOnlyModel):
     """Trains, scores and decodes with a prompt in front of the sequence.
 
     The arguments are those of `t5x.models.DecoderOnlyModel`.
@@ -30,12 +30,9 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
     """
 
     def __init__(self, module: PromptDecoderOnly, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(module, PromptDecoderOnly):
-            raise InputError(
-                f"PromptDecoderOnlyModel.module is a {type(module).__name__}, expected a "
-                "PromptDecoderOnly: set ARCHITECTURE"
-            )
+        check_module(module, PromptDecoderOnly, type(self).__name__)
         super().__init__(module, *args, **kwargs)
+        self.find_prompts()
 
     def _compute_logits(
         self,
@@ -49,8 +46,12 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
 
         If `mutable` is not False, also returns the variables that changed.
         """
-        result = super()._compute_logits(params, batch, dropout_rng, mutable, other_variables)
-        length = batch["decoder_input_tokens"].shape[1]
+        tokens = batch["decoder_input_tokens"]
+        # Without this mark of the inputs, all tokens are targets.
+        inputs = tokens * batch.get("decoder_causal_attention", jnp.zeros_like(tokens))
+        with source_tokens(inputs):
+            result = super()._compute_logits(params, batch, dropout_rng, mutable, other_variables)
+        length = tokens.shape[1]
         if mutable is False:
             return result[:, -length:]
         logits, variables = result
@@ -83,7 +84,7 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
           The continuations, `[B, T]` or `[B, num_decodes, T]`, padded with 0, and their scores.
         """
         tokens = batch["decoder_input_tokens"]
-        length = self._prompt_length(params, tokens)
+        length = self.prompt_length(params, tokens)
         placed = {
             name: jnp.pad(batch[name], ((0, 0), (length, 0)), constant_values=value)
             for name, value in (("decoder_input_tokens", 0), ("decoder_causal_attention", 1))
@@ -118,27 +119,21 @@ class PromptDecoderOnlyModel(models.DecoderOnlyModel):
         _, variables = self.module.apply(
             {"params": params}, ones, ones, enable_dropout=False, decode=True, mutable=["cache"]
         )
-        length = self._prompt_length(params, inputs)
+        length = self.prompt_length(params, inputs)
         causal = causal_attention_mask[:, length:]
         last = jnp.sum(causal_attention_mask, axis=1) - 1
-        _, variables = self.module.apply(
-            {"params": params, "cache": variables["cache"]},
-            inputs[:, length:],
-            # Passed as targets too: these mark the positions to attend to, including BOS.
-            causal,
-            decoder_causal_attention=self._get_decoder_causal_attention(
-                {"decoder_causal_attention": causal}
-            ),
-            enable_dropout=False,
-            prefill=True,
-            prefill_lengths=last,
-            mutable=["cache"],
-        )
+        with source_tokens(inputs[:, length:]):
+            _, variables = self.module.apply(
+                {"params": params, "cache": variables["cache"]},
+                inputs[:, length:],
+                # Passed as targets too: these mark the positions to attend to, including BOS.
+                causal,
+                decoder_causal_attention=self._get_decoder_causal_attention(
+                    {"decoder_causal_attention": causal}
+                ),
+                enable_dropout=False,
+                prefill=True,
+                prefill_lengths=last,
+                mutable=["cache"],
+            )
         return variables["cache"], last
-
-    def _prompt_length(self, params: Params, tokens: jax.Array) -> int:
-        """Returns P, from the shape of the module's mask."""
-        mask = jax.eval_shape(
-            lambda: self.module.apply({"params": params}, tokens, method="input_mask")
-        )
-        return mask.shape[1] - tokens.shape[1]

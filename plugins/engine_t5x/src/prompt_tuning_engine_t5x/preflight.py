@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.core
 import jax
 import numpy as np
 from etils import epath
 from flax import traverse_util
 from t5x import models
 
+from prompt_tuning_core import parameters
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import PromptFactory
+from prompt_tuning_core.prompts import PromptFactory, described
 from prompt_tuning_engine_t5x import checkpoints
-from prompt_tuning_engine_t5x.prompt_parameters import PromptParameters
-from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_engine_t5x.prompt_parameters import ModelPrompts, is_prompts
+from prompt_tuning_files import formats, module_files
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
 # Forms of models that T5X reads.
@@ -61,6 +63,7 @@ def check_training(
     # A resumed run reads its own checkpoint, which contains the frozen model.
     if not any(epath.Path(model_dir).glob("checkpoint_*")):
         _check_model(model, prompt_factory, checkpoint_path)
+    _check_can_be_saved(model)
 
 
 def check_inference(
@@ -75,10 +78,9 @@ def _check_model(
 ) -> None:
     """Checks that the prompt can be initialized, and that the checkpoint is complete."""
     _check_vocabulary(model.input_vocabulary)
-    parameters = PromptParameters(prompt_factory)
     shapes = _shapes(model)
-    prompt_files.check_is_one_matrix({n: s for n, s in shapes.items() if parameters.holds(n)})
-    expected = {name: shape for name, shape in shapes.items() if not parameters.holds(name)}
+    _check_prompt(model, shapes)
+    expected = {name: leaf.shape for name, leaf in shapes.items() if not is_prompts(name)}
     located = formats.locate_model(checkpoint_path)
     if located.form not in _T5X_FORMATS:
         raise InputError(
@@ -119,8 +121,32 @@ def _check_vocabulary(vocabulary: Any) -> None:
         )
 
 
-def _shapes(model: models.BaseTransformerModel) -> Mapping[str, tuple[int, ...]]:
-    """Returns the shape of each parameter; calls the initializers, but computes no values."""
+def _check_prompt(
+    model: models.BaseTransformerModel, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> None:
+    """Checks the parameters of the prompt modules, and what their points return."""
+    dtype = model.module.dtype
+    for side, prompt in ModelPrompts(model.module).by_side.items():
+        start = f"{side}/prompt/"
+        own = {n.removeprefix(start): leaf for n, leaf in shapes.items() if n.startswith(start)}
+        for name, leaf in own.items():
+            if leaf.dtype != np.float32:
+                raise InputError(
+                    f"{described(prompt)}: parameter {name!r} is {leaf.dtype}, expected float32"
+                )
+        parameters.check_points(prompt, own, dtype)
+
+
+def _check_can_be_saved(model: models.BaseTransformerModel) -> None:
+    """Refuses to train a prompt module that no prompt file can hold."""
+    prompts = ModelPrompts(model.module)
+    arrays = {name: leaf for name, leaf in _shapes(model).items() if is_prompts(name)}
+    matrix = jax.eval_shape(prompts.matrix, traverse_util.unflatten_dict(arrays, sep="/"))
+    module_files.check_can_be_saved(module_files.describe(prompts.module), arrays, matrix)
+
+
+def _shapes(model: models.BaseTransformerModel) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Returns each parameter without values; calls the initializers, but computes nothing."""
     lengths = dict.fromkeys(model.FEATURE_CONVERTER_CLS.MODEL_FEATURES, (1, 1))
 
     def initialize() -> Any:
@@ -128,6 +154,5 @@ def _shapes(model: models.BaseTransformerModel) -> Mapping[str, tuple[int, ...]]
             jax.random.PRNGKey(0), lengths, dict.fromkeys(lengths, np.int32)
         )
 
-    params = jax.eval_shape(initialize)["params"]
-    flat = traverse_util.flatten_dict(params, sep="/")
-    return {name: leaf.shape for name, leaf in flat.items()}
+    params = jax.eval_shape(lambda: initialize()["params"])
+    return traverse_util.flatten_dict(flax.core.unfreeze(params), sep="/")
