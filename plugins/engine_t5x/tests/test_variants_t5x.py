@@ -236,22 +236,38 @@ def prompt_in(state):
     return {name: leaf for name, leaf in flat.items() if "/prompt/" in name}
 
 
-def assert_same(found, expected):
-    """Asserts that arrays differ by at most 1e-5 of their norm.
+def distances(found, expected):
+    """Returns how far each array is from the expected one, in parts of its norm.
 
     Adafactor divides by the size of a gradient, so that single entries, whose gradient is close to
     0, carry its rounding into the prompt.
     """
     assert found.keys() == expected.keys()
-    for name, leaf in expected.items():
-        distance = np.linalg.norm(found[name] - leaf) / np.linalg.norm(leaf)
-        assert distance < 1e-5, (name, distance)
+    return {
+        name: np.linalg.norm(found[name] - leaf) / np.linalg.norm(leaf)
+        for name, leaf in expected.items()
+    }
+
+
+def assert_same(found, expected):
+    assert max(distances(found, expected).values()) < 1e-5
+
+
+def rounding(variant, prompt, steps, expected):
+    """Returns how far steps carry a change of the last bit or so of the initial values."""
+    signs = jax.random.rademacher(jax.random.key(4), (64,), np.float32)
+    near = {
+        name: leaf * (1 + 1e-7 * jnp.resize(signs, leaf.shape)) for name, leaf in prompt.items()
+    }
+    return max(distances(local_steps(variant, near, steps), expected).values())
 
 
 def test_both_engines_take_the_same_steps(t5x, variant, prompt):
     state, metrics = t5x_steps(t5x, variant, prompt, 4)
     expected = local_steps(variant, prompt, 4)
-    assert_same(prompt_in(state), expected)
+    found = max(distances(prompt_in(state), expected).values())
+    # The steps of some variants multiply rounding: more than 1e-5 must be no more than that.
+    assert found < 1e-5 or found < 3 * rounding(variant, prompt, 4, expected)
     frozen = flatten_dict(unfreeze(state.params), sep="/")
     for name, leaf in golden("tiny_params").items():
         np.testing.assert_array_equal(frozen[name], leaf)
