@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prompt_tuning_core import gin_config
+
 GOLDEN = Path(__file__).parent / "golden"
 
 WORDS = ["this is a test", "that was sad", "this is that", "a bad test", "this was", "that is bad"]
@@ -27,6 +29,16 @@ toy/tasks.TextTask:
   targets = '{label}'
   target_names = {'0': 'bad', '1': 'this'}
   metrics = ['exact_match', 'accuracy']
+"""
+
+# The one line that makes a text task seqio's, for what T5X's own configuration runs.
+TASK_MODULE = """
+import seqio
+import prompt_tuning_tasks as tasks
+from prompt_tuning_tasks import seqio_registration
+
+vocabulary = seqio.SentencePieceVocabulary("vocabulary.model", extra_ids=38)
+seqio_registration.register(tasks.get("toy"), vocabulary)
 """
 
 TINY: dict[str, object] = {
@@ -99,6 +111,13 @@ def evaluation_flags(**changes: object) -> list[str]:
 def command(arguments: Sequence[str]) -> list[str]:
     """Returns the command line `prompt-tuning …`."""
     return [sys.executable, "-m", "prompt_tuning_core", *arguments]
+
+
+def t5x_itself(action: str, flags: list[str]) -> list[str]:
+    """Returns the command line of T5X's own script, with the folders of our gin files."""
+    ours = [folder.path for folder in gin_config.search_paths("t5x")]
+    searched = ",".join(map(str, [*ours, gin_config.find_module("t5x").parent]))
+    return [sys.executable, "-m", f"t5x.{action}", f"--gin_search_paths={searched}", *flags]
 
 
 def run(

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 import runs
 
 from conftest import make_project
-from prompt_tuning_core import gin_config
 from prompt_tuning_files import prompt_files
 
 pytestmark = pytest.mark.t5x
@@ -133,24 +131,6 @@ def test_a_killed_run_goes_on_from_its_last_save(project, form):
     assert np.abs(after[saved + 2] - after[0]).max() > np.abs(after[saved + 2] - after[saved]).max()
 
 
-# The one line that makes a text task seqio's, for what T5X's own configuration runs.
-TASK_MODULE = """
-import seqio
-import prompt_tuning_tasks as tasks
-from prompt_tuning_tasks import seqio_registration
-
-vocabulary = seqio.SentencePieceVocabulary("vocabulary.model", extra_ids=38)
-seqio_registration.register(tasks.get("toy"), vocabulary)
-"""
-
-
-def t5x_itself(action: str, flags: list[str]) -> list[str]:
-    """Returns the command line of T5X's own script, with the folders of our gin files."""
-    ours = [folder.path for folder in gin_config.search_paths("t5x")]
-    searched = ",".join(map(str, [*ours, gin_config.find_module("t5x").parent]))
-    return [sys.executable, "-m", f"t5x.{action}", f"--gin_search_paths={searched}", *flags]
-
-
 STRANGER = """
 import jax.numpy as jnp
 
@@ -178,7 +158,7 @@ def test_t5x_itself_trains_with_a_strangers_plugin(project, site):
         MODEL_DIR=str(project / "run"),
         INITIAL_CHECKPOINT_PATH=str(project / "t5x_checkpoint" / "checkpoint_0"),
     )
-    runs.run(t5x_itself("train", flags), project, PYTHONPATH=str(site.folder))
+    runs.run(runs.t5x_itself("train", flags), project, PYTHONPATH=str(site.folder))
     found = prompts(project / "run")
     assert list(found) == [0, 2, 4]
     np.testing.assert_array_equal(found[0], np.full((5, 32), 7, np.float32))
@@ -196,7 +176,7 @@ def metrics(directory: Path) -> dict[str, float]:
 def test_a_prompt_file_and_the_runs_own_checkpoint_evaluate_alike(trained):
     runs.run(t5x("eval", runs.evaluation_flags(PROMPT_FILE="run_orbax")), trained)
     # By T5X itself, with its own configuration for a whole checkpoint.
-    (trained / "toy_task.py").write_text(TASK_MODULE)
+    (trained / "toy_task.py").write_text(runs.TASK_MODULE)
     arguments = runs.gin_flags(
         [
             "models/t5_1_1_small_prompt.gin",
@@ -212,7 +192,7 @@ def test_a_prompt_file_and_the_runs_own_checkpoint_evaluate_alike(trained):
         },
         {"BATCH_SIZE": None},
     )
-    runs.run(t5x_itself("eval", arguments), trained, PYTHONPATH=str(trained))
+    runs.run(runs.t5x_itself("eval", arguments), trained, PYTHONPATH=str(trained))
     assert metrics(trained / "of_checkpoint") == metrics(trained / "evaluation")
 
 
