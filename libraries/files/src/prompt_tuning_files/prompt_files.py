@@ -182,18 +182,6 @@ def check_shape(
         raise InputError(f"{name}: has shape {found}, expected (P, H)")
 
 
-def check_is_one_matrix(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Checks that a prompt file can hold a prompt module's parameters, given by name.
-
-    Raises:
-      InputError: If they are not one matrix.
-    """
-    if [len(shape) for shape in shapes.values()] != [2]:
-        raise InputError(
-            f"a prompt file holds one matrix (P, H), and this prompt module has {dict(shapes)}"
-        )
-
-
 def check_checksum(
     name: str, array: np.ndarray, provenance: Mapping[str, Any], where: object
 ) -> None:
