@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.core import unfreeze
 from flax.traverse_util import unflatten_dict
 from golden_arrays import WARNINGS, assert_close, golden, make_prompt
 
+import variants
 from prompt_tuning_core.errors import InputError
 
 pytestmark = [pytest.mark.t5x, *WARNINGS]
@@ -116,9 +118,28 @@ def test_greedy_tokens(make_model, expected, batch, params):
     np.testing.assert_array_equal(tokens, expected["prompt_greedy_tokens"])
 
 
-def test_decoding_agrees_with_the_logits_of_what_it_decoded(make_model, batch, params):
+def drawn(model):
+    """Returns values for the prompt that are nobody's initial ones."""
+    shapes = dict.fromkeys(("decoder_input_tokens", "decoder_target_tokens"), (1, 2))
+    made = model.get_initial_variables(jax.random.key(0), shapes)
+    leaves, tree = jax.tree.flatten(unfreeze(made["params"])["decoder"]["prompt"])
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, moved)
+
+
+@pytest.mark.parametrize("variant", ["golden", "deep", "prefix", "IA3", "LSTM", "stranger"])
+def test_decoding_agrees_with_the_logits_of_what_it_decoded(make_model, batch, params, variant):
     # Causal attention throughout, so that nothing decoded changes what came before.
-    model = make_model(bidirectional=False)
+    factory = make_decoder_prompt
+    if variant != "golden":
+        factory = variants.factory(variant, sides=("decoder",))
+    model = make_model(factory, bidirectional=False)
+    if variant != "golden":
+        params["decoder"]["prompt"] = drawn(model)
     tokens, aux = jax.jit(
         functools.partial(model.predict_batch_with_aux, num_decodes=2, return_all_decodes=True)
     )(params, batch)
