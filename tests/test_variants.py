@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,12 @@ import pytest
 from flax import traverse_util
 
 import variants
+from prompt_tuning_core import prompts, registry
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, flatten
-from variants import FROZEN, ROWS, VARIANTS, batch_of
+from prompt_tuning_files import module_files
+from prompt_tuning_init_file import init_file
+from variants import FROZEN, ROWS, VARIANTS, P, batch_of
 
 pytestmark = pytest.mark.slow
 
@@ -131,25 +133,32 @@ def test_a_matrix_is_worth_the_module(variant, made, frozen):
         )
 
 
-class File(NamedTuple):
-    """A prompt module in a file."""
-
-    parameters: dict
-    path: str = "run"
-    plugin: str = "prompt_variant"
-    fields: dict = {}  # noqa: RUF012  # Nobody changes it.
-
-    def __call__(self, rng, shape):
-        return jnp.full(shape, jnp.nan)
+def plugin_name(variant):
+    """Returns the name of a variant's plugin, loaded as a run loads it; see `in_process`."""
+    plugin = VARIANTS[variant][0]
+    name = plugin if isinstance(plugin, str) else f"a_strangers_{plugin.__name__}"
+    registry.process_registry().load("prompt", name)
+    return name
 
 
-def test_values_enter_by_name(variant, made):
-    _, prompt = made
+def test_from_its_file_a_module_answers_as_it_did(variant, made, frozen, in_process):
+    stranger = {"prompts": {"a_strangers_DecoderSide": "variants:DecoderSide"}}
+    in_process.distribution("a-decoder-side", stranger)
+    model, prompt = made
+    name = plugin_name(variant)
     values = {name: np.asarray(leaf) for name, leaf in prompt.items()}
-    # Other initializers than this are not in a file.
-    without = {name: () if name == "task_inits" else None for name in ("task_inits", "target_init")}
-    without = {name: value for name, value in without.items() if name in VARIANTS[variant][1]}
-    found = make_model(variant, prompt_init=File(values), **without).init_prompt(jax.random.key(9))
+    description = module_files.describe(model.module)
+    assert description["plugin"] == name
+    written = module_files.save("prompt", values, model.matrix(prompt), description, {})
+
+    saved = module_files.saved_prompt(written[-1], init_file(str(written[-1])), whole=True)
+    module = prompts.make(length=P, default=variants.factory("basic"), saved=saved)
+    again = EncoderDecoderModel(CONFIG, model.vocabulary, lambda: module)
+    found = again.init_prompt(jax.random.key(9))
+
     assert found.keys() == prompt.keys()
-    for name, leaf in found.items():
-        np.testing.assert_array_equal(leaf, prompt[name])
+    # The same to the bit, so that greedy answers are the same, too.
+    batch = batch_of(ROWS)
+    np.testing.assert_array_equal(
+        logits_of(again, found, frozen, batch), logits_of(model, prompt, frozen, batch)
+    )
