@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tokenize
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from importlib_metadata import packages_distributions
 
-from prompt_tuning_core import kinds, registry
+from prompt_tuning_core import kinds, prompts, registry
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = [
@@ -161,16 +162,82 @@ def words(file: Path) -> tuple[set[str], list[str]]:
     return identifiers, texts
 
 
-def test_the_core_names_no_plugin() -> None:
-    names = plugins_of_others()
-    assert {"local", "t5x", "prompt_basic", "init_vocab", "prompt.show", "npy"} <= names
+def named_in(folder: Path, names: set[str]) -> list[str]:
+    """Returns where the Python below a folder names one of these plugins."""
     found = []
-    for file in sorted((ROOT / "prompt_tuning_core").rglob("*.py")):
+    for file in sorted(folder.rglob("*.py")):
         identifiers, texts = words(file)
         for name in names:
             pattern = re.compile(QUOTED.replace("%s", re.escape(name)))
             if name in identifiers or any(t == name or pattern.search(t) for t in texts):
                 found.append(f"{file.relative_to(ROOT)}: {name}")
+    return found
+
+
+def test_the_core_names_no_plugin() -> None:
+    names = plugins_of_others()
+    assert {"local", "t5x", "prompt_basic", "init_vocab", "prompt.show", "npy"} <= names
+
+    assert named_in(ROOT / "prompt_tuning_core", names) == []
+
+
+ENGINES = ("plugins/engine_local/src", "plugins/engine_t5x/src", "prompt_tuning_core/integrations")
+
+
+def names_of_variants() -> set[str]:
+    """Returns names of prompt variants, with and without `prompt_`, of classes and packages."""
+    names = set()
+    for project in (file.parent for file in ROOT.glob("plugins/prompt_*/pyproject.toml")):
+        names.add(source(project).name)
+        for name, value in declared(project)["entry-points"]["prompt_tuning.prompts"].items():
+            names |= {name, name.removeprefix("prompt_"), value.partition(":")[2]}
+    return names - set(prompts.POINTS)  # `prefix` is a point as well.
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_names_no_prompt_variant(engine: str) -> None:
+    names = names_of_variants()
+    assert {"prompt_deep", "deep", "PromptIA3", "prompt_tuning_prompt_basic"} <= names
+
+    assert named_in(ROOT / engine, names) == []
+
+
+def code(node: ast.AST) -> Iterator[ast.AST]:
+    """Walks below a node, but not into annotations."""
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and field not in ("annotation", "returns"):
+                yield child
+                yield from code(child)
+
+
+def last_name(node: ast.AST) -> str:
+    """Returns `name` of `name` and of `some.name`; empty for other expressions."""
+    return getattr(node, "id", "") or getattr(node, "attr", "")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_engine_asks_which_class_a_prompt_module_is(engine: str) -> None:
+    """Engines annotate with the core's base and make one, but compare no module's class."""
+    bases = {
+        name
+        for name, value in vars(prompts).items()
+        if isinstance(value, type) and issubclass(value, prompts.PromptModule)
+    }
+    assert bases == {"PromptModule", "InputPrompt"}
+    found = []
+    for file in sorted((ROOT / engine).rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for node in code(tree):
+            asks = last_name(node) in bases and node not in called
+            if isinstance(node, ast.Compare):
+                asks = any(
+                    last_name(getattr(one, "func", one)) in ("type", "__class__")
+                    for one in (node.left, *node.comparators)
+                )
+            if asks:
+                found.append(f"{file.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
 
     assert found == []
 

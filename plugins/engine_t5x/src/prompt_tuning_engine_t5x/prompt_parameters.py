@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from prompt_tuning_core.integrations.flaxformer import prompts_of
-from prompt_tuning_core.prompts import PromptFactory, PromptModule, may_be_plain, overrides
+from prompt_tuning_core.prompts import POINTS, PromptFactory, PromptModule, may_be_plain, overrides
 
 _PREFIXES = ("encoder/prompt/", "decoder/prompt/")
 
@@ -60,7 +60,11 @@ class ModelPrompts:
 
     def __init__(self, model: nn.Module) -> None:
         self.by_side = prompts_of(model)
-        acting = [p for side, p in self.by_side.items() if side in p.sides and _acts(p)]
+        acting = [
+            prompt
+            for side, prompt in self.by_side.items()
+            if side in prompt.sides and overrides(prompt, *POINTS)
+        ]
         self.module: PromptModule = (acting or list(self.by_side.values()))[0]
 
     @property
@@ -107,7 +111,3 @@ def named(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the prompt's parameters among nested ones, by name."""
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     return {name: leaf for name, leaf in flat.items() if is_prompts(name)}
-
-
-def _acts(prompt: PromptModule) -> bool:
-    return type(prompt) is not PromptModule
