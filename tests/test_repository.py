@@ -30,6 +30,7 @@ PROJECTS = [
 LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 # Imported where they are installed, by parts that nothing needs without them.
 OPTIONAL = (
+    "clu",
     "etils",
     "flaxformer",
     "hypothesis",
