@@ -214,6 +214,68 @@ def test_plugins(site, plugin, expected, complaint):
     assert expected in complaint(["train", *flags])
 
 
+# Each is a plugin of its own name: gin keeps the first class of a name in a process.
+MODULES = """
+import jax.numpy as jnp
+from prompt_tuning_core.prompts import InputPrompt
+
+class Rows(InputPrompt):
+    def setup(self):
+        self.prompt = self.parameter("prompt", self.prompt_init, (self.length, self.stack.width))
+
+    def rows(self, tokens, embedded):
+        return self.prompt[None]
+
+class Late(Rows):
+    def start(self, tokens):
+        return {"first": tokens[:, 0], "lengths": (tokens > 0).sum(0)}
+
+class Mean(Rows):
+    def penalty(self):
+        return jnp.log(-jnp.square(self.prompt).sum())
+
+class Narrow(Rows):
+    def rows(self, tokens, embedded):
+        return self.prompt[None, :, 1:]
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "expected"),
+    [
+        # A beam search could not gather the lengths of all positions.
+        (
+            "prompt_late", {},
+            "'prompt_late' of wrong 1.0: start returned int32 [3], expected arrays whose first "
+            "axis is 2",
+        ),
+        ("prompt_mean", {}, "'prompt_mean' of wrong 1.0: penalty returned nan, expected a finite"),
+        (
+            "prompt_narrow", {},
+            "'prompt_narrow' of wrong 1.0: rows returned the shape [1, 5, 31], expected [1 or 1, "
+            "5, 32]",
+        ),
+        (
+            "prompt_basic", {"sides": ("encoder", "image")},
+            "sides is ('encoder', 'image'), expected a tuple of 'encoder' and 'decoder', the "
+            "stacks of this model",
+        ),
+        # The table has vectors of 32 numbers, and this part of the prompt is narrower.
+        (
+            "prompt_multitask",
+            {"how": "concatenate_features", "tasks": 2, "sentinel": 63, "task_features": 8},
+            "32 numbers, but the prompt needs 24",
+        ),
+    ],
+)  # fmt: skip
+def test_prompt_modules(site, module, settings, expected, complaint):
+    points = {f"prompt_{name}": f"wrong:{name.title()}" for name in ("late", "mean", "narrow")}
+    site.distribution("wrong", {"prompts": points}, {"wrong.py": MODULES})
+    flags = training_flags(**{f"plugins.{module}.{n}": value for n, value in settings.items()})
+    line = complaint(["train", *flags, f"--gin.PROMPT=@plugins.{module}"])
+    assert expected in line
+
+
 def bad_prompts(golden):
     prompt = golden("tiny_prompt")["encoder/prompt/prompt/prompt"]
 

@@ -248,9 +248,10 @@ def test_padding_does_not_change_an_answer_wherever_the_prompt_is(golden, frozen
     )
 
 
-def test_packed_batches_are_refused(golden, frozen, prompt):
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_packed_batches_are_refused(golden, frozen, prompt, side):
     forward = golden("forward_short")
     batch = {name: forward[name] for name in (*INPUTS, "decoder_loss_weights")}
-    batch["encoder_segment_ids"] = np.ones_like(batch["encoder_input_tokens"])
+    batch[f"{side}_segment_ids"] = np.ones_like(batch[f"{side}_input_tokens"])
     with pytest.raises(ValueError, match="packed"):
         make_model().loss(prompt, frozen, batch, None)

@@ -182,7 +182,7 @@ class EncoderDecoderModel:
           Two float32 scalars: the loss as normalised for training, with the prompt's penalty, and
           the sum of the same loss, without it, divided by the sum of the loss weights.
         """
-        check_not_packed(batch.get("encoder_segment_ids"))
+        check_not_packed(*(batch.get(f"{side}_segment_ids") for side in _SIDES))
         logits: Any = self.network.apply(
             _variables(frozen, prompt),
             batch["encoder_input_tokens"],
