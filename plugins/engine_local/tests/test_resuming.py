@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import random
@@ -18,6 +19,14 @@ from tiny import run_command, training_flags
 pytestmark = pytest.mark.slow
 
 STEPS, PERIOD = 20, 4
+
+# A module whose file is no plain prompt, with a part that is not trained; each label is a task.
+MULTITASK = {
+    "plugins.prompt_multitask.tasks": 2,
+    "plugins.prompt_multitask.sentinel": 63,
+    "plugins.prompt_multitask.frozen": ("shared",),
+    "toy/tasks.TextTask.inputs": "<extra_id_{label}> {text}",
+}
 
 # A hooks plugin that does what a test asks for in an environment variable, once.
 SABOTEUR = """
@@ -60,10 +69,11 @@ if what == "replace":
 """
 
 
-def flags(**changes):
-    return training_flags(
-        **{"TRAIN_STEPS": STEPS, "SAVE_PERIOD": PERIOD, "EVAL_PERIOD": STEPS, **changes}
-    )
+def flags(module="prompt_basic", **changes):
+    settings = {"TRAIN_STEPS": STEPS, "SAVE_PERIOD": PERIOD, "EVAL_PERIOD": STEPS}
+    if module == "prompt_multitask":
+        settings |= MULTITASK
+    return [*training_flags(**{**settings, **changes}), f"--gin.PROMPT=@plugins.{module}"]
 
 
 @pytest.fixture
@@ -71,9 +81,9 @@ def sabotage(project, site):
     """Runs the training of `project` with an accident."""
     site.distribution("saboteur", {"hooks": {"saboteur": "saboteur"}}, {"saboteur.py": SABOTEUR})
 
-    def run(what="", **changes):
+    def run(what="", module="prompt_basic"):
         return run_command(
-            ["train", *flags(**changes), "--hooks=saboteur"],
+            ["train", *flags(module), "--hooks=saboteur"],
             project,
             PYTHONPATH=str(site.folder),
             SABOTAGE=what,
@@ -83,11 +93,30 @@ def sabotage(project, site):
 
 
 @pytest.fixture(scope="module")
-def unbroken(make_project):
-    folder = make_project()
-    finished = run_command(["train", *flags(MODEL_DIR="unbroken")], folder)
-    assert finished.returncode == 0, finished.stderr
-    return np.load(folder / "unbroken" / f"prompt_{STEPS}.npy")
+def unbroken_arrays(make_project):
+    """A function that returns the arrays of a module's run that nothing stops."""
+
+    @functools.cache
+    def run(module):
+        folder = make_project()
+        finished = run_command(["train", *flags(module)], folder)
+        assert finished.returncode == 0, finished.stderr
+        return last_arrays(folder)
+
+    return run
+
+
+@pytest.fixture
+def unbroken(unbroken_arrays):
+    return unbroken_arrays("prompt_basic")["prompt"]
+
+
+def last_arrays(folder):
+    """Returns the arrays by name in the last prompt file of the run."""
+    (path,) = (folder / "run").glob(f"prompt_{STEPS}.[ns]*")
+    if path.suffix == ".npy":
+        return {"prompt": np.load(path)}
+    return safetensors.numpy.load_file(path)
 
 
 def resumed_from(finished):
@@ -110,23 +139,36 @@ def accidents(count):
             yield f"replace:{rng.randint(1, 3 + 2 * len(saves))}"
 
 
-@pytest.mark.slow
-def test_killed_anywhere_it_gives_the_same_prompt(project, unbroken, sabotage):
+@pytest.mark.parametrize(("module", "kills"), [("prompt_basic", 4), ("prompt_multitask", 2)])
+def test_killed_anywhere_it_gives_the_same_prompt(
+    project, unbroken_arrays, sabotage, module, kills
+):
+    unbroken = unbroken_arrays(module)
+    assert (
+        unbroken.keys()
+        == {
+            "prompt_basic": {"prompt"},
+            "prompt_multitask": {
+                f"encoder/prompt/{name}" for name in ("shared", "rows", "columns")
+            },
+        }[module]
+    )
     # More of them by hand: KILLS=20 pytest -k killed
-    for accident in accidents(int(os.environ.get("KILLS", "4"))):
+    for accident in accidents(int(os.environ.get("KILLS", kills))):
         shutil.rmtree(project / "run", ignore_errors=True)
-        killed = sabotage(accident)
+        killed = sabotage(accident, module)
         assert killed.returncode == -9, (accident, killed.stderr)
-        finished = sabotage()
+        finished = sabotage(module=module)
         assert finished.returncode == 0, (accident, finished.stderr)
         kind, _, when = accident.partition(":")
         if kind != "replace":
             lost = int(when) - resumed_from(finished)
             # A save in the background may be lost with the process, and so the steps since.
             assert lost <= PERIOD, accident
-        np.testing.assert_array_equal(
-            np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken, err_msg=accident
-        )
+        arrays = last_arrays(project)
+        assert arrays.keys() == unbroken.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, unbroken[name], err_msg=f"{accident}, {name}")
         assert not list((project / "run").glob("*.partial"))
         steps = [
             json.loads(line)["step"]
