@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from prompt_tuning_testing.strangers import STRANGERS
 from prompt_tuning_testing.wheels import Environment, build, build_wheel
@@ -52,6 +53,21 @@ plugins.init_ramp.limit = 10.0
 script.prompt.initializer = %INIT
 ''')
 print(prompt().tolist())
+"""
+
+
+TASK = """
+from __gin__ import dynamic_registration
+import prompt_tuning_tasks as tasks
+
+few/tasks.TextTask:
+  splits = {'train': 'rows.jsonl', 'validation': 'rows.jsonl'}
+  inputs = '{text}'
+  targets = '{label}'
+  metrics = ['accuracy']
+
+MIXTURE_OR_TASK_NAME = 'few'
+MIXTURE_OR_TASK_MODULE = None
 """
 
 
@@ -252,7 +268,7 @@ def test_a_strangers_initializer_is_used_from_gin(core_and_stranger: Environment
     assert json.loads(core_and_stranger.python(script)) == [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]
 
 
-def test_every_kind_of_stranger_is_used(everything: Environment, tmp_path: Path) -> None:
+def test_every_kind_of_stranger_is_found(everything: Environment) -> None:
     found = everything.plugins("--check")
     for kind, stranger in STRANGERS.items():
         for points in stranger.entry_points.values():
@@ -268,25 +284,68 @@ def test_every_kind_of_stranger_is_used(everything: Environment, tmp_path: Path)
     prompt = np.load(everything.folder / "prompt.npy")
     np.testing.assert_array_equal(prompt, [[1, 2, 3], [4, 5, 6]])
 
-    run_folder = tmp_path / "run"
-    printed = everything.prompt_tuning(
-        "train",
-        "--engine=local",
-        "--gin_file=runs/demo.gin",
-        "--gin.PROMPT=@plugins.prompt_rows",
-        "--gin.plugins.prompt_rows.prompt_init=@plugins.init_ramp()",
-        "--gin.plugins.init_ramp.limit=0.1",
-        "--gin.TRAIN_STEPS=3",
-        "--gin.HOOKS=['tell']",
-        f"--gin.MODEL_DIR={str(run_folder)!r}",
-    )
 
-    assert "a stranger saw step 3\n" in printed
-    facts = json.loads((run_folder / "prompt_3.json").read_text())
+@pytest.fixture(scope="module")
+def strangers_run(everything: Environment) -> Path:
+    """A run of all strangers' plugins in `local`, stopped at step 2 and resumed to step 3."""
+    folder = everything.folder
+    (folder / "task.gin").write_text(TASK)
+    (folder / "rows.jsonl").write_text('{"text": "a good film", "label": "positive"}\n' * 4)
+    for steps in (2, 3):
+        printed = everything.prompt_tuning(
+            "train",
+            "--engine=local",
+            *("--gin_file=runs/demo.gin", "--gin_file=task.gin"),
+            "--gin.PROMPT=@plugins.prompt_stranger",
+            "--gin.plugins.prompt_stranger.prompt_init=@plugins.init_ramp()",
+            "--gin.plugins.init_ramp.limit=0.1",
+            f"--gin.TRAIN_STEPS={steps}",
+            "--gin.BATCH_SIZE=4",
+            "--gin.HOOKS=['tell']",
+            "--gin.MODEL_DIR='run'",
+        )
+        assert f"a stranger saw step {steps}\n" in printed
+    assert "going on from step 2" in printed
+    return folder / "run"
+
+
+def test_a_run_records_the_strangers_that_it_used(strangers_run: Path) -> None:
+    facts = json.loads((strangers_run / "prompt_3.json").read_text())
+
     assert "MODEL/plugins.init_ramp.limit = 0.1" in facts["initializer"]
     used = [(plugin["kind"], plugin["name"], plugin["version"]) for plugin in facts["plugins"]]
-    strangers = {("initializer", "init_ramp"), ("prompt", "prompt_rows"), ("hooks", "tell")}
+    strangers = {("initializer", "init_ramp"), ("prompt", "prompt_stranger"), ("hooks", "tell")}
     assert {(*plugin, "0.3.0") for plugin in strangers} <= set(used)
+
+
+def test_a_strangers_prompt_module_is_trained_and_used(
+    everything: Environment, strangers_run: Path
+) -> None:
+    first, last = (load_file(strangers_run / f"prompt_{n}.safetensors") for n in (0, 3))
+    parts = ["seed"]
+    parts += [f"{name}/{part}" for name in ("layers_0", "keys") for part in ("kernel", "bias")]
+    names = {f"{side}/prompt/{part}" for side in ("encoder", "decoder") for part in parts}
+    assert names < set(last)
+    assert [name for name in last if np.array_equal(first[name], last[name])] == []
+    rows = map(json.loads, (strangers_run / "metrics.jsonl").read_text().splitlines())
+    assert [row["step"] for row in rows if row.get("train/penalty", 0) > 0] == [1, 2, 3]
+
+    def answer(command: str, *settings: str) -> None:
+        everything.prompt_tuning(
+            *(command, "--engine=local", "--gin_file=models/demo_prompt.gin"),
+            *("--gin_file=task.gin", f"--gin_file=runs/prompt_{command}.gin"),
+            *("--gin.PROMPT_FILE='run'", *(f"--gin.{setting}" for setting in settings)),
+        )
+
+    answer("eval", "EVAL_SPLIT='validation'", "EVAL_OUTPUT_DIR='eval'")
+    metrics = json.loads((everything.folder / "eval" / "few-validation-metrics.json").read_text())
+    provenance = json.loads((strangers_run / "prompt_3.json").read_text())
+    expected = provenance["metrics"]["validation"]
+    assert {name: metrics[name] for name in expected} == expected
+    (everything.folder / "texts.txt").write_text("a good film\nbad\n")
+    answer("infer", "INFER_INPUT_FILE='texts.txt'", "INFER_OUTPUT_DIR='infer'")
+    (answers,) = (everything.folder / "infer").glob("*.jsonl")
+    assert len(answers.read_text().splitlines()) == 2
 
 
 def test_a_third_engine_trains_with_its_own_gin_files(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.prompts import InputPrompt
+from prompt_tuning_testing.strange_prompt import Strange
 
 P, TASK_0 = 3, 60
 BOTH = ("encoder", "decoder")
@@ -58,37 +58,9 @@ VARIANTS = {
 FROZEN = {"wayward": {"target"}, **{n: {"shared"} for n in VARIANTS if n.startswith("multitask, ")}}
 
 
-class Stranger(InputPrompt):
-    """A stranger's: three points, a submodule used in `prefix` alone, and a list `layers`."""
-
-    sides: tuple[str, ...] = BOTH
-
-    def setup(self):
-        self.layers = [nn.Dense(self.stack.width) for _ in range(self.stack.layers)]
-        self.keys = nn.Dense(self.stack.heads * self.stack.head_width)
-        self.seed = self.parameter("seed", self.prompt_init, (self.length, self.stack.width))
-
-    def rows(self, tokens, embedded):
-        return self.seed[None]
-
-    def layer(self, layer, hidden, state):
-        added = self.layers[layer](self.seed).astype(hidden.dtype)
-        return hidden.at[:, : self.length].add(0.1 * added)
-
-    def prefix(self, layer, attention, state):
-        keys = self.keys(self.seed + layer).reshape(1, self.length, self.stack.heads, -1)
-        return keys, -keys
-
-    def penalty(self):
-        return 0.01 * (self.seed**2).sum()
-
-    def report(self):
-        return {"size": abs(self.seed).max()}
-
-
 def factory(variant, **fields):
     """Returns the factory of a variant's prompt module."""
-    plugin, own = (Stranger, {}) if variant == "stranger" else VARIANTS[variant]
+    plugin, own = (Strange, {}) if variant == "stranger" else VARIANTS[variant]
     if isinstance(plugin, str):
         plugin = registry.process_registry().load("prompt", plugin)
     return lambda: plugin(P, **{"prompt_init": normal, **own, **fields})

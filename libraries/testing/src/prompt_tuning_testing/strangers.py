@@ -90,22 +90,6 @@ def init_ramp(limit=1.0):
     return initializer
 '''
 
-_PROMPT = """\
-from prompt_tuning_core.prompts import InputPrompt
-
-
-class Rows(InputPrompt):
-    def setup(self):
-        width = self.stack.width
-        self.prompt = self.parameter("rows", self.prompt_init, (self.length, width))
-
-    def rows(self, tokens, embedded):
-        return self.prompt[None]
-
-    def matrix(self):
-        return self.prompt
-"""
-
 _HOOKS = """\
 from prompt_tuning_core.hookspecs import hookimpl
 
@@ -208,9 +192,9 @@ STRANGERS: dict[str, Stranger] = {
     ),
     "prompt": Stranger(
         "a-strangers-prompt",
-        {"prompts": {"prompt_rows": "a_strangers_prompt:Rows"}},
-        {"__init__.py": _PROMPT},
-        "A plain prompt",
+        {"prompts": {"prompt_stranger": "a_strangers_prompt:Strange"}},
+        {"__init__.py": Path(__file__).with_name("strange_prompt.py").read_text()},
+        "A prompt that acts at four points",
     ),
     "hooks": Stranger(
         "a-strangers-hooks",
