@@ -213,7 +213,7 @@ def test_randomness_is_on_in_training_only(engines, remat):
 
 @pytest.fixture(scope="module")
 def layouts():
-    """How far each variant's prompt is from one device's, by variant and layout of devices."""
+    """Returns the distance of each variant's prompt from one device's, by layout of devices."""
     here = Path(__file__).parent
     command = [sys.executable, str(here / "variant_layouts.py"), *VARIANTS, "stranger"]
     helpers = os.pathsep.join([str(here), *sys.path])

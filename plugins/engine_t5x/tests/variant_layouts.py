@@ -18,7 +18,7 @@ from prompt_tuning_engine_t5x.partitioning import prompt_axis_rules
 
 STEPS = 2
 LAYOUTS = {"8x1": 1, "2x4": 4}
-"""Of the 8 devices, so many hold parts of one model."""
+"""The number of devices that hold parts of one model, by layout."""
 
 
 def steps_on(variant, prompt, batch, model_parallel):

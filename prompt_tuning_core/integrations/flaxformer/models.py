@@ -132,18 +132,10 @@ class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
                 decoder_input_tokens = jnp.concatenate([in_prompt, decoder_input_tokens], axis=1)
             if makes_cache or not decode:
                 decoder_target_tokens = jnp.concatenate([in_prompt, decoder_target_tokens], axis=1)
+        tokens = (decoder_input_tokens, decoder_target_tokens, None, None)
         with source_tokens(encoder_input_tokens):
             logits = super().decode(
-                encoded,
-                attended,
-                decoder_input_tokens,
-                decoder_target_tokens,
-                None,
-                None,
-                *args,
-                decode=decode,
-                prefill=prefill,
-                **kwargs,
+                encoded, attended, *tokens, *args, decode=decode, prefill=prefill, **kwargs
             )
         return logits[:, -length:]
 

@@ -61,25 +61,43 @@ def adafactor(
         min_dim_size_to_factor=128,
     )
 
-    def init(params: optax.Params) -> optax.OptState:
-        _factor_of_each(params, factors)
-        return inner.init(_matrices_or_vectors(params))
+    of_arrays = _as_matrices_or_vectors(inner)
+    if not factors:
+        return of_arrays
+    decay = optax.add_decayed_weights(-(weight_decay_rate or 0.0))
+    return optax.chain(of_arrays, _scale_by_name(factors), decay)
+
+
+def _as_matrices_or_vectors(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Gives a transformation vectors for arrays that are no matrices: optax would factor rank 3."""
+
+    def flat(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf.reshape(-1), tree)
 
     def update(
         gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        flat, state = inner.update(
-            _matrices_or_vectors(gradients), state, _matrices_or_vectors(params)
-        )
-        updates = jax.tree.map(lambda new, old: new.reshape(old.shape), flat, gradients)
-        if factors:
-            scales = _factor_of_each(gradients, factors)
-            updates = jax.tree.map(lambda update, scale: update * scale, updates, scales)
-            if weight_decay_rate is not None:
-                updates = jax.tree.map(
-                    lambda update, old: update - weight_decay_rate * old, updates, params
-                )
-        return updates, state
+        updates, state = inner.update(flat(gradients), state, flat(params))
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), updates, gradients), state
+
+    return optax.GradientTransformation(lambda params: inner.init(flat(params)), update)
+
+
+def _scale_by_name(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies the update of each parameter by the factor that its name has."""
+
+    def init(params: optax.Params) -> optax.OptState:
+        _factor_of_each(params, factors)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
+        scales = _factor_of_each(updates, factors)
+        return jax.tree.map(lambda one, scale: one * scale, updates, scales), state
 
     return optax.GradientTransformation(init, update)
 
@@ -140,8 +158,3 @@ def _factor_of_each(tree: Any, factors: Sequence[tuple[str, float]]) -> Any:
                 f"that an earlier pair leaves: {', '.join(names)}"
             )
     return found
-
-
-def _matrices_or_vectors(tree: Any) -> Any:
-    """Reshapes arrays that are no matrices to vectors, since optax would factor rank 3."""
-    return jax.tree.map(lambda leaf: leaf if leaf.ndim == 2 else leaf.reshape(-1), tree)
