@@ -81,9 +81,8 @@ def test_t5x_itself_trains_saves_and_restores(variant, trained):
     for name, leaf in last.items():
         assert np.array_equal(leaf, second[name]) == (name in fixed)
         assert np.array_equal(second[name], first[name]) == (name in fixed)
-        # Training went on from the saved values and not from new ones.
-        moved = np.abs(leaf - second[name]).max()
-        assert moved < 1.0, name
+        # Training went on from the saved values: a step moves an array by 0.3 at most, on average.
+        assert np.sqrt(np.mean((leaf - second[name]) ** 2)) < 2 * 0.31, name
 
 
 def answers(folder: Path, engine: str) -> list[str]:
@@ -105,7 +104,7 @@ def test_both_engines_give_the_same_answers_from_the_file(trained):
     assert len(set(found)) > 1
 
 
-def test_t5x_itself_evaluates_and_infers_with_the_runs_checkpoint(trained, variant):
+def test_t5x_itself_evaluates_and_infers_with_the_runs_checkpoint(trained):
     (trained / "toy_task.py").write_text(runs.TASK_MODULE)
     settings = {
         **runs.TINY,
@@ -124,10 +123,12 @@ def test_t5x_itself_evaluates_and_infers_with_the_runs_checkpoint(trained, varia
         own = {**settings, output: str(trained / f"of_{action}"), **more}
         flags = runs.gin_flags(files, own, {"BATCH_SIZE": None})
         runs.run(runs.t5x_itself(action, flags), trained, PYTHONPATH=str(trained))
-    (file,) = (trained / "of_eval" / "inference_eval").glob("toy-0*.jsonl")
-    (second,) = (trained / "of_infer").glob("toy-predict.jsonl*")
     evaluated, inferred = (
-        [json.loads(row)["prediction"] for row in one.read_text().splitlines()]
-        for one in (file, second)
+        [json.loads(row)["prediction"] for file in sorted(files) for row in file.open()]
+        for files in (
+            (trained / "of_eval" / "inference_eval").glob("toy-0*.jsonl"),
+            (trained / "of_infer").glob("toy-predict.jsonl-*"),
+        )
     )
-    assert evaluated == inferred
+    assert len(evaluated) == len(runs.ROWS)
+    assert sorted(evaluated) == sorted(inferred)  # T5X spreads the rows over files in turn.

@@ -153,11 +153,11 @@ class PromptEncoder(_PromptStack, t5_architecture.Encoder):
         Returns:
           `[B, S]` bool.
         """
-        return self.prompt.input_mask(tokens)
+        return self.prompt.input_mask(_ids(tokens))
 
     def embed_and_combine_inputs(self, tokens: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         """Embeds the tokens `[B, T]` with the prompt, `[B, S, H]`; see Flaxformer's method."""
-        return self._embedded(tokens, *args, prompt_tokens=tokens, **kwargs)
+        return self._embedded(tokens, *args, prompt_tokens=_ids(tokens), **kwargs)
 
     def __call__(
         self,
@@ -195,7 +195,7 @@ class PromptEncoder(_PromptStack, t5_architecture.Encoder):
             inputs, inputs_positions, enable_dropout=enable_dropout, **kwargs
         )
         real = self.input_mask(inputs)
-        state = self.prompt.start(inputs) if acts_in_layers(self.prompt) else None
+        state = self.prompt.start(_ids(inputs)) if acts_in_layers(self.prompt) else None
         with self._acting(state):
             encoded = self.encode_from_continuous_inputs(
                 embedded,
@@ -297,7 +297,7 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
         only where the cache is filled, so there the state is in the cache.
         """
         given = _SOURCE.get()
-        source = tokens if given is None else given
+        source = _ids(tokens if given is None else given)
         if not cached or not overrides(self.prompt, "start"):
             return self.prompt.start(source)
         if step and self.has_variable("cache", "prompt_state"):
@@ -330,9 +330,14 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
         return super().decode_from_continuous_inputs(embedded_inputs, *args, **kwargs)
 
 
+def _ids(tokens: jax.Array) -> jax.Array:
+    """Returns tokens as integers: T5X initializes an evaluation with floating ones."""
+    return jnp.asarray(tokens, jnp.int32)
+
+
 def _started(tokens: jax.Array) -> jax.Array:
     """Returns a decoder's tokens with 1 for the one at the start, which has the id of padding."""
-    return jnp.asarray(tokens).at[:, 0].set(1)
+    return _ids(tokens).at[:, 0].set(1)
 
 
 def _check_in_front(prompt: PromptModule) -> None:
