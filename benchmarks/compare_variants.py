@@ -223,6 +223,10 @@ def main() -> None:
     )
     results.add_output_flag(parser, "compare_variants")
     arguments = parser.parse_args()
+    if arguments.steps is not None and arguments.steps < 2:
+        parser.error(
+            f"--steps is {arguments.steps}, expected 2 or more: a step is timed from the last"
+        )
     arguments.variants = list(dict.fromkeys([PLAIN, *arguments.variants]))
 
     runs: dict[str, dict[str, Any]] = {}

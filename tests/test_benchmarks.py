@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import prompt_tuning_tasks as tasks
+from prompt_tuning_demo import model
+from prompt_tuning_files import vocabularies
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -97,3 +101,66 @@ def test_decoding_measures_each_batch_size(script, tmp_path):
     assert all(
         len(figures["whole_s"]) == len(figures["first_s"]) == 1 for figures in found.values()
     )
+
+
+SMALL_TASK = """from __gin__ import dynamic_registration
+
+import prompt_tuning_tasks as tasks
+
+include 'runs/demo.gin'
+
+small/tasks.TextTask:
+  splits = {{'train': '{rows}', 'validation': '{rows}', 'test': '{rows}'}}
+  inputs = '{{text}}'
+  targets = '{{label}}'
+MIXTURE_OR_TASK_NAME = 'small'
+TASK_FEATURE_LENGTHS = {{'inputs': 8, 'targets': 4}}
+"""
+
+
+@pytest.mark.slow
+def test_variants_are_compared_and_finished_runs_are_not_repeated(
+    script, monkeypatch, tmp_path, capfd
+):
+    compare_variants = script("compare_variants")
+    rows, gin = tmp_path / "rows.tsv", tmp_path / "small.gin"
+    rows.write_text("text\tlabel\n" + "a great film\tpositive\na bad film\tnegative\n" * 32)
+    gin.write_text(SMALL_TASK.format(rows=rows))
+    monkeypatch.setattr(compare_variants, "TASKS", {"demo_reviews": str(gin)})
+
+    def compare(steps):
+        flags = [
+            "--variants=prompt_wayward", "--seeds=0", f"--steps={steps}", f"--runs={tmp_path}",
+            f"--output={tmp_path / 'compared.json'}",
+        ]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["compare_variants.py", *flags])
+        compare_variants.main()
+        return capfd.readouterr().out
+
+    table = compare(8)
+    report = json.loads((tmp_path / "compared.json").read_text())
+    # A prompt of 20 x 128; the wayward one has a target as well, which is not trained.
+    assert {name: one["trained_parameters"] for name, one in report["variants"].items()} == {
+        "prompt_basic": 2560,
+        "prompt_wayward": 2560,
+    }
+    assert "| `prompt_wayward` | 2,560 |" in table
+    assert [run["steps"] for run in report["runs"]] == [8, 8]
+    assert all(run["median_step_s"] > 0 for run in report["runs"])
+    assert all(run["untrained"] < run["held_out"] for run in report["runs"])
+
+    monkeypatch.setattr(compare_variants.subprocess, "run", None)
+    assert compare(8) == table
+    with pytest.raises(SystemExit, match="holds a run with other settings"):
+        compare(9)
+
+
+def test_the_multitask_prompt_finds_its_sentinel_in_front_of_the_demo_sentences(script):
+    script("sentinel_tasks")
+    vocabulary = vocabularies.SentencePieceVocabulary(str(model.vocabulary_path()))
+    for name in script("compare_variants").TASKS:
+        with_sentinel, without = (
+            vocabulary.encode(tasks.get(one).examples("test")[0].inputs)
+            for one in (f"{name}_sentinel", name)
+        )
+        assert with_sentinel == [4095, *without]
