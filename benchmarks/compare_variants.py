@@ -18,7 +18,7 @@ import statistics
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,26 +167,30 @@ def _train_times(content: bytes) -> Iterator[float]:
 
 
 def summary_of(runs: dict[str, dict[str, Any]], variant: str) -> dict[str, Any]:
-    """Returns the figures of a variant, over all of its runs."""
-    own = {name: figures for name, figures in runs.items() if figures["variant"] == variant}
-    tasks = {}
-    for task in dict.fromkeys(figures["task"] for figures in own.values()):
-        scores = [figures["held_out"] for figures in own.values() if figures["task"] == task]
-        tasks[task] = {
-            "mean": round(statistics.fmean(scores), 4),
-            "least": min(scores),
-            "most": max(scores),
-        }
-    ratios = [
-        figures["median_step_s"]
-        / runs[name_of(PLAIN, figures["task"], figures["seed"])]["median_step_s"]
-        for figures in own.values()
-    ]
+    """Returns the figures of a variant, over all of its runs.
+
+    The time of a step is relative to the plain prompt's of the same task and seed, a median over
+    tasks and seeds.
+    """
+    own = [figures for figures in runs.values() if figures["variant"] == variant]
+    scores: dict[str, list[float]] = {}
+    ratios = []
+    for figures in own:
+        scores.setdefault(figures["task"], []).append(figures["held_out"])
+        plain = runs[name_of(PLAIN, figures["task"], figures["seed"])]
+        ratios.append(figures["median_step_s"] / plain["median_step_s"])
     return {
-        "trained_parameters": next(iter(own.values()))["trained_parameters"],
-        "held_out": tasks,
-        "step_over_plain": round(statistics.median(ratios), 2),
+        "trained_parameters": own[0]["trained_parameters"],
+        "held_out": {task: _spread(values, statistics.fmean, 4) for task, values in scores.items()},
+        "step_over_plain": _spread(ratios, statistics.median, 2),
     }
+
+
+def _spread(
+    values: list[float], middle: Callable[[list[float]], float], digits: int
+) -> dict[str, float]:
+    found = {"middle": middle(values), "least": min(values), "most": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
 
 
 def name_of(variant: str, task: str, seed: int) -> str:
@@ -199,16 +203,15 @@ def markdown(summary: dict[str, dict[str, Any]], tasks: list[str]) -> str:
     heads = ["variant", "trained parameters", *(f"`{task}`" for task in tasks), "step"]
     lines = [heads, ["---"] * len(heads)]
     for variant, figures in summary.items():
-        scores = [figures["held_out"][task] for task in tasks]
-        lines.append(
-            [
-                f"`{variant}`",
-                f"{figures['trained_parameters']:,}",
-                *(f"{s['mean']:.3f} ({s['least']:.3f} to {s['most']:.3f})" for s in scores),
-                f"{figures['step_over_plain']:.2f}",
-            ]
-        )
+        cells = [f"`{variant}`", f"{figures['trained_parameters']:,}"]
+        cells += [_cell(figures["held_out"][task], 3) for task in tasks]
+        lines.append([*cells, _cell(figures["step_over_plain"], 2)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(spread: dict[str, float], digits: int) -> str:
+    middle, least, most = (f"{spread[name]:.{digits}f}" for name in ("middle", "least", "most"))
+    return f"{middle} ({least} to {most})"
 
 
 def main() -> None:
