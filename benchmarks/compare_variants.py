@@ -10,26 +10,34 @@ and the fields of a variant are its defaults. Runs that have finished in `--runs
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
-import math
 import os
 import statistics
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import jax
+import numpy as np
 
 import results
 from prompt_tuning_core import registry
+from prompt_tuning_demo import base, demo_tasks
+from prompt_tuning_demo import model as demo_model
+from prompt_tuning_engine_local.data import batching
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_files import prompt_files
+from training_loop import TrainingLoop
 
 PLAIN = "prompt_basic"
 METRIC = "eval/exact_match"
+BATCH_SIZE = 64
+SENTINEL = 4095
+"""The id of <extra_id_0> in the demo's vocabulary."""
 TASKS = {"demo_reviews": "runs/demo.gin", "demo_plot_or_review": "runs/demo_plot_or_review.gin"}
 
 # What a variant needs to run at all; `{task}` is the task's name, `{text}` its text below.
@@ -109,109 +117,114 @@ def figures_of(folder: Path, gin: str) -> dict[str, Any]:
     )  # fmt: skip
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     scores = [row[METRIC] for row in rows if METRIC in row]
-    seconds = step_seconds(folder)
     figures = {
         "steps": rows[-1]["step"],
         "untrained": round(scores[0], 4),
         "held_out": round(scores[-1], 4),
-        "trained_parameters": trained_parameters(folder),
-        "median_step_s": round(statistics.median(seconds), 5),
-        "load_after": round(os.getloadavg()[0], 2),
     }
     prompt_files.write_json(file, {"gin": gin, **figures})
     return figures
 
 
-def trained_parameters(run: Path) -> int:
-    """Returns how many numbers of the prompt module the run trained."""
-    prompt = prompt_files.newest(run)
-    assert prompt is not None
-    file = prompt.with_suffix(".safetensors")
-    if not file.exists():
-        return prompt_files.load(prompt).size
-    plugin = json.loads(prompt.with_suffix(".json").read_text())["prompt_module"]["plugin"]
-    module = registry.process_registry().load("prompt", plugin)()
-    with safetensors.safe_open(file, "np") as tensors:
-        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-    # Without `prompt`, the matrix that a module amounts to.
-    return sum(
-        math.prod(shape)
-        for name, shape in shapes.items()
-        if "/prompt/" in name and module.is_trained(name.partition("/prompt/")[2])
+def steps_in_turn(variants: Sequence[str], count: int) -> dict[str, dict[str, Any]]:
+    """Times training steps of all variants, in turn.
+
+    Whole runs, one after another, would meet different loads of a shared machine.
+
+    Returns:
+      For each variant how many numbers it trains, and the seconds of each step.
+    """
+    models = {variant: model_of(variant) for variant in variants}
+    batch = median_batch(models[PLAIN])
+    loops = {
+        variant: TrainingLoop(model, demo_model.checkpoint_path())
+        for variant, model in models.items()
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for variant, loop in loops.items():
+        loop.step(batch)  # Compiles.
+        trained, _ = models[variant].split(loop.prompt)
+        found[variant] = {
+            "trained_parameters": sum(leaf.size for leaf in trained.values()),
+            "step_s": [],
+        }
+    for _ in range(count):
+        for variant, loop in loops.items():
+            found[variant]["step_s"].append(round(loop.step(batch), 5))
+    return found
+
+
+def median_batch(model: EncoderDecoderModel) -> batching.Batch:
+    """Returns a batch of the demo, of the median length of 32; its inputs begin with a sentinel."""
+    sentences = demo_tasks.DEMO_REVIEWS.examples("train")[: 32 * BATCH_SIZE]
+    examples = batching.tokenize(sentences, model.vocabulary, base.LENGTHS, "demo_reviews")
+    stream = batching.training_batches([examples], base.LENGTHS, BATCH_SIZE, seed=0)
+    batches = sorted(
+        itertools.islice(stream, 32), key=lambda one: one["encoder_input_tokens"].shape[1]
     )
+    tokens = np.array(batches[16]["encoder_input_tokens"])
+    tokens[:, 0] = SENTINEL
+    return {**batches[16], "encoder_input_tokens": tokens}
 
 
-def step_seconds(run: Path) -> list[float]:
-    """Returns the time from each training step to the next, of the run's file for TensorBoard."""
-    return [
-        seconds
-        for file in sorted((run / "tensorboard").iterdir())
-        for seconds in _between(list(_train_times(file.read_bytes())))
-    ]
+def model_of(variant: str) -> EncoderDecoderModel:
+    """Returns the demo's model with this prompt module."""
+    normal = jax.nn.initializers.normal(0.05)
+    fields: dict[str, dict[str, Any]] = {
+        "prompt_multitask": {"tasks": 1, "sentinel": SENTINEL},
+        "prompt_wayward": {"target_init": normal},
+    }
+    module = functools.partial(
+        registry.process_registry().load("prompt", variant),
+        length=base.PROMPT_LENGTH,
+        prompt_init=normal,
+        **fields.get(variant, {}),
+    )
+    plain = base.make_model(normal)
+    return EncoderDecoderModel(plain.config, plain.vocabulary, module, plain.z_loss)
 
 
-def _between(times: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
-
-
-def _train_times(content: bytes) -> Iterator[float]:
-    from tensorboardX.proto import event_pb2
-
-    while content:
-        # A record: its length in 8 bytes, a checksum in 4, itself, a checksum in 4.
-        end = 12 + struct.unpack("<Q", content[:8])[0]
-        event = event_pb2.Event.FromString(content[12:end])
-        if any(value.tag == "train/loss" for value in event.summary.value):
-            yield event.wall_time
-        content = content[end + 4 :]
-
-
-def summary_of(runs: dict[str, dict[str, Any]], variant: str) -> dict[str, Any]:
+def summary_of(
+    runs: Sequence[Mapping[str, Any]], steps: Mapping[str, Mapping[str, Any]], variant: str
+) -> dict[str, Any]:
     """Returns the figures of a variant, over all of its runs.
 
-    The time of a step is relative to the plain prompt's of the same task and seed, a median over
-    tasks and seeds.
+    The time of a step is relative to the plain prompt's of the same turn.
     """
-    own = [figures for figures in runs.values() if figures["variant"] == variant]
     scores: dict[str, list[float]] = {}
-    ratios = []
-    for figures in own:
-        scores.setdefault(figures["task"], []).append(figures["held_out"])
-        plain = runs[name_of(PLAIN, figures["task"], figures["seed"])]
-        ratios.append(figures["median_step_s"] / plain["median_step_s"])
+    for run in runs:
+        if run["variant"] == variant:
+            scores.setdefault(run["task"], []).append(run["held_out"])
+    taken = zip(steps[variant]["step_s"], steps[PLAIN]["step_s"], strict=True)
     return {
-        "trained_parameters": own[0]["trained_parameters"],
-        "held_out": {task: _spread(values, statistics.fmean, 4) for task, values in scores.items()},
-        "step_over_plain": _spread(ratios, statistics.median, 2),
+        **steps[variant],
+        "held_out": {
+            task: {
+                "mean": round(statistics.fmean(values), 4),
+                "least": min(values),
+                "most": max(values),
+            }
+            for task, values in scores.items()
+        },
+        "step_over_plain": round(statistics.median(own / plain for own, plain in taken), 2),
     }
 
 
-def _spread(
-    values: list[float], middle: Callable[[list[float]], float], digits: int
-) -> dict[str, float]:
-    found = {"middle": middle(values), "least": min(values), "most": max(values)}
-    return {name: round(value, digits) for name, value in found.items()}
-
-
-def name_of(variant: str, task: str, seed: int) -> str:
-    """Returns the name of a run."""
-    return f"{task}_{variant}_{seed}"
-
-
-def markdown(summary: dict[str, dict[str, Any]], tasks: list[str]) -> str:
+def markdown(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> str:
     """Returns the table for the documentation."""
     heads = ["variant", "trained parameters", *(f"`{task}`" for task in tasks), "step"]
     lines = [heads, ["---"] * len(heads)]
     for variant, figures in summary.items():
-        cells = [f"`{variant}`", f"{figures['trained_parameters']:,}"]
-        cells += [_cell(figures["held_out"][task], 3) for task in tasks]
-        lines.append([*cells, _cell(figures["step_over_plain"], 2)])
+        scores = [figures["held_out"][task] for task in tasks]
+        lines.append(
+            [
+                f"`{variant}`",
+                f"{figures['trained_parameters']:,}",
+                *(f"{s['mean']:.3f} ({s['least']:.3f} to {s['most']:.3f})" for s in scores),
+                f"{figures['step_over_plain']:.2f}",
+            ]
+        )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(spread: dict[str, float], digits: int) -> str:
-    middle, least, most = (f"{spread[name]:.{digits}f}" for name in ("middle", "least", "most"))
-    return f"{middle} ({least} to {most})"
 
 
 def main() -> None:
@@ -221,30 +234,28 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of each run; by default the demo's own")
+    parser.add_argument("--timed-steps", type=int, default=30, help="of each variant, in turn")
     parser.add_argument(
         "--runs", type=Path, default=Path("out/compare_variants"), help="where the runs go"
     )
     results.add_output_flag(parser, "compare_variants")
     arguments = parser.parse_args()
-    if arguments.steps is not None and arguments.steps < 2:
-        parser.error(
-            f"--steps is {arguments.steps}, expected 2 or more: a step is timed from the last"
-        )
     arguments.variants = list(dict.fromkeys([PLAIN, *arguments.variants]))
 
-    runs: dict[str, dict[str, Any]] = {}
-    # Variants innermost, so that all of a task and a seed meet a similar load of the machine.
+    runs = []
+    # Variants innermost: where this is stopped early, all have the same seeds.
     for seed, task, variant in itertools.product(
         arguments.seeds, arguments.tasks, arguments.variants
     ):
-        name = name_of(variant, task, seed)
+        name = f"{task}_{variant}_{seed}"
         gin = gin_of(variant, task, seed, arguments.steps)
         found = figures_of(arguments.runs.resolve() / name, gin)
-        runs[name] = {"variant": variant, "task": task, "seed": seed, **found}
+        runs.append({"variant": variant, "task": task, "seed": seed, **found})
         print(name, found, file=sys.stderr, flush=True)
-    summary = {variant: summary_of(runs, variant) for variant in arguments.variants}
+    steps = steps_in_turn(arguments.variants, arguments.timed_steps)
+    summary = {variant: summary_of(runs, steps, variant) for variant in arguments.variants}
     del arguments.runs  # A path of this machine.
-    results.write(arguments, {"variants": summary, "runs": list(runs.values())})
+    results.write(arguments, {"variants": summary, "runs": runs})
     print(markdown(summary, arguments.tasks))
 
 
