@@ -199,6 +199,105 @@ def test_train_steps_may_be_raised(project, unbroken):
     assert f"TRAIN_STEPS is 8, and the run in run has reached step {STEPS}" in lowered.stderr
 
 
+SCHEDULE = """
+from __gin__ import dynamic_registration
+import optax
+from prompt_tuning_engine_local.model import optimizers
+
+optimizers.adafactor.learning_rate = @optax.cosine_decay_schedule()
+optax.cosine_decay_schedule.init_value = 0.3
+optax.cosine_decay_schedule.decay_steps = %TRAIN_STEPS
+"""
+
+
+@pytest.fixture
+def train(project, main, monkeypatch):
+    """Trains in this process; returns the exit code and standard error."""
+    monkeypatch.chdir(project)
+
+    def command(*more, **changes):
+        code, _, error = main("train", *training_flags(**changes), *more)
+        return code, error
+
+    return command
+
+
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_a_change_that_reaches_the_steps_is_refused_unless_it_is_allowed(project, train):
+    (project / "schedule.gin").write_text(SCHEDULE)
+    schedule = "--gin_file=schedule.gin"
+    assert train(schedule, TRAIN_STEPS=2)[0] == 0
+    code, error = train(schedule, TRAIN_STEPS=4)
+    assert code == 2
+    assert (
+        "there TRAIN_STEPS is 2, and here 4 (which sets optax.cosine_decay_schedule.decay_steps); "
+        "give another directory, or the same value, or allow it: ALLOW_CHANGES = ['TRAIN_STEPS']"
+    ) in error
+    code, error = train(schedule, TRAIN_STEPS=4, ALLOW_CHANGES=["TRAIN_STEP"])
+    assert code == 2
+    assert "ALLOW_CHANGES has 'TRAIN_STEP', and no binding" in error
+    assert "did you mean 'TRAIN_STEPS'" in error
+    code, error = train(schedule, TRAIN_STEPS=4, ALLOW_CHANGES=["TRAIN_STEPS"])
+    assert code == 0, error
+    facts = json.loads((project / "run" / "prompt_4.json").read_text())
+    assert facts["changes"] == [{"step": 2, "name": "TRAIN_STEPS", "before": "2", "after": "4"}]
+    # What is only reported may change, and the changes of before stay on record.
+    reported = {"toy/tasks.TextTask.metrics": ["accuracy"], "EVAL_PERIOD": 1, "TRAIN_STEPS": 4}
+    code, error = train(schedule, **reported)
+    assert code == 0, error
+    facts = json.loads((project / "run" / "run.json").read_text())
+    assert [change["step"] for change in facts["changes"]] == [2]
+
+
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.parametrize(
+    ("periods", "found"),
+    [
+        (2, "encoder/prompt/prompt/prompt is not finite after step 2"),
+        (4, "the loss is nan at step 3"),
+    ],
+)
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(project, train, periods, found):
+    rate = "optimizers.adafactor.learning_rate"
+    # In the first case, the step that diverges is the last one.
+    changes = {"TRAIN_STEPS": periods, "EVAL_PERIOD": periods, "SAVE_PERIOD": periods}
+    code, error = train(**changes, **{rate: 3e38})
+    assert code == 2
+    assert f"{found}; the last prompt saved is run/prompt_0.npy; lower" in error
+    assert [path.name for path in (project / "run").glob("*.npy")] == ["prompt_0.npy"]
+    code, error = train(ALLOW_CHANGES=[rate], **changes, **{rate: 0.3})
+    assert code == 0, error
+    code, error = train(MODEL_DIR="unbroken", **changes, **{rate: 0.3})
+    assert code == 0, error
+    resumed, unbroken = (
+        np.load(project / name / f"prompt_{periods}.npy") for name in ("run", "unbroken")
+    )
+    np.testing.assert_array_equal(resumed, unbroken)
+
+
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_the_best_prompt_is_one_with_a_number(project, train, site):
+    """The first value is NaN, as a correlation of equal answers is, and JSON has no NaN."""
+    source = (
+        "import math\ncalls = []\n"
+        "def odd(targets, predictions):\n"
+        "    calls.append(1)\n"
+        "    return {'odd': math.nan if len(calls) == 1 else 1 / len(calls)}\n"
+    )
+    (site.folder / "odd_metric.py").write_text(source)
+    (project / "odd.gin").write_text(
+        "from __gin__ import dynamic_registration\nimport odd_metric\n"
+        "import prompt_tuning_tasks as tasks\ntoy/tasks.TextTask.metrics = [@odd_metric.odd]\n"
+    )
+    code, error = train("--gin_file=odd.gin", BEST_METRIC="odd")
+    assert code == 0, error
+    best = json.loads((project / "run" / "best_prompt.json").read_text())
+    assert best["step"] == 2
+    first = json.loads((project / "run" / "prompt_0.json").read_text())
+    assert first["metrics"] == {"validation": {"odd": None}}
+    assert "NaN" not in (project / "run" / "metrics.jsonl").read_text()
+
+
 def test_a_damaged_state_is_left_for_the_one_before(project, unbroken, sabotage):
     sabotage("SIGTERM:14")
     for path in (project / "run" / "state" / "14").rglob("*"):
@@ -206,7 +305,8 @@ def test_a_damaged_state_is_left_for_the_one_before(project, unbroken, sabotage)
             path.write_bytes(path.read_bytes()[:10])
     finished = sabotage()
     assert finished.returncode == 0, finished.stderr
-    assert "the state of step 14 cannot be read and is removed" in finished.stderr
+    assert "the state of step 14 is damaged" in finished.stderr
+    assert (project / "run" / "damaged_state_14_1").is_dir()
     assert resumed_from(finished) == 12
     np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
 
@@ -214,7 +314,8 @@ def test_a_damaged_state_is_left_for_the_one_before(project, unbroken, sabotage)
 def test_a_full_disk_is_said_and_what_was_saved_stays(project, unbroken, sabotage):
     stopped = sabotage("full:6")
     assert stopped.returncode == 2, stopped.stderr
-    assert stopped.stderr.count("\n") == 2, stopped.stderr  # The other line warns of the table.
+    # The other lines warn of the table and of the curves.
+    assert stopped.stderr.count("\n") == 3, stopped.stderr
     assert "MODEL_DIR run: cannot be written to" in stopped.stderr
     assert not list((project / "run").glob(".*.partial"))
     finished = sabotage()

@@ -21,7 +21,13 @@ import numpy as np
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import formats, prompt_files, safetensors_prompts, vocabularies
+from prompt_tuning_files import (
+    formats,
+    prompt_files,
+    safetensors_prompts,
+    strict_json,
+    vocabularies,
+)
 from prompt_tuning_files.formats import SavedModule
 
 if TYPE_CHECKING:
@@ -111,7 +117,7 @@ def encoded(
     tensors = {name: np.ascontiguousarray(a, "<f4") for name, a in parameters.items()}
     metadata = {"module": json.dumps({**description, "sha256": _checksum(tensors)})}
     if matrix is None:
-        metadata["provenance"] = json.dumps(dict(provenance), ensure_ascii=False)
+        metadata["provenance"] = strict_json.dumps(dict(provenance))
     else:
         tensors["prompt"] = np.ascontiguousarray(matrix, "<f4")
         metadata.update(safetensors_prompts.metadata(matrix, provenance))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -69,7 +68,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = strict_json.dumps(value, indent=2) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
 

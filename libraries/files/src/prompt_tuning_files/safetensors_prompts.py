@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import prompt_files
+from prompt_tuning_files import prompt_files, strict_json
 from prompt_tuning_files.formats import Prompt
 from prompt_tuning_files.safetensors_header import SafetensorsHeader, read_tensor
 
@@ -53,7 +53,7 @@ def read(
 def metadata(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, str]:
     """Returns the metadata for a file with the prompt `array` `[P, H]` float32."""
     facts = prompt_files.with_checksum(array, provenance)
-    return {_PROVENANCE: json.dumps(facts, ensure_ascii=False)}
+    return {_PROVENANCE: strict_json.dumps(facts)}
 
 
 def encoded(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

@@ -1,16 +1,18 @@
-"""Strict reading of JSON: refuses a name that occurs twice, since one value would be lost."""
+"""Strict JSON: no name occurs twice, since one value would be lost, and no number is infinite."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import git_lfs
 
-__all__ = ["loads", "read_object", "unique"]
+__all__ = ["dumps", "loads", "read_object", "unique"]
 
 
 def read_object(path: str | os.PathLike[str], name: str) -> dict[str, Any]:
@@ -47,6 +49,24 @@ def loads(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def dumps(value: object, indent: int | None = None) -> str:
+    """Returns a value as JSON, with `null` for numbers that are not finite: JSON has none.
+
+    Args:
+      value: A JSON-serialisable value; tuples become lists.
+      indent: Spaces by which nested values are indented; None for one line.
+    """
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from prompt_tuning_engine_local.model.prompted_model import Params
 from prompt_tuning_engine_local.runs import preparing, reporting
 from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
-from prompt_tuning_files import prompt_files, trained_prompts
+from prompt_tuning_files import prompt_files, strict_json, trained_prompts
 from prompt_tuning_tasks import Mixture, TextTask
 
 
@@ -123,4 +122,4 @@ def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with prompt_files.atomic_write(path) as file:
         for row in rows:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            file.write((strict_json.dumps(row) + "\n").encode())

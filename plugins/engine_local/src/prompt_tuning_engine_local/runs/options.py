@@ -46,6 +46,10 @@ def _fraction(value: Any) -> bool:
 
 
 _TEXT = Check("a text in quotes", lambda value: isinstance(value, str) and value != "")
+_FOLDER = Check(
+    "the path of a folder on this machine, in quotes (T5X, --engine t5x, writes to buckets)",
+    lambda value: _TEXT.accepts(value) and "://" not in value,
+)
 _BOOL = Check("True or False", lambda value: isinstance(value, bool))
 _NAMES = Check(
     "a list of names, such as ['name']",
@@ -65,11 +69,11 @@ _LENGTHS = Check(
 
 MACROS: Mapping[str, Check] = {
     # Where things are.
-    "MODEL_DIR": _TEXT,
+    "MODEL_DIR": _FOLDER,
     "INITIAL_CHECKPOINT_PATH": _TEXT,
     "CHECKPOINT_PATH": _TEXT,
-    "EVAL_OUTPUT_DIR": _TEXT,
-    "INFER_OUTPUT_DIR": _TEXT,
+    "EVAL_OUTPUT_DIR": _FOLDER,
+    "INFER_OUTPUT_DIR": _FOLDER,
     "INFER_INPUT_FILE": _TEXT,
     "PROMPT_FILE": _TEXT.or_none(),
     "VOCABULARY_FILE": _TEXT.or_none(),
@@ -93,6 +97,7 @@ MACROS: Mapping[str, Check] = {
     "RANDOM_SEED": _SEED.or_none(" to draw one"),
     "NUM_DEVICES": _whole(1).or_none(" for all"),
     "HOOKS": _NAMES,
+    "ALLOW_CHANGES": _NAMES,
     # The model.
     "NUM_EMBEDDINGS": _whole(1),
     "EMBED_DIM": _whole(1),
@@ -200,6 +205,8 @@ class TrainingOptions(Options):
       eval_split: The split to evaluate on.
       shuffle: False takes the examples in the files' order (SHUFFLE).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
+      allow_changes: Names of bindings that may differ when the run is resumed; the prompt's
+        provenance lists these changes (ALLOW_CHANGES).
     """
 
     checkpoint_path: str = _set_by("INITIAL_CHECKPOINT_PATH")
@@ -217,6 +224,7 @@ class TrainingOptions(Options):
     eval_split: str = "validation"
     shuffle: bool = _set_by("SHUFFLE", default=True)
     pack: bool = _set_by("PACK", default=False)
+    allow_changes: Sequence[str] = _set_by("ALLOW_CHANGES", default=())
 
     def __post_init__(self) -> None:
         """Checks each field against the table, and that examples are not packed."""

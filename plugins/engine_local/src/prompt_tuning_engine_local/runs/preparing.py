@@ -50,6 +50,7 @@ class Prepared:
       directory: The output directory.
       earlier: The facts of the run in the directory; None for a new run.
       facts: The facts of this run, for the provenance of its prompts.
+      changes: The bindings that differ from the earlier run's, and may (ALLOW_CHANGES).
       hook: Calls the hooks plugins.
       loaded: The frozen model.
       task: The task or mixture.
@@ -63,6 +64,7 @@ class Prepared:
     directory: Path
     earlier: dict[str, Any] | None
     facts: dict[str, Any]
+    changes: Sequence[resuming.Change]
     hook: Any
     loaded: Loaded
     task: EngineTask
@@ -153,8 +155,11 @@ def prepare(options: TrainingOptions) -> Prepared:
         seed,
         batching.checksum(examples),
     )
+    changes: list[resuming.Change] = []
     if earlier is not None:
-        resuming.check_same_run(directory, earlier, facts)
+        changes = resuming.check_same_run(directory, earlier, facts, options.allow_changes)
+        if "changes" in earlier:
+            facts["changes"] = earlier["changes"]
     batches = batching.training_batches(
         examples,
         loaded.lengths,
@@ -166,7 +171,18 @@ def prepare(options: TrainingOptions) -> Prepared:
         target_bucketing=not options.model.counts_padding,
     )
     return Prepared(
-        directory, earlier, facts, hook, loaded, task, last, seed, prompt, batches, eval_sets
+        directory=directory,
+        earlier=earlier,
+        facts=facts,
+        changes=changes,
+        hook=hook,
+        loaded=loaded,
+        task=task,
+        last=last,
+        seed=seed,
+        prompt=prompt,
+        batches=batches,
+        eval_sets=eval_sets,
     )
 
 
@@ -195,9 +211,12 @@ def _usable_directory(model_dir: str) -> Path:
     if not state_store.is_writable(directory):
         raise InputError(f"MODEL_DIR {directory} is not a directory that can be written to")
     prompt = prompt_files.newest(directory)
-    if prompt is not None and not (directory / state_store.RUN_FILE).exists():
+    if (directory / state_store.RUN_FILE).exists():
+        return directory
+    if prompt is not None or state_store.has_states(directory):
+        found = "saved states" if prompt is None else prompt.name
         raise InputError(
-            f"MODEL_DIR {directory} holds {prompt.name} and no {state_store.RUN_FILE} that says "
-            "which run made it; give another directory"
+            f"MODEL_DIR {directory} holds {found} and no {state_store.RUN_FILE} that says which "
+            "run made it; give another directory"
         )
     return directory

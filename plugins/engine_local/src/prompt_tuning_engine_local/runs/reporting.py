@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
@@ -13,7 +15,9 @@ import rich.console
 import rich.progress
 import rich.table
 
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local import extras
+from prompt_tuning_files import strict_json
 from prompt_tuning_files.prompt_files import atomic_write
 
 LOSS = "loss_per_nonpadding_target_token"
@@ -24,7 +28,8 @@ class TrainingReport:
     """Shows metrics while training and keeps them.
 
     It also writes `metrics.jsonl` in the run's directory, one line for each step and each
-    evaluation. A resumed run reads its history from that file.
+    evaluation. A resumed run reads its history from that file. What cannot be written gives a
+    warning: no curve is worth a prompt.
 
     Args:
       directory: The run's directory.
@@ -39,6 +44,7 @@ class TrainingReport:
         self, directory: Path, console: rich.console.Console, resumed_at: int | None = None
     ) -> None:
         self.history: dict[str, dict[int, float]] = {}
+        self._has_failed = False
         self._console = console
         self._tensorboard = _TensorBoard(directory / "tensorboard", resumed_at)
         self._lines = self._reopen(directory / METRICS_FILE, resumed_at)
@@ -83,13 +89,29 @@ class TrainingReport:
 
     def flush(self) -> None:
         """Writes all metrics so far to the disk."""
-        self._lines.flush()
-        self._tensorboard.flush()
+        with self._attempt():
+            self._lines.flush()
+            self._tensorboard.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        self._lines.close()
-        self._tensorboard.close()
+        with self._attempt():
+            self._lines.close()
+            self._tensorboard.close()
+
+    @contextlib.contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """Lets a report fail, with one warning for the whole run."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True
+                warnings.warn(
+                    f"the curves of the run cannot be written ({error.strerror or error}); "
+                    "training goes on without them",
+                    stacklevel=3,
+                )
 
     def draw(self, path: Path) -> None:
         """Writes the curves of training loss and evaluation metrics as a PNG.
@@ -120,14 +142,15 @@ class TrainingReport:
         metrics.set(xlabel="step", ylabel="evaluation")
         if metrics.lines:
             metrics.legend()
-        with atomic_write(path) as file:
+        with self._attempt(), atomic_write(path) as file:
             figure.savefig(file, format="png", dpi=120)
 
     def _keep(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         named = {f"{group}/{name}": value for name, value in metrics.items()}
         self._remember(step, named)
-        self._lines.write(json.dumps({"step": step, **named}) + "\n")
-        self._tensorboard.write(step, named)
+        with self._attempt():
+            self._lines.write(strict_json.dumps({"step": step, **named}) + "\n")
+            self._tensorboard.write(step, named)
 
     def _remember(self, step: int, named: Mapping[str, float]) -> None:
         for name, value in named.items():
@@ -137,14 +160,16 @@ class TrainingReport:
         """Opens the file of metrics for appending; keeps its lines up to `resumed_at`."""
         kept = []
         if resumed_at is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    row = json.loads(line)
-                except ValueError:
-                    break  # A crash cut this line; the run repeats the steps after it.
-                if row["step"] <= resumed_at:
+                    row = dict(json.loads(line))
+                    step = int(row.pop("step"))
+                    values = {n: math.nan if v is None else float(v) for n, v in row.items()}
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    continue  # A crash cut this line, or it is damaged; no step depends on it.
+                if step <= resumed_at:
                     kept.append(line + "\n")
-                    self._remember(row.pop("step"), row)
+                    self._remember(step, values)
         with atomic_write(path) as file:
             file.write("".join(kept).encode())
         return path.open("a", encoding="utf-8")
@@ -171,6 +196,10 @@ class _TensorBoard:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
 
+        if directory.is_symlink():
+            raise InputError(
+                f"{directory} is a symbolic link, expected a folder of the run; remove it"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         self._event = event_pb2.Event
         self._writer = EventsWriter(str(directory / "events"))

@@ -1,46 +1,141 @@
-"""Checks that MODEL_DIR holds the same run before resuming it."""
+"""Checks that MODEL_DIR holds the same run before resuming it.
+
+A changed binding may resume a run if it reaches only parameters on which no step depends. A macro
+reaches each parameter whose value names it: TRAIN_STEPS the last step of the run, and the learning
+rate's schedule in a config that says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_files import provenance
 
-# These may change when a run resumes, since no step depends on them: the last step, the reports,
-# the files to keep, and paths (the model is compared by its checksum).
-_CHANGEABLE = {
-    "total_steps", "relative_steps", "eval_period", "save_period", "keep_checkpoints",
-    "best_metric", "hooks", "model_dir", "checkpoint_path", "initial_checkpoint_path",
-    "vocabulary_file", "num_devices",
+# The last step, the reports, the files to keep, and paths: the model, the vocabulary and the
+# training examples are compared by their checksums.
+_FREE = {
+    *(
+        f"options.TrainingOptions.{name}"
+        for name in (
+            "total_steps", "relative_steps", "eval_period", "save_period", "keep_checkpoints",
+            "best_metric", "eval_split", "hooks", "model_dir", "checkpoint_path", "num_devices",
+            "allow_changes",
+        )
+    ),
+    "embeddings.checkpoint_load.checkpoint_path",
+    "vocabularies.SentencePieceVocabulary.model_path",
+    "vocabularies.SentencePieceVocabulary.sentencepiece_model_file",
+    "tasks.TextTask.metrics",
+    "tasks.TextTask.splits",
 }  # fmt: skip
-_CHANGEABLE |= {name.upper() for name in _CHANGEABLE} | {"TRAIN_STEPS", "TRAIN_STEPS_RELATIVE"}
+
+Change = Mapping[str, str | None]
+"""The `name` of a binding, and its values `before` and `after`; None where it is not set."""
 
 
-def check_same_run(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_same_run(
+    directory: Path, old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()
+) -> list[Change]:
     """Refuses to resume another run.
 
     Args:
       directory: The run's directory.
       old: The facts of the run there (`run_facts.describe_run`).
       new: The facts of the run asked for.
+      allowed: Names of bindings that may differ, with or without their scope (ALLOW_CHANGES); the
+        name of a configurable allows all of its parameters.
+
+    Returns:
+      The differences that `allowed` names.
 
     Raises:
-      InputError: If the facts differ; names the first difference.
+      InputError: If other facts differ, or `allowed` names no binding of either run.
     """
-    found, asked = _comparable(old), _comparable(new)
-    for name in [*found, *(name for name in asked if name not in found)]:
-        if found.get(name) != asked.get(name):
+    before, after = provenance.bindings(old["config"]), provenance.bindings(new["config"])
+    _check_known(allowed, {*before, *after})
+    bound = _bound(old, before) | _bound(new, after)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    refused = [name for name in changed if name in bound and not _is_named(name, allowed)]
+    if refused:
+        name = refused[0]
+        reached = sorted((_reached(name, before) | _reached(name, after)) - _FREE)
+        through = f" (which sets {reached[0]})" if reached and "." not in name else ""
+        raise InputError(
+            f"MODEL_DIR {directory} holds another run: there {name} is "
+            f"{before.get(name, 'not set')}, and here {after.get(name, 'not set')}{through}; give "
+            f"another directory, or the same value, or allow it: ALLOW_CHANGES = {refused}"
+        )
+    for name, found in _checksums(old).items():
+        asked = _checksums(new).get(name, "not set")
+        if found != asked:
             raise InputError(
-                f"MODEL_DIR {directory} holds another run: there {name} is "
-                f"{found.get(name, 'not set')}, and here {asked.get(name, 'not set')}; give "
-                "another directory, or the same value"
+                f"MODEL_DIR {directory} holds another run: there {name} is {found}, and here "
+                f"{asked}; give another directory, or the same value"
+            )
+    return [
+        {"name": name, "before": before.get(name), "after": after.get(name)}
+        for name in changed
+        if _is_named(name, allowed)
+    ]
+
+
+def _bound(facts: Mapping[str, Any], bindings: Mapping[str, str]) -> set[str]:
+    """Returns the names of the bindings on which steps may depend."""
+    hooks = {plugin["name"] for plugin in facts["plugins"] if plugin["kind"] == "hooks"}
+    return {
+        name
+        for name in bindings
+        if any(
+            parameter not in _FREE and parameter.split(".")[-2] not in hooks
+            for parameter in _reached(name, bindings)
+        )
+    }
+
+
+def _reached(name: str, bindings: Mapping[str, str]) -> set[str]:
+    """Returns the parameters that a binding sets, without scopes: for a macro, by all that name it.
+
+    A parameter sets itself.
+    """
+    if "." in name:
+        return {name.rpartition("/")[2]}
+    found: set[str] = set()
+    macros, seen = [name], set()
+    while macros:
+        macro = macros.pop()
+        seen.add(macro)
+        for other, value in bindings.items():
+            if not re.search(rf"%{re.escape(macro)}\b", value):
+                continue
+            if "." in other:
+                found.add(other.rpartition("/")[2])
+            elif other not in seen:
+                macros.append(other)
+    return found
+
+
+def _is_named(name: str, allowed: Collection[str]) -> bool:
+    """Checks whether a list of names has a binding, its configurable, or either without scope."""
+    bare = name.rpartition("/")[2]
+    return any(n in allowed for one in (name, bare) for n in (one, one.rpartition(".")[0]) if n)
+
+
+def _check_known(allowed: Collection[str], names: Collection[str]) -> None:
+    """Refuses a name that no binding has."""
+    for one in allowed:
+        if not any(_is_named(name, (one,)) for name in names):
+            raise InputError(
+                f"ALLOW_CHANGES has {one!r}, and no binding of the run has this name"
+                f"{nearest(one, names)}"
             )
 
 
-def _comparable(facts: Mapping[str, Any]) -> dict[str, str]:
+def _checksums(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the facts that no binding shows."""
     plugins = {
         f"the distribution of plugin {plugin['name']}": " ".join(
             (plugin["distribution"], plugin["version"])
@@ -48,15 +143,9 @@ def _comparable(facts: Mapping[str, Any]) -> dict[str, str]:
         for plugin in facts["plugins"]
         if plugin["kind"] != "hooks"
     }
-    bindings = {
-        name: value
-        for name, value in provenance.bindings(facts["config"]).items()
-        if name.rpartition(".")[2] not in _CHANGEABLE
-    }
-    # Settings of the user come first: they explain more than a checksum.
     return {
-        **bindings,
         **plugins,
+        "the seed": str(facts["seed"]),
         "the checksum of the model": facts["model"]["sha256"],
         "the checksum of the vocabulary": facts["vocabulary"]["sha256"],
         "the checksum of the training examples": facts["task"]["training_examples_sha256"],

@@ -1,7 +1,8 @@
 """Training state on disk, from which a run resumes exactly where it stopped.
 
 Orbax writes the state in the background, completely or not at all. The state does not hold the
-frozen model; the run's facts name it.
+frozen model; the run's facts name it. Orbax's files have no checksum, so the state has one of its
+own: a flipped bit would otherwise train another prompt.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import strict_json
+from prompt_tuning_files import prompt_files, strict_json
 
 if TYPE_CHECKING:
     import orbax.checkpoint
@@ -90,7 +94,7 @@ class StateStore:
                 state.step,
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardSave(arrays),
-                    notes=ocp.args.JsonSave(dict(state.notes)),
+                    notes=ocp.args.JsonSave(_sealed_notes(state.notes, arrays)),
                 ),
             )
 
@@ -110,66 +114,145 @@ class StateStore:
         logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def newest(self, like: TrainingState) -> TrainingState | None:
-        """Returns the newest state that can be read, or None if there is none.
+        """Returns the newest state that is whole, or None if there is none.
 
-        It removes a newer state that cannot be read, with a warning.
+        It renames the folder of a newer state that is damaged, with a warning.
 
         Args:
           like: A state with the shapes and dtypes to expect.
 
         Raises:
-          InputError: If a complete state belongs to another prompt or optimizer; it is kept.
+          InputError: If a state cannot be read at this time, or belongs to another prompt or
+            optimizer; nothing is changed then.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            folder = Path(self._manager.directory) / str(step)
+            _check_readable(folder)
+            try:
+                return self._read(step, like)
+            except (InputError, MemoryError):
+                raise
+            except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files.
+                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+                aside = _set_aside(folder)
+                _ignore_late_callbacks()
+                warnings.warn(
+                    f"the state of step {step} is damaged ({reason}); it is renamed to {aside}, "
+                    "and the one before is used",
+                    stacklevel=2,
+                )
+                self._manager.reload()
+        return None
+
+    def _read(self, step: int, like: TrainingState) -> TrainingState:
+        """Reads a state and checks it against its checksums.
+
+        Raises:
+          InputError: If it is whole, and of another prompt or optimizer.
+          ValueError: If it is damaged; Orbax raises other exceptions as well.
         """
         import jax
         import orbax.checkpoint as ocp
 
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                self._check_shapes(step, _arrays(like))
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        arrays=ocp.args.StandardRestore(_arrays(like)),
-                        notes=ocp.args.JsonRestore(),
-                    ),
-                )
-                leaves = jax.tree.leaves(found.arrays["optimizer"])
-                return TrainingState(
-                    step,
-                    found.arrays["prompt"],
-                    jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves),
-                    found.notes,
-                )
-            except InputError:
-                raise
-            except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files.
-                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-                warnings.warn(
-                    f"the state of step {step} cannot be read and is removed ({reason}); going on "
-                    "from the one before",
-                    stacklevel=2,
-                )
-                self._manager.delete(step)
-        return None
-
-    def _check_shapes(self, step: int, expected: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Refuses a state whose arrays differ from this run's in name or shape."""
-        import orbax.checkpoint as ocp
-
-        folder = Path(self._manager.directory) / str(step) / "arrays"
-        with ocp.StandardCheckpointer() as reader:
-            found = reader.metadata(folder).item_metadata.tree
-        for part in ("prompt", "optimizer"):
-            old, new = (
-                [tuple(leaf.shape) for _, leaf in sorted(tree[part].items())]
-                for tree in (found, expected)
+        expected = _arrays(like)
+        # The notes first: the shapes in them say whether the arrays are this run's.
+        sealed = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
+        notes = sealed.notes
+        if notes.get("sha256") != _digest({k: v for k, v in notes.items() if k != "sha256"}):
+            raise ValueError("the notes differ from their checksum")
+        if notes["shapes"] != _shapes(expected):
+            raise InputError(
+                f"the state {Path(self._manager.directory) / str(step)} has arrays of the shapes "
+                f"{notes['shapes']}, and this run has {_shapes(expected)}: another optimizer saved "
+                "it; give another MODEL_DIR, and start from its prompt with prompts/from_file.gin"
             )
-            if old != new:
-                raise InputError(
-                    f"the state {folder.parent} has arrays of the shapes {old} for the {part}, and "
-                    f"this run has {new}: another optimizer or an older version saved it; give "
-                    "another MODEL_DIR, and start from its prompt with prompts/from_file.gin"
-                )
+        arrays = self._manager.restore(
+            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(expected))
+        ).arrays
+        if notes["arrays"] != _arrays_digest(arrays):
+            raise ValueError("the arrays differ from their checksum")
+        leaves = jax.tree.leaves(arrays["optimizer"])
+        optimizer = jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves)
+        return TrainingState(step, arrays["prompt"], optimizer, notes["notes"])
+
+
+def _sealed_notes(notes: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the notes of a state with its checksums."""
+    sealed = {
+        "notes": json.loads(json.dumps(dict(notes))),
+        "shapes": _shapes(arrays),
+        "arrays": _arrays_digest(arrays),
+    }
+    return {**sealed, "sha256": _digest(sealed)}
+
+
+def _digest(value: Any) -> str:
+    """Returns the checksum of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _arrays_digest(arrays: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the checksum of the arrays of a state, with their names, dtypes and shapes."""
+    found = hashlib.sha256()
+    for part in sorted(arrays):
+        for name, leaf in sorted(arrays[part].items()):
+            array = np.ascontiguousarray(leaf)
+            found.update(f"{part}/{name} {array.dtype} {array.shape}\n".encode())
+            found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def _shapes(arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, list[list[int]]]:
+    return {
+        part: [list(np.shape(leaf)) for _, leaf in sorted(leaves.items())]
+        for part, leaves in arrays.items()
+    }
+
+
+def _check_readable(folder: Path) -> None:
+    """Checks that each file of a state can be read, so that a failure to restore means damage.
+
+    Raises:
+      InputError: If a file or folder cannot be read at this time.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"the state {folder} cannot be read: {error.filename}: {error.strerror or error}; "
+            "nothing was changed: once it can be read, the same command goes on from it"
+        ) from error
+
+    for where, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            try:
+                with open(os.path.join(where, name), "rb") as file:
+                    while file.read(2**20):
+                        pass
+            except OSError as error:
+                refuse(error)
+
+
+def _ignore_late_callbacks() -> None:
+    """Ignores what tensorstore's threads report to the event loop of a restore that failed.
+
+    Orbax has closed the loop by then, and Python would print each of them.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _set_aside(folder: Path) -> Path:
+    """Renames the folder of a damaged state, out of Orbax's sight; returns its new path."""
+    for number in range(1, 1000):
+        target = folder.parent.parent / f"damaged_state_{folder.name}_{number}"
+        if not target.exists():
+            return folder.rename(target)
+    raise InputError(f"{folder.parent.parent} has 1,000 damaged states; remove some")
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -207,30 +290,68 @@ def _said() -> Iterator[None]:
 def lock(directory: Path) -> Iterator[None]:
     """Locks a run's directory for this process; the lock ends with the process.
 
+    A file system without locks gives a warning.
+
     Raises:
-      InputError: If another process holds it.
+      InputError: If another process holds it, or the lock file is a link.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    file: IO[bytes]
-    with (directory / _LOCK_FILE).open("ab") as file:
+    path = directory / _LOCK_FILE
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(
+            f"{path} is a symbolic link, expected a file of the run; remove it"
+        ) from None
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"MODEL_DIR {directory} is in use by another run; wait for it, or give another "
-                "directory"
-            ) from None
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+                raise InputError(
+                    f"MODEL_DIR {directory} is in use by another run; wait for it, or give another "
+                    "directory"
+                ) from None
+            warnings.warn(
+                f"MODEL_DIR {directory}: its file system has no locks ({error.strerror}); let no "
+                "other run write there",
+                stacklevel=3,
+            )
         yield
+    finally:
+        os.close(file)
+
+
+def write_run(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the facts of a run, with their checksum, to `run.json`."""
+    facts = json.loads(json.dumps(dict(facts)))
+    prompt_files.write_json(directory / RUN_FILE, {**facts, "sha256": _digest(facts)})
 
 
 def read_run(directory: Path) -> dict[str, Any] | None:
     """Returns the facts of the run in `directory`; None if there is no run.
 
     Raises:
-      InputError: If they cannot be read.
+      InputError: If they cannot be read, or differ from their checksum.
     """
     path = directory / RUN_FILE
-    return strict_json.read_object(path, f"run {path}") if path.exists() else None
+    if not path.exists():
+        return None
+    facts = strict_json.read_object(path, f"run {path}")
+    if facts.pop("sha256", None) != _digest(facts):
+        raise InputError(
+            f"run {path}: differs from its checksum, so that it is damaged or was edited; put a "
+            "copy back, or give another MODEL_DIR and start from the run's prompt with "
+            "prompts/from_file.gin"
+        )
+    return facts
+
+
+def has_states(directory: Path) -> bool:
+    """Checks whether a run's directory holds a saved state, whole or not."""
+    return any(path.name.isdecimal() for path in (directory / _STATE_FOLDER).glob("*"))
 
 
 def is_writable(directory: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def train(options: TrainingOptions) -> TrainingRun:
     prepared = prepare(options)
     directory = prepared.directory
     with (
+        _writing(directory),
         # First: opening the store removes the leftovers of a killed save.
         state_store.lock(directory),
         contextlib.closing(
@@ -89,6 +90,23 @@ def train(options: TrainingOptions) -> TrainingRun:
         run = _Trainer(options, prepared, store).run()
     prepared.hook.run_finished(run=run)
     return run
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Raises what goes wrong while a run writes, such as a full disk, as an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        kept = prompt_files.newest(directory)
+        saved = f"{kept.name} is whole" if kept else "no prompt was saved"
+        then = "the same command begins again"
+        if state_store.has_states(directory):
+            then = "the same command goes on from the last save"
+        raise InputError(
+            f"MODEL_DIR {directory}: cannot be written to ({error.strerror or error}); {saved}; "
+            f"make room, and {then}"
+        ) from error
 
 
 class _Trainer:
@@ -125,30 +143,23 @@ class _Trainer:
         self._prompt: Params = prepared.loaded.placement.everywhere(state.prompt)
         self._optimizer = prepared.loaded.placement.everywhere(state.optimizer)
         self._metrics: Mapping[str, float] = state.notes.get("metrics", {})
-        self._best: float | None = state.notes.get("best")
+        # Values of another metric or split are no less and no more.
+        best = state.notes.get("best", [])
+        self._best: float | None = best[1] if best[:1] == [self._best_of] else None
+
+    @property
+    def _best_of(self) -> list[str | None]:
+        return [self._options.best_metric, self._options.eval_split]
 
     def run(self) -> TrainingRun:
-        """Takes the remaining steps, and draws the curves.
-
-        Raises:
-          InputError: If the directory can no longer be written to.
-        """
-        directory = self._prepared.directory
-        try:
+        """Takes the remaining steps, and draws the curves."""
+        with contextlib.closing(self._report):
             if self._is_new:
                 self._evaluate()
                 self._save()
             self._take_steps()
             self._store.wait()
-            self._report.close()
-        except OSError as error:
-            kept = prompt_files.newest(directory)
-            raise InputError(
-                f"MODEL_DIR {directory}: cannot be written to ({error.strerror or error}); "
-                + (f"{kept.name} is whole; " if kept else "nothing was saved; ")
-                + "make room, and the same command goes on from the last save"
-            ) from error
-        self._report.draw(directory / CURVES_FILE)
+        self._report.draw(self._prepared.directory / CURVES_FILE)
         return self._finished()
 
     def _first_state(self) -> TrainingState:
@@ -168,8 +179,9 @@ class _Trainer:
         prompt_files.remove_leftovers(directory)
         saved = self._store.newest(like=self._first_state())
         if saved is None:
+            _check_nothing_is_lost(prepared)
             # Save the seed before anything depends on it.
-            prompt_files.write_json(directory / state_store.RUN_FILE, prepared.facts)
+            state_store.write_run(directory, prepared.facts)
             prepared.hook.prompt_initialized(
                 prompt=self._options.model.matrix(self._initial),
                 parameters=_as_numpy(self._initial),
@@ -182,6 +194,10 @@ class _Trainer:
             )
         else:
             prepared.batches.set_state(saved.notes["data"])
+            if prepared.changes:
+                changes = [{"step": saved.step, **change} for change in prepared.changes]
+                prepared.facts.setdefault("changes", []).extend(changes)
+                state_store.write_run(directory, prepared.facts)
             self._console.print(f"going on from step {saved.step}", highlight=False)
         with prompt_files.atomic_write(directory / CONFIG_FILE) as file:
             file.write(prepared.facts["config"].encode())
@@ -204,9 +220,13 @@ class _Trainer:
                     *step_fn(self._prompt, self._optimizer, frozen, batch, dropout_rng, step),
                 )
                 is_last = step == prepared.last
-                if is_last or step % options.eval_period == 0:
+                evaluates = is_last or step % options.eval_period == 0
+                saves = is_last or step % options.save_period == 0 or interrupted.received
+                if evaluates or saves:
+                    _check_finite_prompt(self._prompt, step, prepared.directory)
+                if evaluates:
                     self._evaluate()
-                if is_last or step % options.save_period == 0 or interrupted.received:
+                if saves:
                     self._save()
                 if interrupted.received:
                     self._store.wait()
@@ -240,7 +260,8 @@ class _Trainer:
         self._report.evaluation(self._step, self._metrics)
         if best_metric is not None:
             value = _chosen(self._metrics, best_metric)
-            if self._best is None or value > self._best:
+            # NaN, such as the correlation of equal answers, is never the best.
+            if not math.isnan(value) and (self._best is None or value > self._best):
                 self._best = value
                 self._write_prompt(prompt_files.BEST)
         prepared.hook.evaluated(step=self._step, metrics=dict(self._metrics))
@@ -253,7 +274,7 @@ class _Trainer:
         notes = {
             "data": self._prepared.batches.get_state(),
             "metrics": dict(self._metrics),
-            "best": self._best,
+            "best": [self._best_of, self._best],
         }
         self._store.save(TrainingState(self._step, self._prompt, self._optimizer, notes))
         for old in prompt_files.by_step(directory)[: -keep if keep else 0]:
@@ -343,11 +364,38 @@ def _chosen(metrics: Mapping[str, float], name: str) -> float:
 
 def _check_finite(loss: float, step: int, directory: Path) -> None:
     if not math.isfinite(loss):
-        kept = prompt_files.newest(directory)
+        raise InputError(f"the loss is {loss} at step {step}; {_after_divergence(directory)}")
+
+
+def _check_finite_prompt(prompt: Params, step: int, directory: Path) -> None:
+    for name, leaf in prompt.items():
+        if not np.isfinite(leaf).all():
+            raise InputError(
+                f"the prompt's {name} is not finite after step {step}; "
+                + _after_divergence(directory)
+            )
+
+
+def _after_divergence(directory: Path) -> str:
+    """Returns what is left after a step without a finite result, and what to do."""
+    kept = prompt_files.newest(directory)
+    if kept is None:
+        return "no prompt was saved; lower the learning rate"
+    return (
+        f"the last prompt saved is {kept}; lower the learning rate, in another MODEL_DIR, or from "
+        "there with ALLOW_CHANGES = ['optimizers.adafactor.learning_rate']"
+    )
+
+
+def _check_nothing_is_lost(prepared: Prepared) -> None:
+    """Refuses to begin anew where an earlier process saved prompts and no state is left."""
+    steps = prompt_files.by_step(prepared.directory, whole=True)
+    newest = prompt_files.step_of(steps[-1]) if steps else None
+    if prepared.earlier is not None and newest is not None and newest > prepared.first:
         raise InputError(
-            f"the loss is {loss} at step {step}; "
-            + (f"the last prompt saved is {kept}" if kept else "no prompt was saved")
-            + "; lower the learning rate"
+            f"MODEL_DIR {prepared.directory} holds {steps[-1].name} and no state that could be "
+            "resumed; give another MODEL_DIR, to begin anew or, with prompts/from_file.gin, from "
+            "that prompt"
         )
 
 
