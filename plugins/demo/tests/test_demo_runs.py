@@ -170,7 +170,7 @@ def test_the_prompt_answers_a_persons_own_sentences(trained, tmp_path):
         ],
         tmp_path,
     )
-    lines = (tmp_path / "mine-predictions.jsonl").read_text().splitlines()
+    lines = (tmp_path / "mine.txt-predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["inputs"] for line in lines] == [
         "a wonderful, moving film .",
         "dull and far too long .",

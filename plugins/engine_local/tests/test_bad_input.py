@@ -121,7 +121,10 @@ def test_values(project, changes, expected, complaint):
 @pytest.mark.parametrize(
     ("macro", "wrong", "right", "expected"),
     [
-        ("MODEL_DIR", 3, "run", "a text in quotes"),
+        ("MODEL_DIR", 3, "run", "the path of a folder on this machine, in quotes"),
+        ("MODEL_DIR", "gs://bucket/run", "run", "the path of a folder on this machine"),
+        ("MODEL_DIR", "", ".", "the path of a folder on this machine"),
+        ("ALLOW_CHANGES", "TRAIN_STEPS", ["TRAIN_STEPS"], "a list of names"),
         ("MIXTURE_OR_TASK_NAME", ["toy"], "toy", "a text in quotes, or None"),
         ("TASK_FEATURE_LENGTHS", 12, {"inputs": 12, "targets": 6}, "a mapping such as"),
         ("BATCH_SIZE", 2.0, 2, "a whole number of at least 1"),

@@ -23,6 +23,7 @@ from tiny import (
     training_flags,
 )
 
+from prompt_tuning_engine_local.runs import evaluation, inference
 from prompt_tuning_files import prompt_files
 
 pytestmark = pytest.mark.slow
@@ -144,7 +145,7 @@ def test_sizes_that_no_gin_file_names_are_the_checkpoints(trained):
             flags["INFER_INPUT_FILE"] = "texts.txt"
         succeed([command, *files(f"runs/prompt_{command}.gin"), *gin_flags(**flags)], trained)
     assert (trained / "eval" / "toy-test-metrics.json").exists()
-    assert (trained / "infer" / "texts-predictions.jsonl").exists()
+    assert (trained / "infer" / "texts.txt-predictions.jsonl").exists()
 
 
 def test_the_vocabulary_in_the_models_own_folder_is_the_default(trained):
@@ -218,7 +219,7 @@ def test_eval_and_infer_take_from_the_prompt_what_is_not_given(trained):
     (trained / "texts.txt").write_text("a test\n")
     for task, inputs in ((), "this a test"), (("--gin.MIXTURE_OR_TASK_NAME=None",), "a test"):
         succeed([*using("infer", INFER_INPUT_FILE="texts.txt"), *task], trained)
-        (row,) = (trained / "out" / "texts-predictions.jsonl").read_text().splitlines()
+        (row,) = (trained / "out" / "texts.txt-predictions.jsonl").read_text().splitlines()
         assert json.loads(row)["inputs"] == inputs
 
 
@@ -281,15 +282,61 @@ def test_hooks_are_told_the_step_of_the_prompt_that_is_evaluated(
     assert f"told {step}\n" in finished.stdout
 
 
+def test_an_output_place_is_checked_before_anything_is_decoded(trained, main, monkeypatch):
+    monkeypatch.chdir(trained)
+    (trained / "occupied").write_text("")
+    (trained / "texts.txt").write_text("this is\n")
+    common = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run"}
+
+    def run(command, output, **more):
+        named = {f"{command.upper()}_OUTPUT_DIR": output}
+        files = ["models/t5_1_1_small_prompt.gin", "task.gin", f"runs/prompt_{command}.gin"]
+        flags = gin_flags(**{**common, **named, **more})
+        return main(command, *(f"--gin_file={file}" for file in files), *flags)
+
+    for command, more in (("eval", {}), ("infer", {"INFER_INPUT_FILE": "texts.txt"})):
+        code, _, error = run(command, "occupied", **more)
+        assert code == 2
+        assert f"{command.upper()}_OUTPUT_DIR occupied is not a directory that can be" in error
+        code, _, error = run(command, "gs://bucket/out", **more)
+        assert code == 2
+        assert f"{command.upper()}_OUTPUT_DIR is 'gs://bucket/out', expected the path" in error
+        assert not (trained / "gs:").exists()
+
+
+def test_answers_are_kept_when_the_disk_is_full(trained, main, monkeypatch):
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(evaluation, "_BATCHES_OF_A_PART", 1)
+    texts = "this is\n" * 7
+    (trained / "many.txt").write_text(texts)
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_infer.gin"]
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "INFER_OUTPUT_DIR": "out"}
+    flags = gin_flags(**macros, INFER_INPUT_FILE="many.txt")
+    command = ["infer", *(f"--gin_file={file}" for file in files), *flags]
+    assert main(*command)[0] == 0
+    code, out, _ = main(*command)
+    assert code == 0
+    assert "7 predictions: out/many.txt-predictions.jsonl (replaced)" in out
+
+    def fail(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inference.os, "fsync", fail)
+    code, _, error = main(*command)
+    assert code == 2
+    assert "many.txt-predictions.jsonl: cannot be written (No space left on device)" in error
+    kept = (trained / "out" / "many.txt-predictions.jsonl.partial").read_text().splitlines()
+    assert len(kept) == 7
+
+
 def infer(project, name, content, **changes):
     (project / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_infer.gin"]
     macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "INFER_OUTPUT_DIR": "out"}
     flags = gin_flags(**{**macros, "INFER_INPUT_FILE": name, **changes})
     succeed(["infer", *(f"--gin_file={f}" for f in files), *flags], project)
-    stem = name.partition(".")[0]
     # Not splitlines(): JSON lines may hold characters at which that splits too.
-    lines = (project / "out" / f"{stem}-predictions.jsonl").read_text().strip().split("\n")
+    lines = (project / "out" / f"{name}-predictions.jsonl").read_text().strip().split("\n")
     return [json.loads(line) for line in lines]
 
 

@@ -220,7 +220,7 @@ def test_texts_of_a_file_are_answered(trained):
     found = [json.loads(line) for line in written.read_text().splitlines()]
     assert [row["inputs"]["inputs_pretokenized"] for row in found] == texts
     runs.run(runs.command(["infer", "--engine=local", *flags]), trained)
-    own = (trained / "answers" / "questions-predictions.jsonl").read_text().splitlines()
+    own = (trained / "answers" / "questions.txt-predictions.jsonl").read_text().splitlines()
     assert [row["prediction"] for row in found] == [json.loads(r)["prediction"] for r in own]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel,
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_tasks import Example, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
+
+# Texts of similar length share a batch within a part, so that a part is worth many batches.
+_BATCHES_OF_A_PART = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +99,33 @@ class Predictor:
         Raises:
           InputError: If a text is too long and lengths are strict.
         """
+        return self._decoded(self._answer(self._tokenized(texts, what), prompt, progress))
+
+    def predict_in_parts(
+        self, texts: Sequence[str | Example], prompt: Params | None, what: str = "inputs"
+    ) -> Iterator[list[str]]:
+        """Yields the answers of `predict` a few batches at a time, in order.
+
+        All texts are read before the first part, so that one that is too long is found then.
+        """
+        tokenized = self._tokenized(texts, what)
+        size = self._batch_size * _BATCHES_OF_A_PART
+        return (
+            self._decoded(self._answer(tokenized[start : start + size], prompt))
+            for start in range(0, len(tokenized), size)
+        )
+
+    def _tokenized(
+        self, texts: Sequence[str | Example], what: str
+    ) -> Sequence[batching.TokenizedExample]:
         examples = [
             Example(text, "") if isinstance(text, str) else dataclasses.replace(text, targets="")
             for text in texts
         ]
         reading = self._reading
-        tokenized = batching.tokenize(
+        return batching.tokenize(
             examples, reading.vocabulary, reading.lengths, what, strict=reading.strict
         )
-        return self._decoded(self._answer(tokenized, prompt, progress))
 
     def prepare(self, component: Component, split: str) -> Split:
         """Reads a split of a task, once for many evaluations.

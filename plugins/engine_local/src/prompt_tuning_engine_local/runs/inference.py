@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import jax
 import rich.console
@@ -13,7 +16,7 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import find_task
 from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.model.prompted_model import Params
-from prompt_tuning_engine_local.runs import preparing, reporting
+from prompt_tuning_engine_local.runs import preparing, reporting, state_store
 from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
 from prompt_tuning_files import prompt_files, strict_json, trained_prompts
@@ -35,20 +38,23 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
     hook = preparing.load_hooks(options)
     task = find_task.find(options.task_name, options.mixture_or_task_module)
     saved = None if options.prompt_file is None else trained_prompts.find(options.prompt_file)
-    loaded, prompt = _load(options)
     components = task.components(options.split)
+    output = _usable(options.output_dir, "EVAL")
+    loaded, prompt = _load(options)
     prepared = [loaded.predictor.prepare(component, options.split) for component in components]
     results = [loaded.predictor.evaluate_prepared(one, prompt) for one in prepared]
     metrics = metrics_of(task, results)
     step = None if saved is None else saved.step
     hook.evaluated(step=loaded.frozen.step if step is None else step, metrics=metrics)
     for result in results:
-        _write_evaluation(Path(options.output_dir).expanduser(), options.split, result)
+        _write_evaluation(output, options.split, result)
     return metrics
 
 
 def infer(options: InferenceOptions) -> Path:
-    """Answers each text of a file; writes `NAME-predictions.jsonl`, a line a text, in order.
+    """Answers each text of a file; writes `FILE-predictions.jsonl`, a line a text, in order.
+
+    Answers are written as they come, to `FILE-predictions.jsonl.partial` until the last.
 
     See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the text itself
     is the input, or the column "inputs" of a row.
@@ -65,17 +71,62 @@ def infer(options: InferenceOptions) -> Path:
         task = _with_a_template(find_task.find(options.task_name, options.mixture_or_task_module))
     source = Path(options.input_file).expanduser()
     texts = tasks.read_inputs(source, task)
+    # With its ending: the answers to a.tsv are not those to a.jsonl.
+    target = _usable(options.output_dir, "INFER") / f"{source.name}-predictions.jsonl"
     loaded, prompt = _load(options)
-    answers = loaded.predictor.predict(texts, prompt, str(source))
-    target = Path(options.output_dir).expanduser() / f"{tasks.stem(source)}-predictions.jsonl"
-    _write_jsonl(
-        target,
-        ({"inputs": t.inputs, "prediction": a} for t, a in zip(texts, answers, strict=True)),
-    )
+    parts = loaded.predictor.predict_in_parts(texts, prompt, str(source))
+    replaces = target.exists()
+    with _growing(target) as file:
+        answered = iter(texts)
+        for part in parts:
+            file.writelines(
+                _line({"inputs": text.inputs, "prediction": answer})
+                for answer, text in zip(part, answered, strict=False)
+            )
+            file.flush()
     rich.console.Console().print(
-        f"{len(texts)} predictions: {target}", highlight=False, soft_wrap=True
+        f"{len(texts)} predictions: {target}{' (replaced)' if replaces else ''}",
+        highlight=False,
+        soft_wrap=True,
     )
     return target
+
+
+def _usable(directory: str, command: str) -> Path:
+    """Returns the output directory, checked to be one that can be written to.
+
+    Raises:
+      InputError: If it cannot; nothing has been decoded yet.
+    """
+    path = Path(directory).expanduser()
+    if not state_store.is_writable(path):
+        raise InputError(
+            f"{command}_OUTPUT_DIR {path} is not a directory that can be written to; give another"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _growing(target: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that has the name of `target` once it is whole.
+
+    If something ends the block before, what was written stays in `NAME.partial`.
+
+    Raises:
+      InputError: If it cannot be written.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            yield file
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}); the answers until then are "
+            f"in {partial}; make room, and start again"
+        ) from error
 
 
 def _with_a_template(task: EngineTask) -> TextTask:
@@ -121,5 +172,8 @@ def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with prompt_files.atomic_write(path) as file:
-        for row in rows:
-            file.write((strict_json.dumps(row) + "\n").encode())
+        file.writelines(map(_line, rows))
+
+
+def _line(row: Mapping[str, object]) -> bytes:
+    return f"{strict_json.dumps(row)}\n".encode()
