@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_core import registry
 
-__all__ = ["bindings", "facts"]
+__all__ = ["bindings", "facts", "without_settings"]
 
 _VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
 
@@ -53,6 +53,14 @@ def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config,
     }
+
+
+def without_settings(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves gin values and paths out of the facts of a run (RECORD_SETTINGS)."""
+    kept = {n: v for n, v in facts.items() if n not in ("config", "initializer", "changes")}
+    for name in ("model", "vocabulary"):
+        kept[name] = {n: v for n, v in kept.get(name, {}).items() if n != "path"}
+    return kept
 
 
 def bindings(config: str) -> dict[str, str]:

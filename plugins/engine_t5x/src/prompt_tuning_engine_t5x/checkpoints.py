@@ -110,6 +110,7 @@ class RunFacts:
       task_feature_lengths: The lengths that texts are cut to (TASK_FEATURE_LENGTHS).
       vocabulary: The vocabulary (VOCABULARY).
       random_seed: The seed; None where T5X draws one (RANDOM_SEED).
+      record_settings: False leaves gin values and paths out of the provenance (RECORD_SETTINGS).
     """
 
     initial_checkpoint_path: str | None = None
@@ -118,10 +119,11 @@ class RunFacts:
     task_feature_lengths: Mapping[str, int] | None = None
     vocabulary: seqio.Vocabulary | None = None
     random_seed: int | None = None
+    record_settings: bool = True
 
     def collect(self) -> dict[str, Any]:
         """Returns these facts, and the versions and gin bindings of the run, for a JSON file."""
-        return {
+        facts = {
             "model": {"path": self.initial_checkpoint_path},
             "vocabulary": _vocabulary_facts(self.vocabulary),
             "task": {
@@ -132,6 +134,7 @@ class RunFacts:
             "seed": self.random_seed,
             **provenance.facts(("prompt-tuning-engine-t5x", *_t5x_distributions())),
         }
+        return facts if self.record_settings else provenance.without_settings(facts)
 
 
 def prompt_files(

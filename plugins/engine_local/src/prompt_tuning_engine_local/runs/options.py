@@ -98,6 +98,7 @@ MACROS: Mapping[str, Check] = {
     "NUM_DEVICES": _whole(1).or_none(" for all"),
     "HOOKS": _NAMES,
     "ALLOW_CHANGES": _NAMES,
+    "RECORD_SETTINGS": _BOOL,
     # The model.
     "NUM_EMBEDDINGS": _whole(1),
     "EMBED_DIM": _whole(1),
@@ -207,6 +208,7 @@ class TrainingOptions(Options):
       pack: Must be False: prompt tuning does not support packed examples (PACK).
       allow_changes: Names of bindings that may differ when the run is resumed; the prompt's
         provenance lists these changes (ALLOW_CHANGES).
+      record_settings: False leaves gin values and paths out of the provenance (RECORD_SETTINGS).
     """
 
     checkpoint_path: str = _set_by("INITIAL_CHECKPOINT_PATH")
@@ -225,6 +227,7 @@ class TrainingOptions(Options):
     shuffle: bool = _set_by("SHUFFLE", default=True)
     pack: bool = _set_by("PACK", default=False)
     allow_changes: Sequence[str] = _set_by("ALLOW_CHANGES", default=())
+    record_settings: bool = _set_by("RECORD_SETTINGS", default=True)
 
     def __post_init__(self) -> None:
         """Checks each field against the table, and that examples are not packed."""

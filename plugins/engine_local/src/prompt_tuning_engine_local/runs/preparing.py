@@ -155,11 +155,7 @@ def prepare(options: TrainingOptions) -> Prepared:
         seed,
         batching.checksum(examples),
     )
-    changes: list[resuming.Change] = []
-    if earlier is not None:
-        changes = resuming.check_same_run(directory, earlier, facts, options.allow_changes)
-        if "changes" in earlier:
-            facts["changes"] = earlier["changes"]
+    changes = resuming.check_same_run(directory, earlier, facts, options.allow_changes)
     batches = batching.training_batches(
         examples,
         loaded.lengths,

@@ -23,7 +23,7 @@ _FREE = {
         for name in (
             "total_steps", "relative_steps", "eval_period", "save_period", "keep_checkpoints",
             "best_metric", "eval_split", "hooks", "model_dir", "checkpoint_path", "num_devices",
-            "allow_changes",
+            "allow_changes", "record_settings",
         )
     ),
     "embeddings.checkpoint_load.checkpoint_path",
@@ -38,13 +38,18 @@ Change = Mapping[str, str | None]
 
 
 def check_same_run(
-    directory: Path, old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequence[str] = ()
+    directory: Path,
+    old: Mapping[str, Any] | None,
+    new: dict[str, Any],
+    allowed: Sequence[str] = (),
 ) -> list[Change]:
     """Refuses to resume another run.
 
+    Changes that were allowed earlier are kept in the new facts.
+
     Args:
       directory: The run's directory.
-      old: The facts of the run there (`run_facts.describe_run`).
+      old: The facts of the run there (`run_facts.describe_run`); None if there is none.
       new: The facts of the run asked for.
       allowed: Names of bindings that may differ, with or without their scope (ALLOW_CHANGES); the
         name of a configurable allows all of its parameters.
@@ -55,6 +60,10 @@ def check_same_run(
     Raises:
       InputError: If other facts differ, or `allowed` names no binding of either run.
     """
+    if old is None:
+        return []
+    if "changes" in old:
+        new["changes"] = old["changes"]
     before, after = provenance.bindings(old["config"]), provenance.bindings(new["config"])
     _check_known(allowed, {*before, *after})
     bound = _bound(old, before) | _bound(new, after)

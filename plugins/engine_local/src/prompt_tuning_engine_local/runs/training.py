@@ -24,6 +24,7 @@ from prompt_tuning_engine_local.runs.options import TrainingOptions
 from prompt_tuning_engine_local.runs.preparing import Prepared, prepare
 from prompt_tuning_engine_local.runs.state_store import TrainingState
 from prompt_tuning_files import module_files, prompt_files
+from prompt_tuning_files.provenance import without_settings
 
 CONFIG_FILE = "config.gin"
 CURVES_FILE = "curves.png"
@@ -284,8 +285,9 @@ class _Trainer:
 
     def _write_prompt(self, name: str) -> tuple[list[Path], dict[str, Any]]:
         """Writes the prompt in all of its forms; returns the files and the provenance."""
+        facts = self._prepared.facts
         provenance = {
-            **self._prepared.facts,
+            **(facts if self._options.record_settings else without_settings(facts)),
             "step": self._step,
             "metrics": {self._options.eval_split: dict(self._metrics)},
         }
@@ -388,14 +390,14 @@ def _after_divergence(directory: Path) -> str:
 
 
 def _check_nothing_is_lost(prepared: Prepared) -> None:
-    """Refuses to begin anew where an earlier process saved prompts and no state is left."""
+    """Refuses to begin again where an earlier process saved prompts and no state is left."""
     steps = prompt_files.by_step(prepared.directory, whole=True)
     newest = prompt_files.step_of(steps[-1]) if steps else None
     if prepared.earlier is not None and newest is not None and newest > prepared.first:
         raise InputError(
             f"MODEL_DIR {prepared.directory} holds {steps[-1].name} and no state that could be "
-            "resumed; give another MODEL_DIR, to begin anew or, with prompts/from_file.gin, from "
-            "that prompt"
+            "resumed; give another MODEL_DIR, to begin again or, with prompts/from_file.gin, "
+            "from that prompt"
         )
 
 
