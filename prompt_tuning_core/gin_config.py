@@ -26,13 +26,7 @@ import gin
 from gin import config_parser
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import (
-    InputError,
-    PluginError,
-    PluginLoadError,
-    nearest,
-    one_line,
-)
+from prompt_tuning_core.errors import InputError, PluginError, PluginLoadError, nearest, one_line
 from prompt_tuning_core.kinds import KINDS, SHARED
 from prompt_tuning_core.protocols import RunFlags
 
@@ -273,11 +267,7 @@ _UNBOUND = (
 
 
 def explain(error: BaseException) -> str | None:
-    """Describes in one line an error of gin, or of a plugin that gin called.
-
-    Returns:
-      The line; `None` if the exception is no error about the configuration.
-    """
+    """Describes in one line an error of gin; None if it is no error about the configuration."""
     text = str(error)
     for kind, pattern in _UNBOUND:
         match = re.search(pattern, text, re.DOTALL) if isinstance(error, kind) else None
@@ -288,13 +278,6 @@ def explain(error: BaseException) -> str | None:
                 f"gin gives {configurable} no value for {', '.join(names)}; write {first} = … in a "
                 f"gin file or --gin.{first}=…"
             )
-    if isinstance(error, ValueError):
-        # What a plugin that does not import the core raises: gin tells which it called.
-        match = re.search(r"\n  In call to configurable '([\w.]*?)'", text)
-        name = match[1].rpartition(".")[2] if match else ""
-        for plugin in registry.process_registry().loaded():
-            if plugin.name == name and KINDS[plugin.kind].in_gin:
-                return f"{plugin}: {_first_part(error)}"
     return None
 
 

@@ -63,10 +63,7 @@ def _no_hooks(loaded: object) -> str | None:
 def _no_format(loaded: object) -> str | None:
     if not isinstance(loaded, type):
         return f"names a value of type {type(loaded).__name__}, and a format is a class"
-    whole = (
-        ("recognizes_model", "open_model"),
-        ("recognizes_prompt", "read_prompt"),
-    )
+    whole = (("recognizes_model", "open_model"), ("recognizes_prompt", "read_prompt"))
     missing = [[m for m in methods if not hasattr(loaded, m)] for methods in whole]
     if all(missing):
         least = min(missing, key=len)
@@ -113,10 +110,7 @@ KINDS: dict[str, Kind] = {
         Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, unique="gin"),
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, unique="gin"),
         # The name is that of the engine that may read the files, or `SHARED`.
-        Kind(
-            "configs", "prompt_tuning.configs", "--gin_file", _no_package,
-            unique="no",
-        ),
+        Kind("configs", "prompt_tuning.configs", "--gin_file", _no_package, unique="no"),
         Kind("tasks", "prompt_tuning.tasks", "MIXTURE_OR_TASK_MODULE = '{name}'", _no_module),
         Kind("format", "prompt_tuning.formats", "by a file's content", _no_format),
         Kind("catalog", "prompt_tuning.catalogs", "a name where a path may be", _no_catalog),

@@ -26,21 +26,10 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.protocols import Initializer, SavedPrompt
 
 __all__ = [
-    "POINTS",
-    "InputPrompt",
-    "PromptFactory",
-    "PromptModule",
-    "Stack",
-    "check_not_packed",
-    "described",
-    "each",
-    "float32_parameter",
-    "in_stack",
-    "made_by",
-    "make",
-    "may_be_plain",
+    "POINTS", "InputPrompt", "PromptFactory", "PromptModule", "Stack", "check_not_packed",
+    "described", "each", "float32_parameter", "in_stack", "made_by", "make", "may_be_plain",
     "overrides",
-]
+]  # fmt: skip
 
 PromptFactory = Callable[[], "PromptModule"]
 
@@ -482,14 +471,11 @@ def float32_parameter(
         # Flax asks for the shape of a given value once more: no reason to read a table again.
         if given or initializer is None:
             return jnp.zeros(shape)
-        try:
-            value = jnp.asarray(initializer(rng, shape))
-        except ValueError as error:  # An initializer need not know of our own errors.
-            raise InputError(str(error)) from error
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        value = jnp.asarray(initializer(rng, shape))
+        if value.shape != shape or not jnp.issubdtype(value.dtype, jnp.floating):
             raise InputError(
-                f"the initializer of a prompt returned {value.dtype}, expected floating numbers "
-                "such as float32"
+                f"the initializer of {name!r} returned {value.dtype} {list(value.shape)}, expected "
+                f"floating numbers of the shape {list(shape)}"
             )
         return value.astype(jnp.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -97,13 +98,24 @@ def test_bad_input_is_one_line_and_exit_code_2(engine, main):
         assert expected in error
 
 
-def test_interruption_and_defects_are_not_bad_input(engine):
+def test_interruption_is_not_bad_input(engine):
     interrupted = engine.command("eval", "--engine=fake")
     assert (interrupted.returncode, interrupted.stderr) == (130, "prompt-tuning: interrupted\n")
+
+
+def test_a_defect_is_one_line_unless_a_traceback_is_wanted(engine):
     defect = engine.command("infer", "--engine=fake")
-    assert defect.returncode == 1
-    assert "Traceback" in defect.stderr
-    assert defect.stderr.endswith("RuntimeError: a defect\n")
+    assert defect.returncode == 2
+    assert re.fullmatch(
+        r"prompt-tuning: error: engine plugin 'fake' of \S+ 1.0 fails at \S+fake_engine\.py:11: "
+        r"RuntimeError: a defect; --traceback shows all\n",
+        defect.stderr,
+    )
+    for flags, variables in ((["--traceback"], {}), ([], {"PROMPT_TUNING_TRACEBACK": "1"})):
+        defect = engine.command("infer", "--engine=fake", *flags, **variables)
+        assert defect.returncode == 1
+        assert "Traceback" in defect.stderr
+        assert defect.stderr.endswith("RuntimeError: a defect\n")
 
 
 def test_version_and_help(main):
@@ -185,7 +197,7 @@ def test_commands_that_cannot_be_used_are_rows_and_harm_no_other(strangers, main
     for arguments, expected in [
         (["raises"], "command plugin 'raises' of a-stranger 1.0 fails to import: ZeroDivisionErr"),
         (["empty"], "names a command without add_arguments, run (json)"),
-        (["greedy", "--size=3"], "'greedy' of a-stranger 1.0 fails to add its arguments: Argumen"),
+        (["greedy", "--size=3"], "'greedy' of a-stranger 1.0 fails at "),
         (["group", "twice"], "'group.twice' of a-stranger 1.0 cannot be used: the name is also cl"),
         (["Bad Name"], "of b-stranger 1.0 is named 'Bad Name', and a name is lower-case words"),
         (["thing", "--block-plugin=thing"], "'thing' of a-stranger 1.0 may not be used: 'thing' i"),

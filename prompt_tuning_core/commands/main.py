@@ -14,14 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from prompt_tuning_core import __version__, registry
+from prompt_tuning_core.commands import failures
 from prompt_tuning_core.commands.text_tables import aligned
-from prompt_tuning_core.errors import (
-    InputError,
-    PluginLoadError,
-    PromptTuningError,
-    nearest,
-    one_line,
-)
+from prompt_tuning_core.errors import InputError, nearest
 
 PROGRAM = "prompt-tuning"
 
@@ -48,13 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: that of the command, such as 1 if `list-plugins --check` finds a plugin that
       cannot be used; 2 for bad input, with one line on standard error; 130 if interrupted.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = _run(sys.argv[1:] if argv is None else list(argv))
+        code = _run(argv)
         sys.stdout.flush()  # Here, where a closed pipe is no error.
         return code
-    except PromptTuningError as error:
-        # gin appends its calls to the text of an exception that passes through them.
-        line = str(error).split("\n  In call to configurable")[0]
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
@@ -62,21 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, closed the pipe: keep Python from flushing into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # gin raises errors of a config as any type.
-        explained = _explained_by_gin(error)
-        if explained is None:
+    except (Exception, SystemExit) as error:  # gin and plugins raise errors of any type.
+        line = failures.described(error)
+        if line is None or "--traceback" in argv or os.environ.get("PROMPT_TUNING_TRACEBACK"):
             raise
-        line = explained
     print(f"{PROGRAM}: error: {' '.join(line.split())}", file=sys.stderr)
     return 2
-
-
-def _explained_by_gin(error: BaseException) -> str | None:
-    if "gin" not in sys.modules:
-        return None
-    from prompt_tuning_core import gin_config
-
-    return gin_config.explain(error)
 
 
 def _run(argv: list[str]) -> int:
@@ -100,11 +84,7 @@ def _run(argv: list[str]) -> int:
         description=_summary(command),
         parents=[_filters_parser()],
     )
-    try:
-        command.add_arguments(parser)
-    except Exception as error:  # A plugin may raise anything.
-        plugin = installed.find("command", name)
-        raise PluginLoadError(f"{plugin} fails to add its arguments: {one_line(error)}") from error
+    command.add_arguments(parser)
     return int(command.run(_parse(parser, rest, getattr(command, "takes_unknown_flags", False))))
 
 
@@ -119,6 +99,11 @@ def _filters_parser() -> _Parser:
             help=f"{verb} this: a plugin, a distribution, or distribution:plugin (repeatable; "
             f"also PROMPT_TUNING_{flag[2:].split('-')[0].upper()}_PLUGINS)",
         )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        help="show the whole traceback of an error (also PROMPT_TUNING_TRACEBACK=1)",
+    )
     return parser
 
 

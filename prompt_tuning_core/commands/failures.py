@@ -1,0 +1,54 @@
+"""Describes exceptions in one line: our own, gin's, and those from code of plugins and users."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import traceback
+
+from prompt_tuning_core import registry
+from prompt_tuning_core.errors import PromptTuningError, one_line
+
+
+def described(error: BaseException) -> str | None:
+    """Describes an exception that was caught.
+
+    Returns:
+      The message of an error of ours or of gin. Else the innermost code that is no library's: the
+      plugin, or a module of the user, with file and line, and the message. None if there is none.
+    """
+    # gin appends its calls to the text of an exception that passes through them.
+    message = one_line(error).split(" In call to configurable")[0]
+    if isinstance(error, PromptTuningError):
+        return message.partition(": ")[2]
+    if "gin" in sys.modules:
+        from prompt_tuning_core import gin_config
+
+        explained = gin_config.explain(error)
+        if explained is not None:
+            return explained
+    own: dict[str, registry.Plugin] = {}
+    installed = registry.process_registry()
+    for plugin in (*installed.discover(), *installed.loaded()):  # One that is used wins.
+        if not plugin.is_core:
+            own[plugin.value.partition(":")[0].partition(".")[0]] = plugin
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        where = f"{frame.f_code.co_filename}:{line}"
+        if package in own and isinstance(error, ValueError):  # It may be the user's value.
+            return f"{own[package]}: {message.partition(': ')[2]} ({where})"
+        if package in own:
+            return f"{own[package]} fails at {where}: {message}; --traceback shows all"
+        if not _is_library(frame.f_code.co_filename, package):
+            return f"{where}: {message}; --traceback shows all"
+    return None
+
+
+def _is_library(file: str, package: str) -> bool:
+    folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return (
+        package.startswith("prompt_tuning_")
+        or not os.path.isfile(file)
+        or any(os.path.realpath(file).startswith(os.path.realpath(f) + os.sep) for f in folders)
+    )
