@@ -10,7 +10,7 @@ point of the group `prompt_tuning.hooks`:
         ...
 
 A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. An implementation may
-leave out arguments that it does not use. Its result is ignored; an exception stops the run.
+leave out arguments that it does not use. An exception ends the run with an error.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ def prompt_initialized(
 
 
 @hookspec
-def step_logged(step: int, metrics: Mapping[str, float]) -> None:
+def step_logged(step: int, metrics: Mapping[str, float]) -> bool | None:
     """Called whenever the engine logs training metrics, possibly not at every step.
+
+    If it returns True, training ends after this step: the run is saved, evaluated and finished.
 
     Args:
       step: The number of steps taken, counted as in file names.

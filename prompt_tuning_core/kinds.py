@@ -50,7 +50,7 @@ def _not_callable(loaded: object) -> str | None:
 def _no_engine(loaded: object) -> str | None:
     if not isinstance(loaded, type):
         return f"names a value of type {type(loaded).__name__}, and an engine is a class"
-    return _lacking(loaded, "train", "eval", "infer", noun="an engine class")
+    return _no_engine_class(loaded)
 
 
 def _no_hooks(loaded: object) -> str | None:
@@ -71,14 +71,6 @@ def _no_format(loaded: object) -> str | None:
     return None
 
 
-def _no_catalog(loaded: object) -> str | None:
-    return _lacking(loaded, "models", "prompts", noun="a catalog")
-
-
-def _no_command(loaded: object) -> str | None:
-    return _lacking(loaded, "add_arguments", "run", noun="a command")
-
-
 def _no_package(loaded: object) -> str | None:
     if hasattr(loaded, "__path__"):
         return None
@@ -91,10 +83,17 @@ def _no_module(loaded: object) -> str | None:
     return f"names a value of type {type(loaded).__name__}, and tasks are registered by a module"
 
 
-def _lacking(loaded: object, *methods: str, noun: str) -> str | None:
-    missing = [name for name in methods if not callable(getattr(loaded, name, None))]
-    return f"names {noun} without {', '.join(missing)}" if missing else None
+def _lacks(noun: str, *methods: str) -> Callable[[object], str | None]:
+    def complaint(loaded: object) -> str | None:
+        missing = [name for name in methods if not callable(getattr(loaded, name, None))]
+        return f"names {noun} without {', '.join(missing)}" if missing else None
 
+    return complaint
+
+
+_no_engine_class = _lacks("an engine class", "train", "eval", "infer")
+_no_catalog = _lacks("a catalog", "models", "prompts")
+_no_command = _lacks("a command", "add_arguments", "run")
 
 KINDS: dict[str, Kind] = {
     kind.name: kind

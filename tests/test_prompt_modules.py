@@ -143,7 +143,7 @@ def test_an_initializer_that_cannot_serve_a_part_names_both_widths():
     def table(rng, shape):
         raise ValueError(f"has vectors of 512 numbers, but the prompt needs {shape[1]}")
 
-    with pytest.raises(InputError, match="512 numbers, but the prompt needs 8"):
+    with pytest.raises(ValueError, match="512 numbers, but the prompt needs 8"):
         made(Good(P, prompt_init=table))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -25,14 +26,11 @@ def described(error: BaseException) -> str | None:
     if "gin" in sys.modules:
         from prompt_tuning_core import gin_config
 
-        explained = gin_config.explain(error)
-        if explained is not None:
+        if explained := gin_config.explain(error):
             return explained
-    own: dict[str, registry.Plugin] = {}
     installed = registry.process_registry()
-    for plugin in (*installed.discover(), *installed.loaded()):  # One that is used wins.
-        if not plugin.is_core:
-            own[plugin.value.partition(":")[0].partition(".")[0]] = plugin
+    plugins = (*installed.discover(), *installed.loaded())  # One that is used wins.
+    own = {re.split("[.:]", p.value)[0]: p for p in plugins if not p.is_core}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         where = f"{frame.f_code.co_filename}:{line}"

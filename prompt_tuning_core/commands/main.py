@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from prompt_tuning_core import __version__, registry
 from prompt_tuning_core.commands import failures
-from prompt_tuning_core.commands.text_tables import aligned
+from prompt_tuning_core.commands.text_tables import aligned, printable
 from prompt_tuning_core.errors import InputError, nearest
 
 PROGRAM = "prompt-tuning"
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = failures.described(error)
         if line is None or "--traceback" in argv or os.environ.get("PROMPT_TUNING_TRACEBACK"):
             raise
-    print(f"{PROGRAM}: error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"{PROGRAM}: error: {printable(' '.join(line.split()))}", file=sys.stderr)
     return 2
 
 
@@ -99,11 +99,7 @@ def _filters_parser() -> _Parser:
             help=f"{verb} this: a plugin, a distribution, or distribution:plugin (repeatable; "
             f"also PROMPT_TUNING_{flag[2:].split('-')[0].upper()}_PLUGINS)",
         )
-    parser.add_argument(
-        "--traceback",
-        action="store_true",
-        help="show the whole traceback of an error (also PROMPT_TUNING_TRACEBACK=1)",
-    )
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -1,15 +1,19 @@
-"""Tables of text for the terminal."""
+"""Text for the terminal; what strangers wrote is shown without control characters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
+def printable(text: str, longest: int = 2000) -> str:
+    """Returns text with `?` for what is not printable, cut with `…` if it is longer."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
+    return shown if len(text) <= longest else f"{shown[:longest]}…"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns one line a row, its cells in columns; all rows have as many cells."""
+    rows = [[printable(cell, 300) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return lines
+    cells = ([c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)] for row in rows)
+    return ["  ".join(row).rstrip() for row in cells]

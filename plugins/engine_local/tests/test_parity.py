@@ -86,7 +86,7 @@ def test_the_prompt_is_float32_whatever_the_initializer_returns(dtype):
 
 def test_an_initializer_of_whole_numbers_is_refused():
     model = make_model(prompt_init=lambda rng, shape: np.ones(shape, np.int32))
-    with pytest.raises(InputError, match="returned int32 .*expected floating numbers"):
+    with pytest.raises(InputError, match=r"returned int32 .*expected floating numbers"):
         model.init_prompt(jax.random.key(0))
 
 

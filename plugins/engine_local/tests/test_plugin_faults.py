@@ -194,3 +194,47 @@ def arguments_of(kind, name, directory):
         changes |= {"MIXTURE_OR_TASK_MODULE": name, "MIXTURE_OR_TASK_NAME": name}
     more = {"prompt": [f"--gin.PROMPT=@{name}"], "hooks": [f"--hooks={name}"]}
     return [*training_flags(**changes), *more.get(kind, [])]
+
+
+STOPPER = """
+from prompt_tuning_core.hookspecs import hookimpl
+
+@hookimpl
+def step_logged(step):
+    return step == 3
+"""
+
+
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_a_hook_may_end_a_run(project, site, main, monkeypatch):
+    monkeypatch.chdir(project)
+    site.distribution("stopper", {"hooks": {"stopper": "stopper"}}, {"stopper.py": STOPPER})
+    registry.configure()
+    code, output, error = main("train", *training_flags(TRAIN_STEPS=9), "--hooks=stopper")
+    assert code == 0, error
+    assert output.count("step 3: ") == 1
+    run = project / "run"
+    assert sorted(path.name for path in run.glob("*.npy")) == [
+        "prompt_0.npy", "prompt_2.npy", "prompt_3.npy",
+    ]  # fmt: skip
+    code, output, error = main("train", *training_flags(TRAIN_STEPS=4))
+    assert code == 0, error
+    assert "going on from step 3" in output
+
+
+def test_nothing_of_a_stranger_reaches_the_terminal_raw(site, main):
+    site.distribution(
+        "painter",
+        {"initializers": {"init_painter": "painter:make"}},
+        {"painter.py": "make = print"},
+        summary="\x1b[2J\x1b]0;title\x07" + "x" * 5000,
+    )
+    registry.configure()
+    code, output, error = main("list-plugins")
+    assert code == 0, error
+    (row,) = (line for line in output.splitlines() if "init_painter" in line)
+    assert "?[2J?]0;title?xxx" in row
+    assert len(row) < 600
+    code, _, error = main("train", "--engine=\x1b[31mred")
+    assert code == 2
+    assert "\x1b" not in error

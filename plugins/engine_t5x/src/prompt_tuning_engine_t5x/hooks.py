@@ -33,9 +33,10 @@ def actions(hooks: Sequence[str] = ()) -> dict[str, list[trainer.BaseAction]] | 
     if not hooks:
         return None
     hook = registry.process_registry().load_hooks(hooks)
+    answers: list[object] = []  # T5X forgets one at its next action.
     return {
-        "TRAIN": [_Teller(hook.step_logged)],
-        "INFER_EVAL": [_Teller(hook.evaluated)],
+        "TRAIN": [_Teller(hook.step_logged, answers)],
+        "INFER_EVAL": [_Teller(hook.evaluated, answers)],
     }
 
 
@@ -45,15 +46,20 @@ def concurrent_metrics(hooks: Sequence[str] = ()) -> bool:
 
 
 class _Teller(trainer.BaseAction):
-    """Calls one hook with the step and the metrics of all tasks."""
+    """Calls one hook with the step and the metrics of all tasks.
 
-    def __init__(self, hook: Any) -> None:
-        self._hook = hook
+    Args:
+      hook: The hook.
+      answers: What plugins have returned so far, of all hooks.
+    """
+
+    def __init__(self, hook: Any, answers: list[object]) -> None:
+        self._hook, self._answers = hook, answers
 
     def run(
         self, train_state: train_state.TrainState, metrics_by_task: Mapping[str, Mapping[str, Any]]
     ) -> bool:
-        """Calls the plugins; returns False, so that training continues."""
+        """Calls the plugins; returns True if one has ended the run."""
         metrics = {}
         for task, values in metrics_by_task.items():
             prefix = f"{task}/" if len(metrics_by_task) > 1 else ""
@@ -61,8 +67,8 @@ class _Teller(trainer.BaseAction):
         step = train_state.step
         if isinstance(step, jax.Array):
             step = step.addressable_data(0)
-        self._hook(step=int(step), metrics=metrics)
-        return False
+        self._answers += self._hook(step=int(step), metrics=metrics)
+        return True in self._answers
 
 
 class EvaluationLogger(seqio.Logger):

@@ -216,11 +216,11 @@ class _Trainer:
         ):
             for step in range(self._step + 1, prepared.last + 1):
                 batch = placement.split(next(prepared.batches))
-                self._advance(
+                is_ended = self._advance(
                     step,
                     *step_fn(self._prompt, self._optimizer, frozen, batch, dropout_rng, step),
                 )
-                is_last = step == prepared.last
+                is_last = is_ended or step == prepared.last
                 evaluates = is_last or step % options.eval_period == 0
                 saves = is_last or step % options.save_period == 0 or interrupted.received
                 if evaluates or saves:
@@ -235,11 +235,13 @@ class _Trainer:
                         f"stopped at step {step}; the same command goes on from there"
                     )
                     interrupted.stop()
+                if is_last:
+                    break
 
     def _advance(
         self, step: int, prompt: Params, optimizer: Any, metrics: Mapping[str, jax.Array]
-    ) -> None:
-        """Records the results of a step.
+    ) -> bool:
+        """Records the results of a step; returns True if a hook ends the run.
 
         Raises:
           InputError: If the loss is not finite; earlier saves are kept.
@@ -248,7 +250,7 @@ class _Trainer:
         _check_finite(values["loss"], step, self._prepared.directory)
         self._step, self._prompt, self._optimizer = step, prompt, optimizer
         self._report.step(step, values)
-        self._prepared.hook.step_logged(step=step, metrics=values)
+        return True in self._prepared.hook.step_logged(step=step, metrics=values)
 
     def _evaluate(self) -> None:
         """Evaluates the prompt, and saves it as the best one if it is the best so far."""
@@ -316,7 +318,7 @@ class _Trainer:
             seed=prepared.seed,
             history=self._report.history,
         )
-        self._console.print(_summary(run, options.eval_split, prepared.first, prepared.last))
+        self._console.print(_summary(run, options.eval_split, prepared.first, self._step))
         self._console.print(f"prompt: {run.prompt_path}", highlight=False, soft_wrap=True)
         return run
 
