@@ -1,4 +1,4 @@
-"""What a stranger's plugin does wrong is one line that names it, with file and line."""
+"""Faults of a stranger's plugin: each is one line that names it, with file and line."""
 
 from __future__ import annotations
 
