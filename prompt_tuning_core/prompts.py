@@ -269,6 +269,9 @@ class InputPrompt(PromptModule):
                 f"{described(self)}: rows returned the shape {list(rows.shape)}, expected "
                 f"[{batch} or 1, {expected[0]}, {width}]"
             )
+        if not isinstance(self.dropout_rate, int | float) or not 0 <= self.dropout_rate < 1:
+            found = f"{described(self)}: dropout_rate is {self.dropout_rate!r}"
+            raise InputError(f"{found}, expected a number of at least 0 and below 1")
         rows = jnp.broadcast_to(rows, (batch, *expected))
         if self.dropout_rate and self.has_rng("dropout"):
             keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.dropout_rate, rows.shape)
@@ -489,9 +492,7 @@ def each(initializer: Initializer | None, n: int) -> Initializer | None:
     """Makes an initializer of `[n, P, H]` from one of `(P, H)`, with a key for each of the n.
 
     For example, `self.parameter("prompts", each(self.prompt_init, layers), (layers, P, H))`.
-
-    Returns:
-      The initializer; None for None.
+    Returns None for None.
     """
     if initializer is None:
         return None

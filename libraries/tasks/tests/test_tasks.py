@@ -203,3 +203,28 @@ def test_rates_are_positive_numbers(rate):
 def test_mixtures_have_rates(rates):
     with pytest.raises(InputError, match=r"mixture 'm' has the rates .*, expected for example"):
         Mixture("m", rates)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"0": "no", "1": "yes"}, {0: "no", 1: "yes"}, {0.0: "no", True: "yes"}, ["no", "yes"]],
+    ids=repr,
+)
+def test_names_of_targets_are_found_by_value(names):
+    """Classes come as numbers, as whole floats of pandas, and as booleans."""
+    labels = [0, 1, "0", "1.0", 1.0, False, True, "true"]
+
+    def rows():
+        return [{"label": label} for label in labels]
+
+    task = TextTask("t", {"train": rows}, inputs="x", targets="{label}", target_names=names)
+    found = [example.targets for example in task.examples("train")]
+    assert found == ["no", "yes", "no", "yes", "yes", "no", "yes", "yes"]
+
+
+def test_a_target_without_a_name_is_shown_beside_the_known_ones():
+    task = TextTask(
+        "t", {"train": lambda: [{"label": 2}]}, inputs="x", targets="{label}", target_names={0: "a"}
+    )
+    with pytest.raises(InputError, match=r"the target '2' has no name .* which has 0 \(int\)"):
+        task.examples("train")

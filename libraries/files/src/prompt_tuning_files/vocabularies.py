@@ -20,6 +20,8 @@ from prompt_tuning_files import git_lfs, names, tokenizer_json
 EXTRA_IDS = 100
 """The number of extra ids in the vocabularies of T5 and mT5."""
 
+_MOST_EXTRA_IDS = 10**6
+
 FILE_NAMES = ("spiece.model", "sentencepiece.model", "tokenizer.model", "tokenizer.json")
 """File names to look for in a folder, in this order: SentencePiece's own form comes first."""
 
@@ -56,10 +58,10 @@ class SentencePieceVocabulary:
         extra_ids: int = EXTRA_IDS,
         model_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        if type(extra_ids) is not int or extra_ids < 0:
+        if type(extra_ids) is not int or not 0 <= extra_ids <= _MOST_EXTRA_IDS:
             raise InputError(
-                f"VOCABULARY_EXTRA_IDS is {extra_ids!r}, expected a whole number of at least 0: "
-                "the number of extra ids, including those in the file"
+                f"VOCABULARY_EXTRA_IDS is {extra_ids!r}, expected a whole number from 0 to "
+                f"{_MOST_EXTRA_IDS}: the number of extra ids, including those in the file"
             )
         self.sentencepiece_model_file = locate(sentencepiece_model_file, model_path)
         self.extra_ids = extra_ids

@@ -34,7 +34,7 @@ import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
@@ -73,8 +73,9 @@ class TextTask:
         `train.tsv.gz` (`.gz`, `.bz2`, `.xz`).
       inputs: Template of the input text; `{column}` is replaced by the row's value.
       targets: Template of the target text.
-      target_names: Text for each rendered target, for files that number their classes; None to use
-        targets unchanged.
+      target_names: Text for each rendered target, for files that number their classes: a mapping,
+        or a list of the texts for 0, 1 and so on. Numbers are compared by value: the key 1 is for
+        `1`, `1.0` and `true`. None uses targets unchanged.
       metrics: Names of metrics (`prompt_tuning_tasks.metrics`), or functions of targets and
         predictions that return a mapping of names to values.
 
@@ -86,12 +87,28 @@ class TextTask:
     splits: Mapping[str, Sources]
     inputs: str = "{inputs}"
     targets: str = "{targets}"
-    target_names: Mapping[str, str] | None = None
+    target_names: Mapping[Any, str] | Sequence[str] | None = None
     metrics: Sequence[str | metrics.Metric] = ("exact_match",)
 
     def __post_init__(self) -> None:
-        for template in (self.inputs, self.targets):
+        for field in ("inputs", "targets"):
+            template = getattr(self, field)
+            if not isinstance(template, str):
+                raise InputError(
+                    f"task {self.name!r} has the {field} {template!r}, expected a template in "
+                    "quotes, such as '{text}'"
+                )
             _columns(template)
+        names = self.target_names
+        texts = names.values() if isinstance(names, Mapping) else names
+        if isinstance(names, str) or not (
+            texts is None
+            or (isinstance(texts, Iterable) and all(isinstance(text, str) for text in texts))
+        ):
+            raise InputError(
+                f"task {self.name!r} has the target_names {names!r}, expected a mapping to texts "
+                "or a list of texts: {'0': 'bad', '1': 'good'} or ['bad', 'good']"
+            )
         if not isinstance(self.splits, Mapping):
             raise InputError(
                 f"task {self.name!r} has the splits {self.splits!r}, expected for example "
@@ -142,13 +159,14 @@ class TextTask:
         target = self._render(self.targets, row, place)
         if self.target_names is None:
             return target
-        try:
-            return self.target_names[target]
-        except KeyError:
-            known = ", ".join(map(repr, self.target_names))
-            raise InputError(
-                f"{place}: the target {target!r} has no name in target_names, which has {known}"
-            ) from None
+        names = _named(self.target_names)
+        for found in (target, _number(target)):
+            if found in names:
+                return names[found]
+        known = ", ".join(f"{key!r} ({type(key).__name__})" for key in _keys(self.target_names))
+        raise InputError(
+            f"{place}: the target {target!r} has no name in target_names, which has {known}"
+        )
 
     @staticmethod
     def _render(template: str, row: Row, place: str) -> str:
@@ -159,6 +177,28 @@ class TextTask:
                 f"{nearest(missing[0], row)}"
             )
         return template.format_map(row)
+
+
+def _keys(names: Mapping[Any, str] | Sequence[str]) -> Iterable[Any]:
+    return names if isinstance(names, Mapping) else range(len(names))
+
+
+def _named(names: Mapping[Any, str] | Sequence[str]) -> dict[str, str]:
+    """Returns target_names by text; a key that is a number is there as its value, too."""
+    texts = names.values() if isinstance(names, Mapping) else names
+    pairs = list(zip(map(str, _keys(names)), texts, strict=True))
+    by_value = {_number(key): text for key, text in pairs}
+    return {**by_value, **dict(pairs)}
+
+
+def _number(text: str) -> str:
+    """Returns a whole number, `true` or `false` in its shortest form, and other text unchanged."""
+    text = {"true": "1", "false": "0"}.get(text.lower(), text)
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return str(int(value)) if value.is_integer() else text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,9 +45,17 @@ def adafactor(
         trains `encoder/prompt/up/kernel` at a tenth of the rate.
 
     Raises:
-      InputError: If a pair is no regular expression and number; and from `init`, if one is found in
-        no name.
+      InputError: If a number is none, or a pair is no regular expression and number; and from
+        `init`, if one is found in no name.
     """
+    for name, value, may_be in (
+        ("learning_rate", learning_rate, "an optax schedule"),
+        ("decay_rate", decay_rate, ""),
+        ("step_offset", step_offset, ""),
+        ("clipping_threshold", clipping_threshold, "None"),
+        ("weight_decay_rate", weight_decay_rate, "None"),
+    ):
+        _check_number(name, value, may_be)
     factors = _checked(learning_rate_factors)
     inner = optax.adafactor(
         learning_rate=learning_rate,
@@ -100,6 +108,17 @@ def _scale_by_name(factors: Sequence[tuple[str, float]]) -> optax.GradientTransf
         return jax.tree.map(lambda one, scale: one * scale, updates, scales), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _check_number(name: str, value: object, may_be: str) -> None:
+    """Refuses a setting that is no number of at least 0, nor what it `may_be` besides."""
+    is_other = {"None": value is None, "an optax schedule": callable(value)}.get(may_be, False)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if not is_other and not is_number:
+        raise InputError(
+            f"adafactor.{name} is {value!r}, expected a number of at least 0"
+            + (f", or {may_be}" if may_be else "")
+        )
 
 
 def start_at(state: optax.OptState, step: int) -> optax.OptState:

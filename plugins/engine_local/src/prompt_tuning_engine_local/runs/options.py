@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optax
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_local.model.losses import LossNormalizingFactor
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 
 
@@ -35,14 +37,23 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _whole(least: int) -> Check:
+def _whole(least: int, most: int | None = None) -> Check:
+    if most is None:
+        return Check(
+            f"a whole number of at least {least}", lambda value: _is_whole(value) and value >= least
+        )
     return Check(
-        f"a whole number of at least {least}", lambda value: _is_whole(value) and value >= least
+        f"a whole number from {least} to {most}",
+        lambda value: _is_whole(value) and least <= value <= most,
     )
 
 
-def _fraction(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _one_of(*names: str) -> Check:
+    return Check(f"one of {', '.join(map(repr, names))}", lambda value: value in names)
 
 
 _TEXT = Check("a text in quotes", lambda value: isinstance(value, str) and value != "")
@@ -63,8 +74,12 @@ _LENGTHS = Check(
     lambda value: (
         isinstance(value, Mapping)
         and set(value) == {"inputs", "targets"}
-        and all(_is_whole(length) and length > 0 for length in value.values())
+        and all(_is_whole(length) and 0 < length <= 10**6 for length in value.values())
     ),
+)
+
+_FRACTION = Check(
+    "a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1
 )
 
 MACROS: Mapping[str, Check] = {
@@ -89,7 +104,7 @@ MACROS: Mapping[str, Check] = {
     # The run.
     "TRAIN_STEPS": _whole(0).or_none(),
     "TRAIN_STEPS_RELATIVE": _whole(0).or_none(),
-    "BATCH_SIZE": _whole(1),
+    "BATCH_SIZE": _whole(1, 10**6),
     "EVAL_PERIOD": _whole(1),
     "SAVE_PERIOD": _whole(1),
     "KEEP_CHECKPOINTS": _whole(1).or_none(" for every prompt"),
@@ -99,17 +114,31 @@ MACROS: Mapping[str, Check] = {
     "HOOKS": _NAMES,
     "ALLOW_CHANGES": _NAMES,
     "RECORD_SETTINGS": _BOOL,
-    # The model.
-    "NUM_EMBEDDINGS": _whole(1),
-    "EMBED_DIM": _whole(1),
-    "NUM_HEADS": _whole(1),
-    "HEAD_DIM": _whole(1),
-    "MLP_DIM": _whole(1),
-    "NUM_ENCODER_LAYERS": _whole(1),
-    "NUM_DECODER_LAYERS": _whole(1),
-    "VOCABULARY_EXTRA_IDS": _whole(0),
-    "DROPOUT_RATE": Check("a number of at least 0 and below 1", _fraction),
-    "LABEL_SMOOTHING": Check("a number of at least 0 and below 1", _fraction),
+    # The model. No T5 has sizes like the largest ones, which catch a slip before it takes memory.
+    "PROMPT_LENGTH": _whole(1, 10**6),
+    "NUM_EMBEDDINGS": _whole(1, 10**8),
+    "EMBED_DIM": _whole(1, 10**6),
+    "NUM_HEADS": _whole(1, 10**4),
+    "HEAD_DIM": _whole(1, 10**6),
+    "MLP_DIM": _whole(1, 10**7),
+    "NUM_ENCODER_LAYERS": _whole(1, 10**4),
+    "NUM_DECODER_LAYERS": _whole(1, 10**4),
+    "VOCABULARY_EXTRA_IDS": _whole(0, 10**6),
+    "ACTIVATION_DTYPE": _one_of("float32", "bfloat16", "float16"),
+    "DROPOUT_RATE": _FRACTION,
+    "LABEL_SMOOTHING": _FRACTION,
+    "LOSS_NORMALIZING_FACTOR": Check(
+        f"a number above 0, one of {', '.join(LossNormalizingFactor.__members__)}, or None",
+        lambda value: (
+            value is None
+            or (_is_number(value) and value > 0)
+            or (isinstance(value, str) and value.upper() in LossNormalizingFactor.__members__)
+        ),
+    ),
+    "Z_LOSS": Check("a number of at least 0", lambda value: _is_number(value) and value >= 0),
+    # Fields that no packaged file sets by a macro.
+    "train_split": _TEXT,
+    "eval_split": _TEXT,
 }
 """The allowed values of each macro of the packaged gin files; other macros are not checked."""
 
@@ -222,8 +251,8 @@ class TrainingOptions(Options):
     keep_checkpoints: int | None = _set_by("KEEP_CHECKPOINTS", default=None)
     best_metric: str | None = _set_by("BEST_METRIC", default=None)
     random_seed: int | None = _set_by("RANDOM_SEED", default=None)
-    train_split: str = "train"
-    eval_split: str = "validation"
+    train_split: str = _set_by("train_split", default="train")
+    eval_split: str = _set_by("eval_split", default="validation")
     shuffle: bool = _set_by("SHUFFLE", default=True)
     pack: bool = _set_by("PACK", default=False)
     allow_changes: Sequence[str] = _set_by("ALLOW_CHANGES", default=())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
@@ -107,6 +108,10 @@ def load(options: Options, placement: Placement) -> Loaded:
     Raises:
       InputError: If it cannot be used.
     """
+    if not isinstance(options.model, EncoderDecoderModel):
+        raise InputError(
+            f"MODEL is {options.model!r}, expected an EncoderDecoderModel: name a models file"
+        )
     model, lengths = options.model, FeatureLengths.of(options.task_feature_lengths)
     frozen = model_files.load(
         options.checkpoint_path, model.frozen_parameters, placement.everywhere
@@ -129,6 +134,7 @@ def prepare(options: TrainingOptions) -> Prepared:
     Raises:
       PromptTuningError: If something given cannot be used, or the directory holds another run.
     """
+    _check_optimizer(options.optimizer)
     placement = place(options)
     directory = _usable_directory(options.model_dir)
     earlier = state_store.read_run(directory)
@@ -180,6 +186,14 @@ def prepare(options: TrainingOptions) -> Prepared:
         batches=batches,
         eval_sets=eval_sets,
     )
+
+
+def _check_optimizer(optimizer: object) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise InputError(
+            f"OPTIMIZER is {optimizer!r}, expected an optax optimizer such as "
+            "@optimizers.adafactor()"
+        )
 
 
 def _keys(seed: int) -> jax.Array:
