@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError, PluginError
+from prompt_tuning_core.errors import InputError, PluginError, one_line
 from prompt_tuning_files import git_lfs, names, prompt_files
 
 if TYPE_CHECKING:
@@ -316,11 +316,13 @@ def _recognizing(protocol: Any, what: str, name: str) -> Located:
     readers = {
         plugin: format_ for plugin, format_ in formats.items() if isinstance(format_, protocol)
     }
-    found = [
-        plugin
-        for plugin, format_ in readers.items()
-        if getattr(format_, f"recognizes_{what}")(name)
-    ]
+    found = []
+    for plugin, format_ in readers.items():
+        try:
+            if getattr(format_, f"recognizes_{what}")(name):
+                found.append(plugin)
+        except Exception as error:  # Whatever a stranger's format raises, others may read the file.
+            broken.append(_failing(plugin, error))
     if not found and broken:
         raise broken[0]
     if not found:
@@ -355,7 +357,14 @@ def _installed() -> tuple[dict[str, Any], list[PluginError]]:
                 formats[plugin.name] = registry.process_registry().load("format", plugin.name)()
             except PluginError as error:
                 broken.append(error)
+            except Exception as error:  # Its class may want arguments, for example.
+                broken.append(_failing(plugin.name, error))
     return formats, broken
+
+
+def _failing(name: str, error: Exception) -> PluginError:
+    plugin = registry.process_registry().find("format", name)
+    return PluginError(f"{plugin} fails, and no other format reads the file: {one_line(error)}")
 
 
 def _is_pickled(path: str) -> bool:
