@@ -228,3 +228,40 @@ def test_a_target_without_a_name_is_shown_beside_the_known_ones():
     )
     with pytest.raises(InputError, match=r"the target '2' has no name .* which has 0 \(int\)"):
         task.examples("train")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"inputs": null, "targets": "b"}', r"column 'inputs' is null, expected a text or a num"),
+        ('{"inputs": ["a"], "targets": "b"}', "column 'inputs' is a list"),
+        ('{"inputs": "a", "targets": {"b": 1}}', "column 'targets' is a dict"),
+        ('{"inputs": NaN, "targets": "b"}', "column 'inputs' is nan, expected .* a finite number"),
+        ('{"inputs": 1e400, "targets": "b"}', "column 'inputs' is inf"),
+        ('{"inputs": "a", "inputs": "c", "targets": "b"}', "the name 'inputs' occurs twice in one"),
+        ('{"inputs": "\\ud800", "targets": "b"}', "holds half of a surrogate pair"),
+        ('{"inputs": ' + "9" * 5000 + ', "targets": "b"}', "Exceeds the limit .* digits"),
+        ('{"inputs": ' + "[" * 10**5 + "]" * 10**5 + "}", "JSON that is nested too deeply"),
+        ('{"inputs": "a"}', "no column 'targets' for the template"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_cells_that_are_no_text_are_refused_with_file_and_line(tmp_path, line, expected):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"inputs": "a", "targets": "b"}\n' + line + "\n")
+    with pytest.raises(InputError, match=rf"rows\.jsonl:2: .*{expected}") as raised:
+        TextTask("t", {"train": path}).examples("train")
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.JSON", "a.parquet", "a.zip", "a.json.gz", "a.xlsx"])
+def test_a_file_to_answer_that_is_no_text_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(InputError, match=r"is no file of lines or rows, which end in \.txt, \.jso"):
+        tasks.read_inputs(tmp_path / name, TextTask("t", {}))
+
+
+def test_endings_count_without_regard_to_case(tmp_path):
+    (tmp_path / "A.TSV.GZ").write_bytes(gzip.compress(b"inputs\ttargets\na\tb\n"))
+    (example,) = TextTask("t", {"train": tmp_path / "A.TSV.GZ"}).examples("train")
+    assert (example.inputs, example.targets) == ("a", "b")

@@ -170,13 +170,26 @@ class TextTask:
 
     @staticmethod
     def _render(template: str, row: Row, place: str) -> str:
-        missing = [column for column in _columns(template) if row.get(column) is None]
-        if missing:
-            raise InputError(
-                f"{place}: no column {missing[0]!r} for the template {template!r}"
-                f"{nearest(missing[0], row)}"
-            )
-        return template.format_map(row)
+        for column in _columns(template):
+            if column not in row:
+                raise InputError(
+                    f"{place}: no column {column!r} for the template {template!r}"
+                    f"{nearest(column, row)}"
+                )
+            _check_cell(row[column], f"{place}: column {column!r}")
+        text = template.format_map(row)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"{place}: {text!r} holds half of a surrogate pair, which is no text")
+        return text
+
+
+def _check_cell(value: object, place: str) -> None:
+    """Refuses a value of a row that is no text and no number."""
+    if value is None or isinstance(value, list | dict):
+        found = "null" if value is None else f"a {type(value).__name__}"
+        raise InputError(f"{place} is {found}, expected a text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{place} is {value}, expected a text or a finite number")
 
 
 def _keys(names: Mapping[Any, str] | Sequence[str]) -> Iterable[Any]:
@@ -298,12 +311,26 @@ def _rows(sources: Sources, place: str) -> Iterator[tuple[str, Row]]:
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     for place, line in _full_lines(path):
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_each_once)
         except json.JSONDecodeError as e:
             raise InputError(f"{place}: not JSON: {e.msg} at column {e.colno}") from None
+        except RecursionError:
+            raise InputError(f"{place}: JSON that is nested too deeply") from None
+        except ValueError as e:  # A name twice, or a number of thousands of digits.
+            raise InputError(f"{place}: {str(e).partition(';')[0]}") from None
         if not isinstance(row, dict):
             raise InputError(f"{place}: found {type(row).__name__}, expected a JSON object")
         yield place, row
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Makes a row of the members of a JSON object."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} occurs twice in one object")
+    return row
 
 
 def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
@@ -386,7 +413,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz")
 
 def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     # Imported only for such files: some builds of Python lack these modules.
-    match path.suffix:
+    match path.suffix.lower():
         case ".gz":
             import gzip
 
@@ -404,13 +431,21 @@ def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
 
 def _ending(path: Path) -> str:
     """Returns the ending of a file without that of its compression."""
-    return path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
+    plain = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+    return plain.suffix.lower()
 
 
 def stem(path: str | os.PathLike[str]) -> str:
     """Returns a file's name without its ending and the ending of its compression."""
     plain = Path(path)
-    return (plain.with_suffix("") if plain.suffix in _COMPRESSED else plain).stem
+    return (plain.with_suffix("") if plain.suffix.lower() in _COMPRESSED else plain).stem
+
+
+# Endings of files that people have, and that hold neither lines nor rows that this reads.
+_NO_TEXT = {
+    ".json", ".zip", ".zst", ".tar", ".tgz", ".7z", ".parquet", ".arrow", ".feather", ".xlsx",
+    ".xls", ".ods", ".npy", ".npz", ".pkl", ".pickle", ".safetensors", ".pdf", ".docx",
+}  # fmt: skip
 
 
 def has_rows(path: str | os.PathLike[str]) -> bool:
@@ -473,7 +508,7 @@ def import_module(name: str) -> None:
         importlib.import_module(name)
     except PromptTuningError:
         raise
-    except Exception as e:  # A module may raise anything while it is imported.
+    except (Exception, SystemExit) as e:  # A module may raise anything while it is imported.
         # The missing module may be one that this module imports. Relative names are never found.
         missing = e.name if isinstance(e, ModuleNotFoundError) else None
         if name.startswith(".") or (missing and f"{name}.".startswith(f"{missing}.")):
@@ -523,6 +558,11 @@ def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:
     Raises:
       InputError: If the file cannot be read or is empty, or a row lacks a column of the template.
     """
+    if _ending(Path(path)) in _NO_TEXT:
+        raise InputError(
+            f"INFER_INPUT_FILE {path}: is no file of lines or rows, which end in .txt, "
+            f"{', '.join(_READERS)}; convert it"
+        )
     try:
         rows = read_rows(path) if has_rows(path) else _rows_of_lines(path, task)
     except InputError as e:

@@ -48,14 +48,11 @@ def adafactor(
       InputError: If a number is none, or a pair is no regular expression and number; and from
         `init`, if one is found in no name.
     """
-    for name, value, may_be in (
-        ("learning_rate", learning_rate, "an optax schedule"),
-        ("decay_rate", decay_rate, ""),
-        ("step_offset", step_offset, ""),
-        ("clipping_threshold", clipping_threshold, "None"),
-        ("weight_decay_rate", weight_decay_rate, "None"),
-    ):
-        _check_number(name, value, may_be)
+    _check_number("learning_rate", learning_rate, "an optax schedule")
+    _check_number("decay_rate", decay_rate)
+    _check_number("step_offset", step_offset)
+    _check_number("clipping_threshold", clipping_threshold, "None")
+    _check_number("weight_decay_rate", weight_decay_rate, "None")
     factors = _checked(learning_rate_factors)
     inner = optax.adafactor(
         learning_rate=learning_rate,
@@ -110,8 +107,8 @@ def _scale_by_name(factors: Sequence[tuple[str, float]]) -> optax.GradientTransf
     return optax.GradientTransformation(init, update)
 
 
-def _check_number(name: str, value: object, may_be: str) -> None:
-    """Refuses a setting that is no number of at least 0, nor what it `may_be` besides."""
+def _check_number(name: str, value: object, may_be: str = "") -> None:
+    """Refuses a setting that is no number of at least 0, and not what else it may be."""
     is_other = {"None": value is None, "an optax schedule": callable(value)}.get(may_be, False)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
     if not is_other and not is_number:
