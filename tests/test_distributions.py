@@ -300,6 +300,8 @@ def strangers_run(everything: Environment) -> Path:
             "--gin.plugins.prompt_stranger.prompt_init=@plugins.init_ramp()",
             "--gin.plugins.init_ramp.limit=0.1",
             f"--gin.TRAIN_STEPS={steps}",
+            # The demo's learning rate falls to 0 at the last step.
+            "--gin.ALLOW_CHANGES=['TRAIN_STEPS']",
             "--gin.BATCH_SIZE=4",
             "--gin.HOOKS=['tell']",
             "--gin.MODEL_DIR='run'",

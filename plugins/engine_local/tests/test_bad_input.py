@@ -229,7 +229,7 @@ def test_a_label_with_pieces_outside_the_table(project, golden, complaint):
         ("init_future", "requires 'prompt-tuning-core>=9'"),
         # Plugins that import nothing of ours raise a ValueError.
         ("init_refusing", "plugin 'init_refusing' of refusing 1.0: no luck today"),
-        ("init_narrow", "error: 3 numbers wide, not 32"),
+        ("init_narrow", "plugin 'init_narrow' of narrow 1.0: 3 numbers wide, not 32 (/"),
     ],
 )
 def test_plugins(site, plugin, expected, complaint):

@@ -11,7 +11,6 @@ import re
 import shutil
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 from tiny import run_command, training_flags
@@ -139,7 +138,7 @@ def accidents(count):
             yield f"replace:{rng.randint(1, 3 + 2 * len(saves))}"
 
 
-@pytest.mark.parametrize(("module", "kills"), [("prompt_basic", 4), ("prompt_multitask", 2)])
+@pytest.mark.parametrize(("module", "kills"), [("prompt_basic", 4), ("prompt_multitask", 1)])
 def test_killed_anywhere_it_gives_the_same_prompt(
     project, unbroken_arrays, sabotage, module, kills
 ):
@@ -332,15 +331,16 @@ def test_a_directory_in_use_is_refused(project):
     assert "MODEL_DIR run is in use by another run" in second.stderr
 
 
-def test_another_run_is_refused_with_the_difference(project, golden):
-    first = run_command(["train", *training_flags(TRAIN_STEPS=1)], project)
-    assert first.returncode == 0, first.stderr
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_another_run_is_refused_with_the_difference(project, golden, train):
+    code, error = train(TRAIN_STEPS=1)
+    assert code == 0, error
 
     def refusal(**changes):
-        finished = run_command(["train", *training_flags(**changes)], project)
-        assert finished.returncode == 2, finished.stderr
-        assert "MODEL_DIR run holds another run: there " in finished.stderr
-        return finished.stderr
+        code, error = train(**changes)
+        assert code == 2, error
+        assert "MODEL_DIR run holds another run: there " in error
+        return error
 
     assert "BATCH_SIZE is 3, and here 4" in refusal(BATCH_SIZE=4)
     assert "RANDOM_SEED is 0, and here 1" in refusal(RANDOM_SEED=1)
@@ -389,26 +389,3 @@ def test_a_state_is_small(project):
     assert finished.returncode == 0, finished.stderr
     files = [p for p in (project / "run" / "state" / "1").rglob("*") if p.is_file()]
     assert sum(path.stat().st_size for path in files) < 2 * 4 * 5 * 32 + 20_000
-
-
-def test_a_state_of_another_optimizer_is_refused_and_stays(project):
-    # As from the time when the second moment of a large prompt was not factored.
-    finished = run_command(["train", *training_flags(TRAIN_STEPS=1)], project)
-    assert finished.returncode == 0, finished.stderr
-    state = project / "run" / "state" / "1"
-    saved = ocp.CheckpointManager(state.parent)
-    arrays = saved.restore(1, args=ocp.args.Composite(arrays=ocp.args.StandardRestore())).arrays
-    arrays["optimizer"] = {
-        name: np.zeros((5, 33), leaf.dtype) if leaf.shape == (5, 32) else leaf
-        for name, leaf in arrays["optimizer"].items()
-    }
-    shutil.rmtree(state / "arrays")
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(state / "arrays", arrays)
-    resumed = run_command(["train", *training_flags(TRAIN_STEPS=2)], project)
-    assert resumed.returncode == 2
-    assert "Traceback" not in resumed.stderr
-    line = resumed.stderr.splitlines()[-1]
-    assert "run/state/1 has arrays of the shapes [(), (1,), (1,), (5, 33)" in line
-    assert "for the optimizer, and this run has [(), (1,), (1,), (5, 32)" in line
-    assert state.exists()
