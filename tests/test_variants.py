@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import jax
@@ -12,8 +13,10 @@ from flax import traverse_util
 
 import variants
 from prompt_tuning_core import prompts, registry
+from prompt_tuning_engine_local.model import optimizers
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, flatten
+from prompt_tuning_engine_local.runs import state_store, training
 from prompt_tuning_files import module_files
 from prompt_tuning_init_file import init_file
 from variants import FROZEN, ROWS, VARIANTS, P, batch_of
@@ -118,6 +121,32 @@ def test_padding_order_and_size_of_a_batch_change_nothing(made, frozen):
     np.testing.assert_allclose(padded[real], whole[real], atol=2e-5)
     np.testing.assert_allclose(backwards[::-1][real], whole[real], atol=2e-5)
     np.testing.assert_allclose(alone[0, real[1]], whole[1, real[1]], atol=2e-5)
+
+
+def test_a_resumed_run_takes_the_same_steps(made, frozen, tmp_path):
+    model, prompt = made
+    optimizer = optimizers.adafactor()
+    step_fn = training.make_step(model, optimizer)
+    rng, batch = jax.random.key(0), batch_of(ROWS)
+
+    def step(number, state):  # The step reuses the memory of what it is given.
+        copies = jax.tree.map(jnp.array, (state.prompt, state.optimizer))
+        taken = step_fn(*copies, frozen, batch, rng, number)
+        return state_store.TrainingState(number, *taken[:2], {})
+
+    trained, _ = model.split(prompt)
+    first = step(1, state_store.TrainingState(0, prompt, optimizer.init(trained), {}))
+    with contextlib.closing(state_store.StateStore(tmp_path)) as store:
+        store.save(first)
+        store.wait()
+        restored = store.newest(like=first)
+    expected, found = step(2, first), step(2, restored)
+    for one, other in zip(
+        jax.tree.leaves((expected.prompt, expected.optimizer)),
+        jax.tree.leaves((found.prompt, found.optimizer)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_matrix_is_worth_the_module(variant, made, frozen):

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from prompt_tuning_core import __version__, registry
-from prompt_tuning_core.commands import failures
 from prompt_tuning_core.commands.text_tables import aligned, printable
 from prompt_tuning_core.errors import InputError, nearest
 
@@ -56,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, SystemExit) as error:  # gin and plugins raise errors of any type.
+        from prompt_tuning_core.commands import failures  # Here: most commands need none of it.
+
         line = failures.described(error)
         if line is None or "--traceback" in argv or os.environ.get("PROMPT_TUNING_TRACEBACK"):
             raise

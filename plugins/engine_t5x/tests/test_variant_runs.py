@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import runs
 from safetensors.numpy import load_file
 
 from conftest import make_project
+from prompt_tuning_testing.pytest_plugin import Site
 
 pytestmark = pytest.mark.t5x
 
@@ -37,6 +39,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
         "prompt_multitask",
         "plugins.prompt_multitask:\n  tasks = 2\n  sentinel = 63",
     ),
+    "stranger": ("prompt_stranger", ""),
 }
 PLAIN = ("LSTM", "wayward")
 
@@ -50,6 +53,9 @@ def variant(request: pytest.FixtureRequest) -> str:
 def trained(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run by T5X's script to step 2, and on to step 4 from its checkpoint."""
     folder = make_project(tmp_path_factory.mktemp("project"))
+    Site(folder).distribution(
+        "stranger", {"prompts": {"prompt_stranger": "prompt_tuning_testing.strange_prompt:Strange"}}
+    )
     plugin, settings = VARIANTS[variant]
     (folder / "variant.gin").write_text(LINES.format(plugin=plugin) + settings + "\n")
     if variant == "multitask":
@@ -63,10 +69,15 @@ def trained(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
             TRAIN_STEPS=steps,
             EVAL_PERIOD=2,
         )
-        runs.run(runs.t5x_itself("train", flags), folder)
+        run(runs.t5x_itself("train", flags), folder)
         if steps == 2:
             (folder / "before").write_bytes(saved(folder, 2).read_bytes())
     return folder
+
+
+def run(arguments: list[str], folder: Path) -> None:
+    """Runs a command that finds the stranger's distribution, and modules in the folder."""
+    runs.run(arguments, folder, PYTHONPATH=os.pathsep.join([str(folder / "site"), str(folder)]))
 
 
 def saved(folder: Path, step: int) -> Path:
@@ -91,7 +102,7 @@ def answers(folder: Path, engine: str) -> list[str]:
     """Evaluates the prompt's file with an engine; returns the predictions."""
     output = folder / f"evaluation_{engine}"
     flags = runs.evaluation_flags(EVAL_OUTPUT_DIR=str(output), PROMPT_LENGTH=None)
-    runs.run(runs.command(["eval", f"--engine={engine}", *flags]), folder)
+    run(runs.command(["eval", f"--engine={engine}", *flags]), folder)
     found = {
         "local": output / "toy-test-predictions.jsonl",
         "t5x": output / "inference_eval" / "toy-000000.jsonl",
@@ -124,7 +135,7 @@ def test_t5x_itself_evaluates_and_infers_with_the_runs_checkpoint(trained):
         ]  # fmt: skip
         own = {**settings, output: str(trained / f"of_{action}"), **more}
         flags = runs.gin_flags(files, own, {"BATCH_SIZE": None})
-        runs.run(runs.t5x_itself(action, flags), trained, PYTHONPATH=str(trained))
+        run(runs.t5x_itself(action, flags), trained)
     (file,) = (trained / "of_eval" / "inference_eval").glob("toy-0*.jsonl")
     evaluated, inferred = (
         [json.loads(row)["prediction"] for row in one.read_text().splitlines()]
