@@ -321,6 +321,8 @@ def _recognizing(protocol: Any, what: str, name: str) -> Located:
         try:
             if getattr(format_, f"recognizes_{what}")(name):
                 found.append(plugin)
+        except InputError:  # For example, of a bucket that cannot be reached.
+            raise
         except Exception as error:  # Whatever a stranger's format raises, others may read the file.
             broken.append(_failing(plugin, error))
     if not found and broken:
