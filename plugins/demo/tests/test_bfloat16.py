@@ -26,7 +26,7 @@ PROMPT = "encoder/prompt/prompt/prompt"
 TIE = 0.05
 
 
-def test_fifty_steps_have_the_loss_of_float32():
+def test_twenty_steps_have_the_loss_of_float32():
     exact, rounded = (losses(dtype) for dtype in DTYPES)
     assert exact != rounded
     assert exact[-1] < exact[0]
@@ -34,7 +34,7 @@ def test_fifty_steps_have_the_loss_of_float32():
 
 
 def losses(dtype):
-    """Returns the losses of 50 steps, as `runs/demo.gin` takes them but for the batch size."""
+    """Returns the losses of 20 steps, as `runs/demo.gin` takes them but for the batch size."""
     network, frozen = with_activations(dtype)
     examples = batching.tokenize(
         DEMO_REVIEWS.examples("train"), network.vocabulary, base.LENGTHS, "training"
@@ -45,7 +45,7 @@ def losses(dtype):
     state = optimizer.init(prompt)
     step_fn = training.make_step(network, optimizer)
     found = []
-    for step in range(50):
+    for step in range(20):
         prompt, state, metrics = step_fn(
             prompt, state, frozen, next(batches), jax.random.key(0), step
         )
@@ -55,7 +55,7 @@ def losses(dtype):
 
 def test_answers_are_those_of_float32_but_for_ties():
     prompt = {PROMPT: formats.read_prompt("demo/demo_reviews").array}
-    examples = DEMO_REVIEWS.examples("test")
+    examples = DEMO_REVIEWS.examples("test")[:600]
     answers, models = {}, {}
     for dtype in DTYPES:
         network, frozen = models[dtype] = with_activations(dtype)
