@@ -274,6 +274,44 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(project, train, periods, 
     np.testing.assert_array_equal(resumed, unbroken)
 
 
+OPTIMIZERS = """
+import jax
+import optax
+from optax import contrib
+
+def plateau():
+    return optax.chain(optax.adam(0.1), contrib.reduce_on_plateau(patience=1))
+
+def lbfgs():
+    return optax.lbfgs()
+
+def noisy():
+    return optax.noisy_sgd(0.1, key=jax.random.key(0))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.parametrize("name", ["plateau", "lbfgs", "noisy"])
+def test_an_optimizer_that_wants_more_than_the_gradient_trains_and_resumes(
+    project, train, site, name
+):
+    """It wants the loss, or has a typed random key in its state."""
+    (site.folder / f"optimizers_{name}.py").write_text(OPTIMIZERS)
+    (project / "own.gin").write_text(
+        f"from __gin__ import dynamic_registration\nimport optimizers_{name}\n"
+        f"OPTIMIZER = @optimizers_{name}.{name}()\n"
+    )
+    for directory, steps in (("run", 2), ("run", 4), ("unbroken", 4)):
+        code, error = train("--gin_file=own.gin", MODEL_DIR=directory, TRAIN_STEPS=steps)
+        assert code == 0, error
+    first, resumed, unbroken = (
+        np.load(project / place)
+        for place in ("run/prompt_0.npy", "run/prompt_4.npy", "unbroken/prompt_4.npy")
+    )
+    np.testing.assert_array_equal(resumed, unbroken)
+    assert np.abs(resumed - first).max() > 0
+
+
 @pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
 def test_the_best_prompt_is_one_with_a_number(project, train, site):
     """The first value is NaN, as a correlation of equal answers is, and JSON has no NaN."""

@@ -172,7 +172,11 @@ class StateStore:
         if notes["arrays"] != _arrays_digest(arrays):
             raise ValueError("the arrays differ from their checksum")
         leaves = jax.tree.leaves(arrays["optimizer"])
-        optimizer = jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves)
+        optimizer = jax.tree.map(
+            _as_before,
+            jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves),
+            like.optimizer,
+        )
         return TrainingState(step, arrays["prompt"], optimizer, notes["notes"])
 
 
@@ -273,7 +277,23 @@ def _arrays(state: TrainingState) -> dict[str, Any]:
         "optimizer": {f"{number:04d}": leaf for number, leaf in enumerate(leaves)},
     }
     # Copies: the next step reuses the arrays' memory while Orbax writes these.
-    return jax.tree.map(np.array, tree)
+    return jax.tree.map(
+        lambda leaf: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf), tree
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    """Checks for a typed random key, which optimizers that add noise have in their state."""
+    import jax
+
+    return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_before(leaf: Any, like: Any) -> Any:
+    """Returns a restored array as the kind of leaf that was saved."""
+    import jax
+
+    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import rich.console
@@ -167,7 +168,8 @@ class _Trainer:
         first, prompt = self._prepared.first, self._prepared.prompt
         trained, _ = self._options.model.split(prompt)
         optimizer = optimizers.start_at(self._options.optimizer.init(trained), first)
-        return TrainingState(first, prompt, optimizer, {})
+        # Copies: some begin with one array in two places, and a step reuses the memory of each.
+        return TrainingState(first, prompt, jax.tree.map(jnp.array, optimizer), {})
 
     def _newest_state(self) -> TrainingState | None:
         """Returns the state that an earlier process saved; begins a new run if there is none."""
@@ -326,7 +328,12 @@ class _Trainer:
 def make_step(
     model: EncoderDecoderModel, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
-    """Returns the jitted training step; it computes gradients of trained parameters only."""
+    """Returns the jitted training step; it computes gradients of trained parameters only.
+
+    Optimizers that want more than the gradient, such as `optax.contrib.reduce_on_plateau` and
+    `optax.lbfgs`, get the loss (`value`), the gradient (`grad`) and the loss function (`value_fn`).
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step_fn(
         prompt: Params,
@@ -347,7 +354,14 @@ def make_step(
         penalty = model.penalty(prompt)
         if penalty is not None:
             metrics["penalty"] = penalty
-        updates, state = optimizer.update(gradient, state, trained)
+        updates, state = optimizer.update(
+            gradient,
+            state,
+            trained,
+            value=loss,
+            grad=gradient,
+            value_fn=lambda trained: loss_of(trained)[0],
+        )
         return {**fixed, **optax.apply_updates(trained, updates)}, state, metrics
 
     return jax.jit(step_fn, donate_argnums=(0, 1), compiler_options=devices.compiler_options())
