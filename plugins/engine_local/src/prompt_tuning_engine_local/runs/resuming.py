@@ -78,12 +78,13 @@ def check_same_run(
             f"{before.get(name, 'not set')}, and here {after.get(name, 'not set')}{through}; give "
             f"another directory, or the same value, or allow it: ALLOW_CHANGES = {refused}"
         )
-    for name, found in _checksums(old).items():
-        asked = _checksums(new).get(name, "not set")
-        if found != asked:
+    found, asked = _checksums(old), _checksums(new)
+    for name in {**found, **asked}:
+        if found.get(name) != asked.get(name):
             raise InputError(
-                f"MODEL_DIR {directory} holds another run: there {name} is {found}, and here "
-                f"{asked}; give another directory, or the same value"
+                f"MODEL_DIR {directory} holds another run: there {name} is "
+                f"{found.get(name, 'not set')}, and here {asked.get(name, 'not set')}; give "
+                "another directory, or the same value"
             )
     return [
         {"name": name, "before": before.get(name), "after": after.get(name)}

@@ -346,7 +346,7 @@ def lock(directory: Path) -> Iterator[None]:
 
 def write_run(directory: Path, facts: Mapping[str, Any]) -> None:
     """Writes the facts of a run, with their checksum, to `run.json`."""
-    facts = json.loads(json.dumps(dict(facts)))
+    facts = json.loads(strict_json.dumps(dict(facts)))  # As they will be read.
     prompt_files.write_json(directory / RUN_FILE, {**facts, "sha256": _digest(facts)})
 
 
