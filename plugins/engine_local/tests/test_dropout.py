@@ -30,19 +30,3 @@ def test_follows_from_the_key():
 def test_without_a_key_or_a_rate_nothing_changes(dropout):
     x = np.ones((2, 3, 4), np.float32)
     assert dropout(x) is x
-
-
-def test_masks_drawn_ahead_are_those_that_the_places_would_get():
-    shapes = [(2, 1, 64), (2, 6, 1, 5), (2, 1, 200)]
-    dropout, other = (Dropout(0.5, jax.random.key(0)) for _ in range(2))
-    drawn = dropout.drawn(*shapes)
-    found = jax.jit(lambda drawn: [drawn.mask(*shape) for shape in shapes])(drawn)
-    for mask, shape in zip([*found, dropout.mask(4)], [*shapes, (4,)], strict=True):
-        np.testing.assert_array_equal(mask, other.mask(*shape))
-
-
-@pytest.mark.parametrize("drawn", [[], [(2, 1, 65)]])
-def test_a_mask_that_was_not_drawn_ahead_is_an_error(drawn):
-    dropout = Dropout(0.5, jax.random.key(0)).drawn(*drawn)
-    with pytest.raises(ValueError, match=r"one of the shape \(2, 1, 64\) is needed"):
-        dropout(np.ones((2, 3, 64), np.float32))

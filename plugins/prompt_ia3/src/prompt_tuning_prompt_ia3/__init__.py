@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from prompt_tuning_core.prompts import PromptModule
@@ -25,6 +26,10 @@ class PromptIA3(PromptModule):
         stack, ones = self.stack, nn.initializers.ones
         shape = (stack.layers, len(stack.attentions), 2, stack.heads, stack.head_width)
         self.keys_values = self.parameter("keys_values", ones, shape)
+        # By an array of rows: so XLA compiles what uses them once, and not for each layer.
+        rows = self.keys_values.reshape(-1, *shape[3:])
+        numbers = np.arange(len(rows)).reshape(stack.layers, -1)
+        self.rows = [rows[layer] for layer in numbers]
         self.mlp = self.parameter("mlp", ones, (stack.layers, stack.mlp_width))
 
     def activations(self, layer: int, site: str, x: jax.Array, state: Any) -> jax.Array:
@@ -35,5 +40,5 @@ class PromptIA3(PromptModule):
         else:
             attention, part = site.split("/")
             number = self.stack.attentions.index(attention)
-            factors = self.keys_values[layer, number, ("keys", "values").index(part)]
+            factors = self.rows[layer][2 * number + ("keys", "values").index(part)]
         return x * factors.astype(x.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from prompt_tuning_core.prompts import PromptModule, each
@@ -45,8 +46,9 @@ class PromptPrefix(PromptModule):
         stack = self.stack
         first = 2 * (layer * len(stack.attentions) + stack.attentions.index(attention))
         shape = (1, self.length, stack.heads, stack.head_width)
-        all_parts = self._parts()
-        return all_parts[first].reshape(shape), all_parts[first + 1].reshape(shape)
+        # By an array of rows: so XLA compiles what uses them once, and not for each layer.
+        keys, values = self._parts()[np.array([first, first + 1])]
+        return keys.reshape(shape), values.reshape(shape)
 
     def _parts(self) -> jax.Array:
         """Returns keys and values of every layer and attention, `[parts, P, width]`."""

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from prompt_tuning_engine_local.model.blocks import Dense, product
-from prompt_tuning_engine_local.model.dropout import Dropout
+from prompt_tuning_engine_local.model.dropout import Dropout, dropped
 from prompt_tuning_engine_local.model.network_config import T5Config
 from prompt_tuning_engine_local.model.prompt_points import KeysValues, LayerPoints
 
@@ -85,14 +85,7 @@ class Attention(nn.Module):
         batch, heads, _, _ = queries.shape
         keep = dropout.mask(batch, heads, 1, keys.shape[2])
 
-        # Computed again for the gradient: keeping it would take memory quadratic in the length.
-        @jax.checkpoint
-        def mix(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-            logits = product(queries, keys.mT)
-            weights = jax.nn.softmax(logits + bias, axis=-1).astype(values.dtype)
-            return product(dropout.apply(weights, keep), values).astype(values.dtype)
-
-        mixed = mix(queries, keys, values).swapaxes(1, 2)
+        mixed = _mixed(queries, keys, values, bias, keep, dropout.rate).swapaxes(1, 2)
         return self.out(mixed.reshape(*mixed.shape[:2], -1))
 
     def __call__(
@@ -112,6 +105,22 @@ class Attention(nn.Module):
     def _split(self, x: jax.Array) -> jax.Array:
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
         return x.swapaxes(1, 2)
+
+
+# Computed again for the gradient: keeping it would take memory quadratic in the length.
+@functools.partial(jax.jit, static_argnames="rate")
+@functools.partial(jax.checkpoint, static_argnums=5)
+def _mixed(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    bias: jax.Array,
+    keep: jax.Array | None,
+    rate: float,
+) -> jax.Array:
+    """Returns the means of `values`, weighted by attention, `[B, heads, Q, head width]`."""
+    weights = jax.nn.softmax(product(queries, keys.mT) + bias, axis=-1).astype(values.dtype)
+    return product(dropped(weights, keep, rate), values).astype(values.dtype)
 
 
 class RelativePositionBias(nn.Module):

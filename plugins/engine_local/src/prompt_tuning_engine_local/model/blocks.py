@@ -37,8 +37,21 @@ class Dense(nn.Module):
         """Returns `x @ kernel` in `dtype`."""
         init = nn.initializers.variance_scaling(self.stddev_scale**2, "fan_in", "truncated_normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return product(rows, kernel).astype(self.dtype).reshape(*x.shape[:-1], self.features)
+        return _dense(x, kernel)
+
+
+# Functions of arrays alone are jitted: JAX traces them once for all layers, and XLA inlines them.
+@jax.jit
+def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    rows = x.astype(kernel.dtype).reshape(-1, x.shape[-1])
+    return product(rows, kernel).astype(kernel.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+# Computed again for the gradient: that is faster than keeping the inner values.
+@jax.jit
+@jax.checkpoint
+def _gated(gate: jax.Array, x: jax.Array) -> jax.Array:
+    return nn.gelu(gate) * x
 
 
 @jax.custom_vjp
@@ -101,9 +114,7 @@ class MLP(nn.Module):
         if self.config.activation == "relu":
             x = nn.relu(self.wi(x))
         else:
-            # Computed again for the gradient: that is faster than keeping the inner values.
-            gate = jax.checkpoint(lambda gate, x: nn.gelu(gate) * x)
-            x = gate(self.wi_0(x), self.wi_1(x))
+            x = _gated(self.wi_0(x), self.wi_1(x))
         if points is not None:
             x = points.activations("mlp", x)
         return self.wo(dropout(x))

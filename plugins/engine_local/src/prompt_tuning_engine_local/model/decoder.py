@@ -6,7 +6,6 @@ encoded sequence, H width, V vocabulary size.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from flax import linen as nn
 from prompt_tuning_core.prompts import PromptFactory
 from prompt_tuning_engine_local.model.attention import Attention, RelativePositionBias, masked
 from prompt_tuning_engine_local.model.blocks import MLP, Dense, RMSNorm
-from prompt_tuning_engine_local.model.dropout import NO_DROPOUT, DrawnDropout, Dropout
+from prompt_tuning_engine_local.model.dropout import NO_DROPOUT, Dropout
 from prompt_tuning_engine_local.model.encoder import Encoded
 from prompt_tuning_engine_local.model.network_config import T5Config
 from prompt_tuning_engine_local.model.prompt_points import (
@@ -71,43 +70,6 @@ class DecoderLayer(nn.Module):
           dropout: Called at each place where T5X has dropout.
           points: Those of a prompt module that acts within layers.
         """
-        config = self.config
-        batch, keys, width = x.shape
-        cross_keys = encoded.shape[1]
-        if points is not None:
-            keys += points.positions("self_attention")
-            cross_keys += points.positions("encoder_decoder_attention")
-        masks = dropout.drawn(
-            (batch, config.num_heads, 1, keys), (batch, 1, width),
-            (batch, config.num_heads, 1, cross_keys), (batch, 1, width),
-            (batch, 1, config.mlp_dim), (batch, 1, width),
-        )  # fmt: skip
-        if points is not None:
-            return self._blocks(x, encoded, logit_mask, bias, cross_bias, masks, points)
-        return self._jitted_blocks(x, encoded, logit_mask, bias, cross_bias, masks)
-
-    @functools.partial(nn.jit, rngs="params")  # See `EncoderLayer`.
-    def _jitted_blocks(
-        self,
-        x: jax.Array,
-        encoded: jax.Array,
-        logit_mask: jax.Array,
-        bias: jax.Array,
-        cross_bias: jax.Array,
-        dropout: DrawnDropout,
-    ) -> jax.Array:
-        return self._blocks(x, encoded, logit_mask, bias, cross_bias, dropout, None)
-
-    def _blocks(
-        self,
-        x: jax.Array,
-        encoded: jax.Array,
-        logit_mask: jax.Array,
-        bias: jax.Array,
-        cross_bias: jax.Array,
-        dropout: DrawnDropout,
-        points: LayerPoints | None,
-    ) -> jax.Array:
         y = logit_mask * self.pre_self_attention_layer_norm(x)
         y = self.self_attention(y, y, bias, dropout, points, "self_attention")
         x = x + dropout(y)
@@ -157,30 +119,6 @@ class DecoderLayer(nn.Module):
           cross_bias: Of the logits of the attention to the encoded input, `[B, 1, 1, S]`.
           points: Those of a prompt module that acts within layers.
         """
-        if points is not None:
-            return self._step(x, cache, position, bias, cross_bias, points)
-        return self._jitted_step(x, cache, position, bias, cross_bias)
-
-    @functools.partial(nn.jit, rngs="params")  # See `EncoderLayer`.
-    def _jitted_step(
-        self,
-        x: jax.Array,
-        cache: LayerCache,
-        position: jax.Array | int,
-        bias: jax.Array,
-        cross_bias: jax.Array,
-    ) -> tuple[jax.Array, LayerCache]:
-        return self._step(x, cache, position, bias, cross_bias, None)
-
-    def _step(
-        self,
-        x: jax.Array,
-        cache: LayerCache,
-        position: jax.Array | int,
-        bias: jax.Array,
-        cross_bias: jax.Array,
-        points: LayerPoints | None,
-    ) -> tuple[jax.Array, LayerCache]:
         prefixes = {} if points is None else points.prefixes
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_values(y, points, "self_attention")

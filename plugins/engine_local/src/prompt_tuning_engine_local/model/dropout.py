@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ class Dropout:
     """
 
     def __init__(self, rate: float = 0.0, key: jax.Array | None = None) -> None:
-        self._rate = rate
+        self.rate = rate
         self._key = key
         self._drawn: jax.Array | None = None
         self._drawings = 0
@@ -40,32 +39,14 @@ class Dropout:
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x` `[…, positions, width]` with some entries 0, in its shape and dtype."""
         *batch, _, width = x.shape
-        return self.apply(x, self.mask(*batch, 1, width))
+        return dropped(x, self.mask(*batch, 1, width), self.rate)
 
     def mask(self, *shape: int) -> jax.Array | None:
         """Returns a bool array of the shape, True for entries to keep; None keeps all."""
-        if self._key is None or not self._rate:
+        if self._key is None or not self.rate:
             return None
         drawn, rows = self._rows(self._key, math.ceil(math.prod(shape) / _ROW))
-        return _mask(drawn, rows, shape, self._rate)
-
-    def apply(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Returns `x` with 0 where `mask`, broadcastable to it, is False."""
-        if mask is None:
-            return x
-        return jnp.where(mask, x / (1.0 - self._rate), jnp.zeros((), x.dtype))
-
-    def drawn(self, *shapes: tuple[int, ...]) -> DrawnDropout:
-        """Draws the masks of the next places, which have these shapes.
-
-        For example, a jitted layer cannot draw from this object, since its traced code would repeat
-        the first layer's masks. So the network draws the masks of one layer outside of it:
-        `layer(x, dropout.drawn((B, 1, H), (B, 1, H)))`.
-
-        Returns:
-          Dropout for those places, in this order; a jitted function can take it as an argument.
-        """
-        return DrawnDropout(self._rate, [self.mask(*shape) for shape in shapes])
+        return _mask(drawn, rows, shape, self.rate)
 
     def _rows(self, key: jax.Array, count: int) -> tuple[jax.Array, np.ndarray]:
         """Returns random bits, uint32 `[N, _ROW]`, and the numbers of `count` unused rows.
@@ -96,44 +77,11 @@ def _mask(drawn: jax.Array, rows: jax.Array, shape: tuple[int, ...], rate: float
     return bits.reshape(-1)[: math.prod(shape)].reshape(shape) >= jnp.uint32(rate * 2**32)
 
 
-@jax.tree_util.register_pytree_node_class
-class DrawnDropout(Dropout):
-    """Dropout with masks drawn earlier, a tree of arrays for JAX; see `Dropout.drawn`.
-
-    Args:
-      rate: The probability of an entry to become zero.
-      masks: The masks, in the order of the calls; None keeps all entries.
-    """
-
-    def __init__(self, rate: float, masks: Iterable[jax.Array | None]) -> None:
-        super().__init__(rate)
-        self._masks = tuple(masks)
-        self._left = iter(self._masks)
-
-    def mask(self, *shape: int) -> jax.Array | None:
-        """Returns the next mask.
-
-        Raises:
-          ValueError: If there is none left, or it was drawn with another shape.
-        """
-        try:
-            mask = next(self._left)
-        except StopIteration:
-            raise ValueError(f"no mask is left, and one of the shape {shape} is needed") from None
-        if mask is not None and mask.shape != shape:
-            raise ValueError(
-                f"the next mask has the shape {mask.shape}, and one of the shape {shape} is needed"
-            )
-        return mask
-
-    def tree_flatten(self) -> tuple[tuple[jax.Array | None, ...], float]:
-        """Returns the masks and the rate, for JAX."""
-        return self._masks, self._rate
-
-    @classmethod
-    def tree_unflatten(cls, rate: float, masks: Iterable[jax.Array | None]) -> DrawnDropout:
-        """Makes the object from the output of `tree_flatten`."""
-        return cls(rate, masks)
+def dropped(x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
+    """Returns `x` with 0 where `mask`, broadcastable to it, is False, and the rest scaled up."""
+    if mask is None:
+        return x
+    return jnp.where(mask, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 NO_DROPOUT = Dropout()

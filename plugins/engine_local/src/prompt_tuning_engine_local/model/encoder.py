@@ -5,7 +5,6 @@ Shapes below: B batch, L length of the input tokens, S length of the encoded seq
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ from flax import linen as nn
 from prompt_tuning_core.prompts import PromptFactory
 from prompt_tuning_engine_local.model.attention import Attention, RelativePositionBias, masked
 from prompt_tuning_engine_local.model.blocks import MLP, RMSNorm
-from prompt_tuning_engine_local.model.dropout import DrawnDropout, Dropout
+from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network_config import T5Config
 from prompt_tuning_engine_local.model.prompt_points import LayerPoints, points_of, prompt_in
 
@@ -64,32 +63,6 @@ class EncoderLayer(nn.Module):
           dropout: Called at each place where T5X has dropout.
           points: Those of a prompt module that acts within layers.
         """
-        config = self.config
-        batch, length, width = x.shape
-        keys = length + (0 if points is None else points.positions("attention"))
-        masks = dropout.drawn(
-            (batch, config.num_heads, 1, keys), (batch, 1, width),
-            (batch, 1, config.mlp_dim), (batch, 1, width),
-        )  # fmt: skip
-        if points is not None:
-            return self._blocks(x, real, bias, masks, points)
-        return self._jitted_blocks(x, real, bias, masks)
-
-    # Jitted: JAX traces it once for all layers of a stack, and XLA inlines it.
-    @functools.partial(nn.jit, rngs="params")
-    def _jitted_blocks(
-        self, x: jax.Array, real: jax.Array, bias: jax.Array, dropout: DrawnDropout
-    ) -> jax.Array:
-        return self._blocks(x, real, bias, dropout, None)
-
-    def _blocks(
-        self,
-        x: jax.Array,
-        real: jax.Array,
-        bias: jax.Array,
-        dropout: DrawnDropout,
-        points: LayerPoints | None,
-    ) -> jax.Array:
         logit_mask = real[..., None].astype(x.dtype)
         y = logit_mask * self.pre_attention_layer_norm(x)
         y = self.attention(y, y, bias, dropout, points, "attention")

@@ -55,11 +55,6 @@ class LayerPoints:
             split = x.reshape(*x.shape[:2], stack.heads, stack.head_width)
         return self._prompt.activations(self._layer, site, split, self._state).reshape(x.shape)
 
-    def positions(self, attention: str) -> int:
-        """Returns how many positions the prefix of an attention has."""
-        prefix = self.prefixes[attention]
-        return 0 if prefix is None else prefix[0].shape[2]
-
     def _computed(self, batch: int) -> dict[str, KeysValues | None]:
         stack = self._prompt.stack
         found: dict[str, KeysValues | None] = {}
