@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -92,7 +89,21 @@ def project(tmp_path_factory):
     return folder
 
 
-def train(project, model, step=0):
+@pytest.fixture
+def train(project, main, monkeypatch):
+    """Trains a prompt of one of the project's models from a step of the optimizer."""
+    monkeypatch.chdir(project)
+
+    def run(model, step=0):
+        code, _, error = main("train", *flags_of(model, step))
+        assert code == 0, error
+        prompt, facts = prompt_files.read(prompt_files.newest(project / f"run_{model}"))
+        return prompt, facts["metrics"], facts["model"]["sha256"]
+
+    return run
+
+
+def flags_of(model, step):
     macros = {
         "INITIAL_CHECKPOINT_PATH": model, "MODEL_DIR": f"run_{model}", "TRAIN_STEPS_RELATIVE": 3,
         "VOCABULARY_FILE": str(golden_data.VOCABULARY),
@@ -106,23 +117,16 @@ def train(project, model, step=0):
     flags += ["--gin_file=task.gin", "--gin.TRAIN_STEPS=None"]
     # Adafactor counts from the model's step, as T5X's does, and here from 0 for every form.
     flags += [f"--gin.optimizers.adafactor.step_offset={step}"]
-    flags += [f"--gin.{name}={value!r}" for name, value in macros.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "prompt_tuning_core", "train", *flags], cwd=project,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    last = prompt_files.newest(project / f"run_{model}")
-    prompt, facts = prompt_files.read(last)
-    return prompt, facts["metrics"], facts["model"]["sha256"]
+    return [*flags, *(f"--gin.{name}={value!r}" for name, value in macros.items())]
 
 
 @pytest.mark.slow
-def test_training_and_evaluating_from_each_form_is_the_same(project):
-    prompt, metrics, sha256 = train(project, "own.safetensors")
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_training_and_evaluating_from_each_form_is_the_same(train):
+    prompt, metrics, sha256 = train("own.safetensors")
     for model in ("hugging_face", *T5X_FORMS):
         step = 7 if model == "t5x_orbax" else 0
-        other_prompt, other_metrics, other_sha256 = train(project, model, step)
+        other_prompt, other_metrics, other_sha256 = train(model, step)
         assert other_sha256 == sha256, model
         assert (other_prompt == prompt).all(), model
         assert other_metrics == metrics, model

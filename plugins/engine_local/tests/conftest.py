@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import golden_data
@@ -54,3 +55,16 @@ def make_project(
 def project(tmp_path: Path, make_project: Callable[..., Path]) -> Path:
     """The folder of one test."""
     return make_project(tmp_path)
+
+
+@pytest.fixture
+def run_here(
+    main: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Sequence[str], Path], subprocess.CompletedProcess[str]]:
+    """Runs a command in a folder as `tiny.run_command` does, but in this process."""
+
+    def run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        return subprocess.CompletedProcess(arguments, *main(*arguments))
+
+    return run

@@ -99,9 +99,10 @@ def evaluation(*files, **macros):
 
 
 @pytest.mark.slow
-def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers):
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers, run_here):
     flags = [*training_flags(), "--gin.PROMPT=@plugins.prompt_plain"]
-    trained = run(strangers, "train", *flags)
+    trained = run_here(["train", *flags], strangers)
     assert trained.returncode == 0, trained.stderr
     provenance = json.loads((strangers / "run" / "prompt_4.json").read_text())
     kinds = {(plugin["kind"], plugin["name"]) for plugin in provenance["plugins"]}
@@ -114,12 +115,12 @@ def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers):
         ["runs/prompt_eval.gin", "prompts/from_random_uniform.gin"],
         ["prompts/from_random_uniform.gin", "runs/prompt_eval.gin"],
     ):
-        finished = run(strangers, *evaluation(*files))
+        finished = run_here(evaluation(*files), strangers)
         assert finished.returncode == 0, finished.stderr
         metrics = json.loads((strangers / "out" / "toy-test-metrics.json").read_text())
         assert metrics["exact_match"] == expected
 
-    line = refusal(run(strangers, *evaluation("runs/prompt_eval.gin", "module.gin")))
+    line = refusal(run_here(evaluation("runs/prompt_eval.gin", "module.gin"), strangers))
     assert line == (
         "PROMPT makes a Plain, and PROMPT_FILE run holds a plain prompt; leave PROMPT out, or give "
         "a prompt of this module"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -29,22 +26,25 @@ ROWS = "text\tlabel\na good day\tgood\na bad day\tbad\nbad bad\tbad\n"
 FLAGS = {
     "VOCABULARY_FILE": "vocabulary.model",
     "vocabularies.SentencePieceVocabulary.extra_ids": 0,
-    "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 4},
+    "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 8},
     "MIXTURE_OR_TASK_NAME": "toy",
     "BATCH_SIZE": 3,
     "PROMPT_LENGTH": 4,
 }
 
 
-def run(folder, command, *files, **macros):
-    flags = [f"--gin_file={file}" for file in ("models/t5_prompt.gin", "task.gin", *files)]
-    flags += [f"--gin.{name}={value!r}" for name, value in {**FLAGS, **macros}.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "prompt_tuning_core", command, *flags],
-        cwd=folder, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def run(main, tmp_path, monkeypatch):
+    """Runs a command with these gin files and macros."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(name, *files, **macros):
+        flags = [f"--gin_file={file}" for file in ("models/t5_prompt.gin", "task.gin", *files)]
+        flags += [f"--gin.{macro}={value!r}" for macro, value in {**FLAGS, **macros}.items()]
+        code, _, error = main(name, *flags)
+        assert code == 0, error
+
+    return command
 
 
 def write_vocabulary(path):
@@ -57,8 +57,8 @@ def write_vocabulary(path):
 
 
 @pytest.mark.slow
-def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, run):
     theirs = copied("model_v1_0")
     # The project's own form has no place for another distance.
     config = json.loads((theirs / "config.json").read_text())
@@ -75,7 +75,7 @@ def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, monkeypatch):
     prompts = []
     for model in (theirs.name, "ours"):
         run(
-            tmp_path, "train", "prompts/from_class_labels.gin", "runs/prompt_finetune.gin",
+            "train", "prompts/from_class_labels.gin", "runs/prompt_finetune.gin",
             INITIAL_CHECKPOINT_PATH=model, MODEL_DIR=f"run_{model}", CLASS_LABELS=["good", "bad"],
             TRAIN_STEPS=2, RANDOM_SEED=0,
         )  # fmt: skip
@@ -87,7 +87,7 @@ def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, monkeypatch):
     adapter = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == str(theirs)
     run(
-        tmp_path, "eval", "runs/prompt_eval.gin", CHECKPOINT_PATH=theirs.name,
+        "eval", "runs/prompt_eval.gin", CHECKPOINT_PATH=theirs.name,
         PROMPT_FILE="adapter", EVAL_OUTPUT_DIR="out",
     )  # fmt: skip
     found = json.loads((tmp_path / "out" / "toy-test-metrics.json").read_text())
