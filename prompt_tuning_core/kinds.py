@@ -41,16 +41,16 @@ class Kind(NamedTuple):
     unique: Literal["gin", "kind", "no"] = "kind"
 
 
-def _not_callable(loaded: object) -> str | None:
-    if callable(loaded):
-        return None
-    return f"names a value of type {type(loaded).__name__}, which cannot be called"
+def _unless(fits: Callable[[object], bool], otherwise: str) -> Callable[[object], str | None]:
+    def complaint(loaded: object) -> str | None:
+        found = f"names a value of type {type(loaded).__name__}, {otherwise}"
+        return None if fits(loaded) else found
+
+    return complaint
 
 
 def _no_engine(loaded: object) -> str | None:
-    if not isinstance(loaded, type):
-        return f"names a value of type {type(loaded).__name__}, and an engine is a class"
-    return _no_engine_class(loaded)
+    return _no_class(loaded) or _no_engine_class(loaded)
 
 
 def _no_hooks(loaded: object) -> str | None:
@@ -71,18 +71,6 @@ def _no_format(loaded: object) -> str | None:
     return None
 
 
-def _no_package(loaded: object) -> str | None:
-    if hasattr(loaded, "__path__"):
-        return None
-    return f"names a value of type {type(loaded).__name__}, and gin files are in a package"
-
-
-def _no_module(loaded: object) -> str | None:
-    if hasattr(loaded, "__spec__"):
-        return None
-    return f"names a value of type {type(loaded).__name__}, and tasks are registered by a module"
-
-
 def _lacks(noun: str, *methods: str) -> Callable[[object], str | None]:
     def complaint(loaded: object) -> str | None:
         missing = [name for name in methods if not callable(getattr(loaded, name, None))]
@@ -91,6 +79,12 @@ def _lacks(noun: str, *methods: str) -> Callable[[object], str | None]:
     return complaint
 
 
+_not_callable = _unless(callable, "which cannot be called")
+_no_class = _unless(lambda loaded: isinstance(loaded, type), "and an engine is a class")
+_no_package = _unless(lambda loaded: hasattr(loaded, "__path__"), "and gin files are in a package")
+_no_module = _unless(
+    lambda loaded: hasattr(loaded, "__spec__"), "and tasks are registered by a module"
+)
 _no_engine_class = _lacks("an engine class", "train", "eval", "infer")
 _no_catalog = _lacks("a catalog", "models", "prompts")
 _no_command = _lacks("a command", "add_arguments", "run")

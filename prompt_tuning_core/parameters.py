@@ -18,7 +18,7 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule, described, overrides
 from prompt_tuning_core.protocols import SavedPrompt
 
-__all__ = ["check_points", "make_parameters", "saved_values", "visit_points"]
+__all__ = ["check_points", "make_parameters", "visit_points"]
 
 
 def make_parameters(
@@ -45,9 +45,9 @@ def make_parameters(
     """
     tokens, embedded = _batch(module, 1, 1, dtype)
     file = module.prompt_init
-    if isinstance(file, SavedPrompt) and file.parameters:
+    if isinstance(file, SavedPrompt) and file.plugin is not None:
         shapes = jax.eval_shape(lambda: module.init(rng, tokens, embedded, method=visit_points))
-        made = saved_values(module, _flat(shapes))
+        made = file.values(module, _flat(shapes))
     else:
         made = _flat(module.init(rng, tokens, embedded, method=visit_points))
     for name, leaf in made.items():
@@ -133,35 +133,6 @@ def _batch(
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
     return dict(traverse_util.flatten_dict(variables.get("params", {}), sep="/"))
-
-
-def saved_values(module: PromptModule, expected: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Returns the values of a module's parameters in its prompt file.
-
-    Args:
-      module: A module whose `stack` is set.
-      expected: Its parameters, or their shapes, by "/"-joined names within the module.
-
-    Returns:
-      Arrays by name; none if the module's `prompt_init` is not the saved prompt of a module.
-
-    Raises:
-      InputError: If the file has other names or shapes.
-    """
-    file = module.prompt_init
-    if not isinstance(file, SavedPrompt) or not file.parameters:
-        return {}
-    start = f"{module.stack.side}/prompt/"
-    values = {n.removeprefix(start): v for n, v in file.parameters.items() if n.startswith(start)}
-    for name in {**expected, **values}:
-        found, wanted = (tree[name].shape if name in tree else None for tree in (values, expected))
-        if found != wanted:
-            raise InputError(
-                f"prompt {file.path}: the parameter {start + name!r} has the shape {found}, and "
-                f"{described(module)} has {wanted} in this model (None: there is none); give a "
-                "prompt of this model"
-            )
-    return {name: jnp.asarray(values[name]) for name in expected}
 
 
 def _state(module: PromptModule, tokens: jax.Array) -> Any:

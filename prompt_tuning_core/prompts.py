@@ -10,7 +10,6 @@ the sequence within the model.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -317,7 +316,7 @@ def make(
     """
     file = prompt_init if saved is None else saved
     if isinstance(file, SavedPrompt) and file.plugin is not None:
-        return _of_file(file, factory)
+        return file.module(factory)
     module = made_by(default if factory is None else factory)
     if saved is not None and default is not None and type(module) is not type(default()):
         raise InputError(
@@ -330,38 +329,6 @@ def make(
     if saved is not None or module.prompt_init is None:
         fill["prompt_init"] = saved or prompt_init or (default_init and default_init())
     return module.clone(**fill) if fill else module
-
-
-def _of_file(file: SavedPrompt, factory: PromptFactory | None) -> PromptModule:
-    """Makes the module that a prompt file names; refuses settings that contradict the file."""
-    import gin
-
-    assert file.plugin is not None
-    made = registry.process_registry().load("prompt", file.plugin)
-    try:
-        module = made(**file.fields)
-    except TypeError as error:
-        raise InputError(
-            f"prompt {file.path}: {file.plugin!r}, as it is installed, has other fields than "
-            f"{sorted(file.fields)} ({error}); install the version that the file names"
-        ) from error
-    named = [] if factory is None else [made_by(factory)]
-    with contextlib.suppress(ValueError, KeyError):  # No gin file names it.
-        named.append(gin.get_configurable(f"prompt_tuning_core.plugins.{file.plugin}")())
-    for other in named:
-        if type(other) is not type(module):
-            raise InputError(
-                f"PROMPT makes a {type(other).__name__}, and PROMPT_FILE {file.path} holds one of "
-                f"{file.plugin!r}; leave PROMPT out, or give a prompt of this module"
-            )
-        for field in dataclasses.fields(module):
-            given, saved = getattr(other, field.name), getattr(module, field.name)
-            if field.name in file.fields and given not in (field.default, saved):
-                raise InputError(
-                    f"{file.plugin}.{field.name} is {given!r}, and in the prompt {file.path} it is "
-                    f"{saved!r}; leave it out, or give another PROMPT_FILE"
-                )
-    return module.clone(prompt_init=file)
 
 
 def made_by(factory: object) -> PromptModule:

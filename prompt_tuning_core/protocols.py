@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import jax
     import numpy as np
 
+    from prompt_tuning_core.prompts import PromptFactory, PromptModule
+
 
 class Initializer(Protocol):
     """Makes the first value of a prompt; the signature of `flax.linen.initializers`."""
@@ -37,18 +39,28 @@ class SavedPrompt(Protocol):
     Attributes:
       path: The file.
       plugin: The prompt module's plugin; None for a plain prompt, which any module may begin with.
-      fields: The fields of the module.
-      parameters: All arrays of the module by name, such as `encoder/prompt/up/kernel`; none for a
-        plain prompt.
     """
 
     path: str
     plugin: str | None
-    fields: Mapping[str, Any]
-    parameters: Mapping[str, np.ndarray]
+
+    def module(self, factory: PromptFactory | None) -> PromptModule:
+        """Makes the module of `plugin`, with this prompt.
+
+        Args:
+          factory: Makes the module that the user named, which must not contradict the file.
+        """
+
+    def values(self, module: PromptModule, expected: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Returns the values of the parameters of a module of `plugin`, whose `stack` is set.
+
+        Args:
+          module: The module.
+          expected: Its parameters, or their shapes, by "/"-joined names within the module.
+        """
 
     def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
-        """Returns the plain prompt's matrix; for another module, NaN that `parameters` replace."""
+        """Returns the plain prompt's matrix; for another module, NaN that `values` replace."""
 
 
 @runtime_checkable

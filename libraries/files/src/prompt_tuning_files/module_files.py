@@ -8,6 +8,7 @@ than that, is saved as both.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,7 +34,7 @@ from prompt_tuning_files.formats import SavedModule
 if TYPE_CHECKING:
     import jax
 
-    from prompt_tuning_core.prompts import PromptModule
+    from prompt_tuning_core.prompts import PromptFactory, PromptModule
     from prompt_tuning_core.protocols import Initializer, Vocabulary
 
 __all__ = [
@@ -228,15 +229,73 @@ class PromptFile:
         """The prompt module's plugin; None for a plain prompt."""
         return None if self._module is None else self._module.plugin
 
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """The fields of the module."""
-        return {} if self._module is None else self._module.fields
+    def module(self, factory: PromptFactory | None) -> PromptModule:
+        """See `protocols.SavedPrompt`.
 
-    @property
-    def parameters(self) -> Mapping[str, np.ndarray]:
-        """The arrays of the module by name; none for a plain prompt."""
-        return {} if self._module is None else self._module.parameters
+        Raises:
+          InputError: If the plugin has other fields, or settings in gin contradict the file.
+          PluginError: If the plugin cannot be used.
+        """
+        import gin
+
+        from prompt_tuning_core.prompts import made_by
+
+        saved = self._saved()
+        try:
+            module = registry.process_registry().load("prompt", saved.plugin)(**saved.fields)
+        except TypeError as error:
+            raise InputError(
+                f"prompt {self.path}: {saved.plugin!r}, as it is installed, has other fields than "
+                f"{sorted(saved.fields)} ({error}); install the version that the file names"
+            ) from error
+        named = [] if factory is None else [made_by(factory)]
+        with contextlib.suppress(ValueError, KeyError):  # No gin file names it.
+            named.append(gin.get_configurable(f"prompt_tuning_core.plugins.{saved.plugin}")())
+        for given in named:
+            self._check_settings(given, module)
+        return module.clone(prompt_init=self)
+
+    def _check_settings(self, given: PromptModule, module: PromptModule) -> None:
+        """Refuses a module made by gin that is not `module`, the one of this file."""
+        saved = self._saved()
+        if type(given) is not type(module):
+            raise InputError(
+                f"PROMPT makes a {type(given).__name__}, and PROMPT_FILE {self.path} holds one of "
+                f"{saved.plugin!r}; leave PROMPT out, or give a prompt of this module"
+            )
+        for field in dataclasses.fields(module):
+            setting, value = getattr(given, field.name), getattr(module, field.name)
+            if field.name in saved.fields and setting not in (field.default, value):
+                raise InputError(
+                    f"{saved.plugin}.{field.name} is {setting!r}, and in the prompt {self.path} it "
+                    f"is {value!r}; leave it out, or give another PROMPT_FILE"
+                )
+
+    def values(self, module: PromptModule, expected: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """See `protocols.SavedPrompt`.
+
+        Raises:
+          InputError: If the file has other names or shapes.
+        """
+        import jax.numpy as jnp
+
+        from prompt_tuning_core.prompts import described
+
+        start, arrays = f"{module.stack.side}/prompt/", self._saved().parameters
+        found = {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
+        for name in {**expected, **found}:
+            shapes = [tree[name].shape if name in tree else None for tree in (found, expected)]
+            if shapes[0] != shapes[1]:
+                raise InputError(
+                    f"prompt {self.path}: the parameter {start + name!r} has the shape "
+                    f"{shapes[0]}, and {described(module)} has {shapes[1]} in this model (None: "
+                    "there is none); give a prompt of this model"
+                )
+        return {name: jnp.asarray(found[name]) for name in expected}
+
+    def _saved(self) -> SavedModule:
+        assert self._module is not None, "a plain prompt has neither a module nor its values"
+        return self._module
 
     @functools.cached_property
     def _module(self) -> SavedModule | None:

@@ -19,8 +19,8 @@ from t5x import models
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.integrations.flaxformer import PromptEncoderDecoder
-from prompt_tuning_core.parameters import saved_values
 from prompt_tuning_core.prompts import described
+from prompt_tuning_core.protocols import SavedPrompt
 from prompt_tuning_engine_t5x.prompt_optimizer import PromptOptimizer
 from prompt_tuning_engine_t5x.prompt_parameters import ModelPrompts, is_prompts
 
@@ -64,9 +64,10 @@ class PromptedModel(models.BaseTransformerModel):
         params = traverse_util.flatten_dict(variables["params"], sep="/")
         axes = traverse_util.flatten_dict(variables.get("params_axes", {}), sep="/")
         for side, prompt in self.prompts.by_side.items():
-            start = f"{side}/prompt/"
-            own = {n.removeprefix(start): v for n, v in params.items() if n.startswith(start)}
-            params.update({start + n: v for n, v in saved_values(prompt, own).items()})
+            file, start = prompt.prompt_init, f"{side}/prompt/"
+            if isinstance(file, SavedPrompt) and file.plugin is not None:
+                own = {n.removeprefix(start): v for n, v in params.items() if n.startswith(start)}
+                params.update({start + n: v for n, v in file.values(prompt, own).items()})
         for name, leaf in params.items():
             if is_prompts(name):
                 names = tuple(f"prompt_{number}" for number in range(leaf.ndim))
