@@ -26,7 +26,14 @@ import gin
 from gin import config_parser
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError, PluginError, PluginLoadError, nearest, one_line
+from prompt_tuning_core.errors import (
+    InputError,
+    PluginBlockedError,
+    PluginError,
+    PluginLoadError,
+    nearest,
+    one_line,
+)
 from prompt_tuning_core.kinds import KINDS, SHARED
 from prompt_tuning_core.protocols import RunFlags
 
@@ -232,6 +239,7 @@ def parse(
     _refuse_forgotten_prompt(_statements(sources))
     bindings = [_Source.of_binding(binding) for binding in flags.gin_bindings]
     sources += bindings
+    _refuse_blocked_imports(_statements(sources))
 
     notes: Sequence[str] = ()
     if fill is not None:
@@ -242,6 +250,7 @@ def parse(
     statements = _statements(sources)
     hooks, plugins = _load_plugins(statements, flags.hooks)
     _refuse_unused_macros(_statements(bindings), {"HOOKS"} | _used(statements))
+    _refuse_circles(statements)
     if check is not None:
         _check_macros(statements, check)
     _register(plugin.name for plugin in plugins if KINDS[plugin.kind].in_gin)
@@ -252,6 +261,7 @@ def parse(
         gin.finalize()
     except ValueError as error:
         _refuse_unfinished(error, statements)
+    _refuse_unused_initializers(statements)
     return ParsedConfig(tuple(plugins), hooks, tuple(notes))
 
 
@@ -265,18 +275,29 @@ _UNBOUND = (
     ),
 )
 
+_POSITIONAL = (
+    r"positional-only arguments passed as keyword arguments: '(.*?)'"
+    r".*?In call to configurable '(.*?)'"
+)
+
 
 def explain(error: BaseException) -> str | None:
     """Describes in one line an error of gin; None if it is no error about the configuration."""
     text = str(error)
+    match = re.search(_POSITIONAL, text, re.DOTALL)
+    if match:
+        return (
+            f"{match[2]} takes {match[1]} by position only, so gin cannot set {match[2]}.{match[1]}"
+        )
     for kind, pattern in _UNBOUND:
         match = re.search(pattern, text, re.DOTALL) if isinstance(error, kind) else None
         if match:
             configurable, names = match["configurable"], re.findall(r"'(.*?)'", match["names"])
             first = f"{configurable}.{names[0]}"
+            hint = f", or name it without (): @{configurable}" if "shape" in names else ""
             return (
                 f"gin gives {configurable} no value for {', '.join(names)}; write {first} = … in a "
-                f"gin file or --gin.{first}=…"
+                f"gin file or --gin.{first}=…{hint}"
             )
     return None
 
@@ -337,16 +358,19 @@ class _Source:
         try:
             parser = config_parser.ConfigParser(_NamedText(self.text, self.label), _Recorder())
             self.contents = list(parser)
+            repr(self.contents)  # Which calls itself as often as what reads a value later.
         except tokenize.TokenError as error:
             message, (line, _) = error.args
             raise InputError(f"{self.where(line)}: {message}") from error
+        except RecursionError as error:
+            raise InputError(f"{self.label}: a value is nested too deep for gin") from error
         except (SyntaxError, ValueError) as error:
             raise _as_input_error(error, self) from error
 
     @classmethod
     def of_binding(cls, binding: str) -> _Source:
         name, _, value = binding.partition("=")
-        return cls(f"--gin.{name.strip()}={value.strip()}", binding)
+        return cls(f"--gin.{name.strip()}={value.strip()[:200]}", binding)
 
     def where(self, line: int | None) -> str:
         """Returns the place of a line, for the beginning of a message."""
@@ -386,17 +410,9 @@ class _Source:
     def segments(self) -> Iterator[tuple[str, _Source | None]]:
         """Splits the text at its includes, and yields each part with the file included after it.
 
-        For example, the file
-
-            import my_module        # line 1
-            a.x = 1                 # line 2
-            include 'b.gin'         # line 3
-            c.y = @my_module.f      # line 4
-
-        gives (lines 1 and 2, the source of b.gin) and (line 1, two blank lines and line 4, None).
-        The second part repeats the import, which line 4 needs, and blank lines stand for lines 2
-        and 3, so that gin counts line 4 as line 4. gin gets no include: it would search its own
-        folders, and log its own messages.
+        gin gets no include: it would search its own folders, and log its own messages. Each part
+        repeats the imports, which it needs, and has a blank line for each other line before it, so
+        that gin counts lines as the file has them.
         """
         starts = sorted({statement.location.line_num for statement in self.contents})
         lines = self.text.splitlines(keepends=True)
@@ -514,8 +530,7 @@ def _statements(sources: Iterable[_Source]) -> list[_Statement]:
 def _bare_names() -> set[str]:
     """Returns the plugins that static files may name without `plugins.`.
 
-    These are all plugins in gin, except those whose name gin already knows for another object, such
-    as a configurable of an engine.
+    A name that gin already knows for another object, such as an engine's, is none of them.
     """
     return {
         name
@@ -627,6 +642,52 @@ def _refuse_unused_macros(bindings: Iterable[_Statement], used: set[str]) -> Non
             )
 
 
+def _refuse_unused_initializers(statements: Sequence[_Statement]) -> None:
+    """Refuses a parameter that the user gives an initializer that no binding names."""
+    references = (
+        statement.source.plugin_in(part.selector)
+        for statement in statements
+        for part in _parts(statement.value)
+        if isinstance(part, _Reference)
+    )
+    plugins = registry.process_registry().discover()
+    unused = {p.name for p in plugins if p.kind == "initializer"} - set(references)
+    for statement in statements:
+        if statement.source.is_given and getattr(statement.content, "arg_name", None):
+            plugin = statement.source.plugin_in(statement.content.selector)
+            if plugin in unused:
+                raise InputError(f"{statement.where}: no binding of this run uses @{plugin}()")
+
+
+def _refuse_circles(statements: Iterable[_Statement]) -> None:
+    """Refuses a macro whose value leads back to it."""
+    last = {s.macro: s for s in statements if s.macro is not None}
+    for name, statement in last.items():
+        reached: set[str] = set()
+        new = _used([statement])
+        while new - reached:
+            reached |= new
+            new = _used(last[macro] for macro in new if macro in last)
+        if name in reached:
+            raise InputError(f"{statement.where}: the value of %{name} leads back to %{name}")
+
+
+def _refuse_blocked_imports(statements: Iterable[_Statement]) -> None:
+    """Refuses an import of gin that would run the code of a blocked distribution."""
+    by_package: dict[str, registry.Plugin] = {}
+    for plugin in registry.process_registry().discover():
+        package = re.split("[.:]", plugin.value)[0]
+        if by_package.get(package, plugin).status == "blocked":  # One that is not blocked decides.
+            by_package[package] = plugin
+    for statement in statements:
+        if isinstance(statement.content, config_parser.ImportStatement):
+            found = by_package.get(statement.content.module.partition(".")[0])
+            if found is not None and found.status == "blocked":
+                raise PluginBlockedError(
+                    f"{statement.where}: this import would run {found}: {found.detail}"
+                )
+
+
 def _hook_names(statement: _Statement) -> Sequence[str]:
     value = statement.value
     if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
@@ -701,11 +762,11 @@ def _explain_parsing(error: Exception) -> str:
     installed = registry.process_registry()
     match = re.fullmatch(r"No configurable matching (?:reference )?'@?(.*?)(?:\(\))?'\.", text)
     if match:
-        known = installed.names_in_gin()
-        return (
-            f"{match[1]!r} is no plugin, and nothing registered with gin"
-            f"{nearest(match[1].rpartition('.')[2], known)}"
-        )
+        module, _, name = match[1].rpartition(".")
+        hint = nearest(name, installed.names_in_gin())
+        if module not in ("", "plugins"):
+            hint = f"; import {module} in a gin file, a binding alone cannot"
+        return f"{match[1]!r} is no plugin, and nothing registered with gin{hint}"
     match = re.fullmatch(r"Configurable '(.*)' doesn't have a parameter named '(.*)'\.", text)
     if match:
         return f"{match[1]!r} has no parameter {match[2]!r}{_nearest_parameter(*match.groups())}"
@@ -721,23 +782,17 @@ def _explain_parsing(error: Exception) -> str:
 
 
 def _nearest_parameter(selector: str, parameter: str) -> str:
+    installed = registry.process_registry()
     try:
-        configurable = gin.get_configurable(selector)
-    except (ValueError, KeyError):
-        # Only the file that imports it knows this name, such as `p.init_mine`.
-        try:
-            configurable = registry.process_registry().load_in_gin(selector.rpartition(".")[2])
-        except PluginError:
-            return ""
-    # gin wraps a class in a metaclass with a useless signature.
-    function = (
-        configurable.__init__  # type: ignore[misc]  # Only its signature is read.
-        if isinstance(configurable, type)
-        else configurable
-    )
-    try:
+        # Only the file that imports it knows a name such as `p.init_mine`.
+        known = _is_registered(selector)
+        found = gin.get_configurable if known else installed.load_in_gin
+        configurable = found(selector if known else selector.rpartition(".")[2])
+        # gin wraps a class in a metaclass with a useless signature.
+        is_class = isinstance(configurable, type)
+        function = configurable.__init__ if is_class else configurable
         names = set(inspect.signature(function).parameters) - {"self"}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, PluginError):
         return ""
     return nearest(parameter, names)
 

@@ -1,16 +1,9 @@
 """The events of a run that hooks plugins get, as pluggy specifications.
 
-A hooks plugin is a module (or an object) with functions marked by `hookimpl`, named by an entry
-point of the group `prompt_tuning.hooks`:
-
-    from prompt_tuning_core.hookspecs import hookimpl
-
-    @hookimpl
-    def step_logged(step, metrics):
-        ...
-
-A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. An implementation may
-leave out arguments that it does not use. An exception ends the run with an error.
+A hooks plugin is a module (or an object) with functions marked by `hookimpl`, for example
+`@hookimpl def step_logged(step, metrics): …`. An entry point of the group `prompt_tuning.hooks`
+names it. A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. An implementation
+may leave out arguments that it does not use. An exception ends the run with an error.
 """
 
 from __future__ import annotations

@@ -5,12 +5,14 @@ A new kind is one more row of `KINDS`; nothing else in the core lists them.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-GIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
-"""A name that gin can use: a Python identifier in ASCII."""
+_TAKEN = "|".join([*keyword.kwlist, "macro", "constant", "singleton"])  # By Python and by gin.
+GIN_NAME = re.compile(rf"(?!({_TAKEN})$)[a-z]\w*", re.ASCII | re.IGNORECASE)
+"""A name that gin can use: a Python identifier in ASCII that does not begin with "_"."""
 
 COMMAND_NAME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)?")
 """A command such as `list-plugins`, or `pets.feed` for `prompt-tuning pets feed`."""
@@ -49,10 +51,6 @@ def _unless(fits: Callable[[object], bool], otherwise: str) -> Callable[[object]
     return complaint
 
 
-def _no_engine(loaded: object) -> str | None:
-    return _no_class(loaded) or _no_engine_class(loaded)
-
-
 def _no_hooks(loaded: object) -> str | None:
     # For a class, pluggy would call functions without an instance. pluggy checks the hooks.
     if isinstance(loaded, type):
@@ -80,12 +78,10 @@ def _lacks(noun: str, *methods: str) -> Callable[[object], str | None]:
 
 
 _not_callable = _unless(callable, "which cannot be called")
-_no_class = _unless(lambda loaded: isinstance(loaded, type), "and an engine is a class")
-_no_package = _unless(lambda loaded: hasattr(loaded, "__path__"), "and gin files are in a package")
-_no_module = _unless(
-    lambda loaded: hasattr(loaded, "__spec__"), "and tasks are registered by a module"
-)
-_no_engine_class = _lacks("an engine class", "train", "eval", "infer")
+_no_class = _unless(lambda x: isinstance(x, type), "and an engine is a class")
+_no_package = _unless(lambda x: hasattr(x, "__path__"), "and gin files are in a package")
+_no_module = _unless(lambda x: hasattr(x, "__spec__"), "and tasks are registered by a module")
+_no_engine = _lacks("an engine class", "train", "eval", "infer")
 _no_catalog = _lacks("a catalog", "models", "prompts")
 _no_command = _lacks("a command", "add_arguments", "run")
 
@@ -100,7 +96,10 @@ KINDS: dict[str, Kind] = {
             "prompt", "prompt_tuning.prompts", "@plugins.{name}", _not_callable,
             in_gin=True, unique="gin",
         ),
-        Kind("engine", "prompt_tuning.engines", "--engine {name}", _no_engine, unique="gin"),
+        Kind(
+            "engine", "prompt_tuning.engines", "--engine {name}",
+            lambda loaded: _no_class(loaded) or _no_engine(loaded), unique="gin",
+        ),
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, unique="gin"),
         # The name is that of the engine that may read the files, or `SHARED`.
         Kind("configs", "prompt_tuning.configs", "--gin_file", _no_package, unique="no"),

@@ -10,7 +10,9 @@ the sequence within the model.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +38,8 @@ POINTS = (
     "start", "input", "input_mask", "layer", "prefix", "activations", "penalty", "report", "matrix"
 )  # fmt: skip
 """The methods by which a prompt module acts; engines call those that its class overrides."""
+
+_WITH_CALL = "write prompt_init = @plugins.NAME(), with ()"
 
 _FORMER_NAMES = {
     "side": "sides",
@@ -441,7 +445,16 @@ def float32_parameter(
         # Flax asks for the shape of a given value once more: no reason to read a table again.
         if given or initializer is None:
             return jnp.zeros(shape)
-        value = jnp.asarray(initializer(rng, shape))
+        try:
+            with contextlib.suppress(ValueError):  # A function in C may have no signature.
+                inspect.signature(initializer).bind(rng, shape)
+        except TypeError as error:
+            found = f"the initializer of {name!r} takes no key and shape ({error})"
+            raise InputError(f"{found}; {_WITH_CALL}") from error
+        value = initializer(rng, shape)
+        if callable(value):
+            raise InputError(f"the initializer of {name!r} returned a function; {_WITH_CALL}")
+        value = jnp.asarray(value)
         if value.shape != shape or not jnp.issubdtype(value.dtype, jnp.floating):
             raise InputError(
                 f"the initializer of {name!r} returned {value.dtype} {list(value.shape)}, expected "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import jax
-    import numpy as np
 
     from prompt_tuning_core.prompts import PromptFactory, PromptModule
 
@@ -61,30 +60,6 @@ class SavedPrompt(Protocol):
 
     def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
         """Returns the plain prompt's matrix; for another module, NaN that `values` replace."""
-
-
-@runtime_checkable
-class EmbeddingTable(Protocol):
-    """An embedding table `[V, H]` that is read by rows."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(V, H)`: number of embeddings and model width."""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the stored table (rows come back as float32)."""
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Reads only the rows `ids` `[n]` of the table; returns float32 `[n, H]`."""
-
-
-@runtime_checkable
-class Vocabulary(Protocol):
-    """Anything that turns text into ids: a seqio vocabulary, a sentencepiece processor."""
-
-    def encode(self, s: str, /) -> Sequence[int]:
-        """Returns the ids of the pieces of `s`, without EOS."""
 
 
 class Combine(Protocol):

@@ -253,6 +253,12 @@ class Registry:
                 raise PluginLoadError(f"{plugin} {complaint} ({plugin.value})")
             if not plugin.is_core:  # Listing plugins does not need pluggy.
                 _validate_hooks(plugin, loaded)
+            twin = self.plugin_of(loaded)
+            if twin is not None and KINDS[plugin.kind].in_gin:
+                raise PluginLoadError(
+                    f"{plugin} is the same object as {twin}, and gin would share their bindings; "
+                    "give each a function of its own"
+                )
             self._loaded[plugin] = loaded
         return self._loaded[plugin]
 
@@ -332,8 +338,10 @@ def _import(plugin: Plugin) -> object:
     return loaded
 
 
+_LIKE_OURS = re.compile(r"prompt[-_. ]?tuning", re.IGNORECASE)
+
 _A_NAME = {
-    GIN_NAME: "a Python identifier in ASCII",
+    GIN_NAME: "a Python identifier in ASCII that neither Python nor gin keeps for itself",
     COMMAND_NAME: "lower-case words, with a dot before a subcommand",
 }
 
@@ -344,11 +352,17 @@ def _discover(filters: Filters) -> tuple[Plugin, ...]:
     points, unreadable = _entry_points()
     headers: dict[int, _Headers] = {}  # By distribution: some carry several plugins.
     for point in points:
+        if not _LIKE_OURS.match(point.group):
+            continue
+        key = id(point.dist)
+        if key not in headers:
+            headers[key] = _headers(point.dist)
         kind = kinds_by_group.get(point.group)
-        if kind is not None:
-            key = id(point.dist)
-            if key not in headers:
-                headers[key] = _headers(point.dist)
+        if kind is None:
+            hint = nearest(point.group.lower(), kinds_by_group)
+            detail = f"its group {point.group!r} is no kind of plugin{hint}"
+            unreadable.append(_broken(headers[key], detail, point.name, point.value))
+        else:
             rows.append(_row(kind, point, headers[key], filters))
     rows = _mark_conflicts(list(dict.fromkeys(rows))) + unreadable
     order = [*KINDS, ""]
@@ -370,9 +384,12 @@ def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
                 points += distribution.entry_points
             except Exception as error:  # Undecodable or not in ini form: a row says so.
                 detail = f"its entry_points.txt cannot be read: {one_line(error)}"
-                carrier, version, summary, _ = _headers(distribution)
-                unreadable.append(Plugin("", "", "", carrier, version, "broken", summary, detail))
+                unreadable.append(_broken(_headers(distribution), detail))
         return points, unreadable
+
+
+def _broken(headers: _Headers, detail: str, name: str = "", value: str = "") -> Plugin:
+    return Plugin("", name, value, *headers[:2], "broken", headers.summary, detail)
 
 
 class _Headers(NamedTuple):
@@ -454,7 +471,8 @@ def _mark_conflicts(rows: list[Plugin]) -> list[Plugin]:
             if any(r.is_core for r in rivals):
                 advice = "the core keeps its names, so its author must rename it"
             elif elsewhere:
-                advice = f"block one, for example with --block-plugin={elsewhere[0]}:{row.name}"
+                flags = (f"--block-plugin={r}:{row.name}" for r in (elsewhere[0], row.distribution))
+                advice = f"block one, with {' or '.join(flags)}"
             else:
                 advice = "one name stands for one plugin, so its author must rename one"
             detail = f"the name is also claimed by {others}; {advice}"

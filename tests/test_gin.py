@@ -151,10 +151,37 @@ def test_plugins_named_only_in_bindings_are_found(engine, prefix):
         "--gin_file=x.gin",
         f"--gin.run.init=@{prefix}init_a()",
         f"--gin.{prefix}init_a.value=5",
+        f"--gin.{prefix}init_a.fallback=@some/scope/{prefix}init_b()",
         f"--gin.some/scope/{prefix}init_b.value=6",
     )
-    assert ran["result"] == [5, 3]
+    assert ran["result"] == [5, 3, 6, 3]
     assert ran["named"] == ["init_a", "init_b"]
+
+
+def test_a_parameter_of_an_initializer_that_is_not_used_is_refused(engine):
+    engine.write("x.gin", "import app\n")
+    line = engine.error(
+        "train", "--engine=fake", "--gin_file=x.gin", "--gin.run.init=@init_a()",
+        "--gin.init_b.value=6",
+    )  # fmt: skip
+    assert line == "--gin.init_b.value=6: no binding of this run uses @init_b()"
+
+
+def test_an_import_that_would_run_a_blocked_plugin_is_refused(engine):
+    engine.write("x.gin", "import app\nimport fake_a\n")
+    line = engine.error(
+        "train", "--engine=fake", "--gin_file=x.gin", "--block-plugin=fake-constant"
+    )
+    assert line.startswith("x.gin:2: this import would run initializer plugin 'init_a' of fake-con")
+    assert "'fake-constant' is blocked" in line
+
+
+def test_a_parameter_by_position_only_is_named(engine):
+    source = "def make(a=1, /):\n    return lambda rng, shape: [a]\n"
+    engine.distribution("p", {"initializers": {"init_p": "p:make"}}, {"p.py": source})
+    engine.write("x.gin", "import app\nrun.init = @init_p()\ninit_p.a = 3\n")
+    line = engine.error("train", "--engine=fake", "--gin_file=x.gin")
+    assert line == "init_p takes a by position only, so gin cannot set init_p.a"
 
 
 def test_bindings_reach_plugins_of_dynamic_files(engine):

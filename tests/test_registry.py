@@ -218,8 +218,8 @@ def test_what_a_plugin_requires_of_the_core_is_compared(site):
     for number, (requirement, _) in enumerate(REQUIREMENTS):
         site.distribution(
             f"d{number}",
-            {"initializers": {f"init_{number}": "good:init_x"}},
-            {"good.py": FUNCTION},
+            {"initializers": {f"init_{number}": f"good_{number}:init_x"}},
+            {f"good_{number}.py": FUNCTION},
             requires=["numpy", requirement],
         )
     rows = site.rows("--check")
@@ -240,6 +240,37 @@ def test_a_pre_release_of_the_core_is_compared_as_it_is(in_process, monkeypatch)
         monkeypatch.setattr(registry, "__version__", version)
         plugin = registry.Registry().find("initializer", "init_new")
         assert (registry.Registry().check(plugin).status == "ok") == met, version
+
+
+def test_two_names_of_one_object_are_not_used_in_one_run(in_process):
+    names = {"init_one": "both:init_x", "init_two": "both:init_x"}
+    in_process.distribution("both", {"initializers": names}, {"both.py": FUNCTION})
+    installed = registry.Registry()
+    installed.load("initializer", "init_one")
+    with pytest.raises(
+        errors.PluginLoadError, match=r"'init_two' of both .* is the same object as"
+    ):
+        installed.load("initializer", "init_two")
+
+
+@pytest.mark.parametrize("name", ["macro", "class", "__x__", "_own", "singleton", "ä"])
+def test_names_that_gin_cannot_use_are_a_status(in_process, name):
+    in_process.distribution("odd", {"initializers": {name: "odd:init_x"}}, {"odd.py": FUNCTION})
+    (row,) = (row for row in registry.Registry().discover() if row.name == name)
+    assert row.status == "broken"
+    assert "that neither Python nor gin keeps for itself" in row.detail
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["prompt_tuning.initializer", "prompt-tuning.initializers", "Prompt_Tuning_core.initializers"],
+)
+def test_groups_that_look_like_ours_are_shown(site, group):
+    site.distribution("near", f"[{group}]\ninit_near = near:init_x\n")
+    (row,) = site.rows()["init_near"]
+    assert (row["kind"], row["status"]) == ("", "broken")
+    assert f"its group {group!r} is no kind of plugin" in row["detail"]
+    assert "did you mean 'prompt_tuning.initializers'" in row["detail"]
 
 
 # By kind: a value that is of this kind, and whether its names share gin's namespace.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from prompt_tuning_core import registry
 from prompt_tuning_core.commands import engines
 
 
@@ -17,9 +18,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the folders, joined by commas as T5X takes them, or the path of one file."""
     from prompt_tuning_core import gin_config
 
-    folders = gin_config.search_paths(engines.chosen(arguments.engine))
+    engine = engines.chosen(arguments.engine)
+    folders = gin_config.search_paths(engine)
     if arguments.file:
         print(gin_config.find(arguments.file, folders))
     else:
+        if not any(folder.engine == engine for folder in folders):
+            registry.process_registry().find("engine", engine)  # Refuses a misspelt one.
         print(",".join(str(folder.path) for folder in folders if folder.engine))
     return 0

@@ -10,6 +10,7 @@ import argparse
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -86,6 +87,7 @@ def _run(argv: list[str]) -> int:
         parents=[_filters_parser()],
     )
     command.add_arguments(parser)
+    _show_warnings_in_one_line()
     return int(command.run(_parse(parser, rest, getattr(command, "takes_unknown_flags", False))))
 
 
@@ -136,6 +138,18 @@ def _parse(parser: _Parser, argv: Sequence[str], takes_unknown_flags: bool) -> a
         parser.error(f"unknown argument {unknown[0]!r}")
     arguments.unknown = unknown
     return arguments
+
+
+def _show_warnings_in_one_line() -> None:
+    """Shows a warning to the person who runs the command without Python's file and line."""
+    format_warning = warnings.formatwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        if category is UserWarning:
+            return f"{PROGRAM}: warning: {message}\n"
+        return format_warning(message, category, *where, **line)
+
+    warnings.formatwarning = one_line
 
 
 def _summary(command: object) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands import engines
@@ -56,7 +54,6 @@ class EngineCommand:
             hooks=_split(arguments.hooks),
             extra=tuple(flag for flag in arguments.unknown if not flag.startswith("--gin.")),
         )
-        _show_warnings_in_one_line()
         # A task module may be in the current directory, as with `python -m`. Last on the path, so
         # that no file there hides an installed package.
         if not {"", os.getcwd()} & set(sys.path):
@@ -69,18 +66,6 @@ class EngineCommand:
 TRAIN = EngineCommand("train", "Train a prompt")
 EVAL = EngineCommand("eval", "Evaluate a prompt")
 INFER = EngineCommand("infer", "Predict with a prompt")
-
-
-def _show_warnings_in_one_line() -> None:
-    """Shows a warning to the person who runs the command without Python's file and line."""
-    format_warning = warnings.formatwarning
-
-    def one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-        if category is UserWarning:
-            return f"prompt-tuning: warning: {message}\n"
-        return format_warning(message, category, *where, **line)
-
-    warnings.formatwarning = one_line
 
 
 def _spaced(binding: str) -> str:

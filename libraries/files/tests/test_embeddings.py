@@ -17,9 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.protocols import EmbeddingTable
 from prompt_tuning_files import embeddings, formats
-from prompt_tuning_files.embeddings import as_table, checkpoint_load, np_load, safetensors_load
+from prompt_tuning_files.embeddings import (
+    EmbeddingTable,
+    as_table,
+    checkpoint_load,
+    np_load,
+    safetensors_load,
+)
 
 NAME = "token_embedder/embedding"
 

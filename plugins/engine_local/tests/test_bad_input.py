@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
+import textwrap
 
+import bad_input
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -59,89 +60,38 @@ def complaint_of_a_process(arguments, folder, **environment):
     return one_line(finished.stderr, folder, before)
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        # Macros that say what to run.
-        ({"MODEL_DIR": None}, "MODEL_DIR"),
-        ({"INITIAL_CHECKPOINT_PATH": None}, "INITIAL_CHECKPOINT_PATH"),
-        ({"PACK": True}, "prompt tuning does not support packed examples"),
-        ({"BATCH_SIZE": 0}, "BATCH_SIZE is 0, expected a whole number from 1 to 1000000"),
-        ({"TRAIN_STEPS": -1}, "TRAIN_STEPS is -1, expected a whole number of at least 0"),
-        ({"TASK_FEATURE_LENGTHS": {"inputs": 3}}, "TASK_FEATURE_LENGTHS is {'inputs': 3}"),
-        # Tasks.
-        ({"MIXTURE_OR_TASK_NAME": "toi"}, "unknown task 'toi'; did you mean 'toy'?"),
-        (
-            {"MIXTURE_OR_TASK_MODULE": "no_such_module"},
-            "'no_such_module' is neither a plugin of kind tasks nor a module that Python finds",
-        ),
-        ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
-        ({"toy/tasks.TextTask.metrics": [3]}, "a metric is 3, expected a name or a function"),
-        ({"RANDOM_SEED": -1}, "RANDOM_SEED is -1, expected a whole number from 0 to 4294967295"),
-        (
-            {"STRICT_LENGTHS": True, "TASK_FEATURE_LENGTHS": {"inputs": 9, "targets": 6}},
-            "rows.jsonl:1: the inputs have 10 ids and TASK_FEATURE_LENGTHS['inputs'] is 9",
-        ),
-        # Mixtures.
-        (
-            {"MIXTURE_OR_TASK_NAME": "mix", "mix/tasks.Mixture.rates": {"toy": 1, "toi": 2}},
-            "mixture 'mix': unknown task 'toi'; did you mean 'toy'?",
-        ),
-        (
-            {"MIXTURE_OR_TASK_NAME": "mix", "mix/tasks.Mixture.rates": {"toy": 0}},
-            "mixture 'mix': the rate of 'toy' is 0, expected a positive number",
-        ),
-        (
-            {"MIXTURE_OR_TASK_NAME": "toy", "toy/tasks.Mixture.rates": {"toy": 1}},
-            "'toy' is described in gin both as a task and as a mixture",
-        ),
-        # Prompt lengths and labels.
-        ({"PROMPT_LENGTH": 0}, "PROMPT_LENGTH is 0, expected a whole number from 1 to 1000000"),
-        ({"plugins.prompt_basic.length": -3}, "has the shape (-3, 32), expected sizes of at least"),
-        ({"plugins.prompt_basic.length": "x"}, "has the shape ('x', 32)"),
-        ({"plugins.prompt_basic.combine": 3}, "combine is 3, expected one of 'prefix'"),
-        ({"plugins.prompt_basic.dropout_rate": 2}, "dropout_rate is 2, expected a number of at l"),
-        ({"plugins.prompt_basic.dropout_rate": "x"}, "dropout_rate is 'x', expected a number"),
-        ({"plugins.prompt_basic.sides": "encoder"}, "sides is 'encoder', expected a tuple of"),
-        # The parts of a run.
-        ({"PROMPT": 3}, "PROMPT is 'int', expected a prompt module that is not called"),
-        ({"OPTIMIZER": 3}, "OPTIMIZER is 3, expected an optax optimizer such as"),
-        ({"MODEL": 3}, "MODEL is 3, expected an EncoderDecoderModel: name a models file"),
-        ({"VOCABULARY": 3}, "vocab is 3, expected something with encode(str) -> ids"),
-        ({"options.TrainingOptions.eval_split": 3}, "eval_split is 3, expected a text in quotes"),
-        ({"options.TrainingOptions.train_split": ""}, "train_split is '', expected a text in quo"),
-        ({"optimizers.adafactor.learning_rate": "0.3"}, "adafactor.learning_rate is '0.3', expec"),
-        ({"optimizers.adafactor.learning_rate": -1}, "expected a number of at least 0, or an opta"),
-        ({"optimizers.adafactor.decay_rate": "x"}, "adafactor.decay_rate is 'x', expected a numb"),
-        ({"optimizers.adafactor.weight_decay_rate": "x"}, "expected a number of at least 0, or No"),
-        ({"optimizers.adafactor.step_offset": True}, "adafactor.step_offset is True, expected a"),
-        (
-            {"vocabularies.SentencePieceVocabulary.extra_ids": 10**9},
-            "VOCABULARY_EXTRA_IDS is 1000000000, expected a whole number from 0 to 1000000",
-        ),
-        ({"NUM_DEVICES": 99}, "NUM_DEVICES is 99, and there are 1 local devices of kind cpu"),
-        # Tasks.
-        ({"toy/tasks.TextTask.inputs": 5}, "task 'toy' has the inputs 5, expected a template"),
-        ({"toy/tasks.TextTask.targets": ["x"]}, "task 'toy' has the targets ['x'], expected a te"),
-        ({"toy/tasks.TextTask.target_names": 7}, "target_names 7, expected a mapping to texts or"),
-        ({"toy/tasks.TextTask.target_names": ["bad", 3]}, "target_names ['bad', 3], expected a"),
-        ({"toy/tasks.TextTask.target_names": ["bad"]}, "'1' has no name in target_names, which"),
-        ({"toy/tasks.TextTask.splits": 3}, "task 'toy' has the splits 3, expected for example"),
-        ({"CLASS_LABELS": None}, "CLASS_LABELS"),
-        ({"CLASS_LABELS": []}, "texts"),
-        ({"CLASS_LABELS": 7}, "7"),
-        ({"CLASS_LABELS": ["bad", ""]}, "''"),
-        ({"CLASS_LABELS": ["a"] * 6}, "6"),
-        ({"prompt_init/plugins.init_vocab.population_size": 0}, "population"),
-        # Plugins.
-        ({"plugins.init_vocab.population": 3}, "population"),
-    ],
-    ids=lambda value: (
-        ", ".join(f"{k}={v}" for k, v in value.items())[:50] if isinstance(value, dict) else ""
-    ),
-)
-def test_values(project, changes, expected, complaint):
-    assert expected in complaint(["train", *training_flags(**changes)])
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def test_every_row_is_answered_in_one_line(tmp_path, make_project, main, monkeypatch):
+    table = list(bad_input.rows())
+    assert len(table) >= 150
+    wrong = []
+    for number, (arguments, files, expected) in enumerate(table):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write(make_project(folder), files)
+        monkeypatch.chdir(folder)
+        before = files_of(folder)
+        code, _, error = main(*arguments)
+        try:
+            assert code == 2, error
+            line = one_line(error, folder, before)
+            assert any(part in line for part in expected.split("|")), line
+        except AssertionError as problem:
+            what = textwrap.shorten(" ".join([*arguments[:1], *arguments[-2:]]), 150)
+            wrong.append(f"{what} {list(files)}: {textwrap.shorten(str(problem), 700)}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("command", bad_input.first_rows())
+def test_a_process_of_each_command_answers_in_one_line(project, command):
+    arguments, files, expected = bad_input.first_rows()[command]
+    write(project, files)
+    assert expected in complaint_of_a_process(arguments, project)
 
 
 @pytest.mark.parametrize(
@@ -318,59 +268,6 @@ def test_prompt_modules(site, module, settings, expected, complaint):
     assert expected in line
 
 
-def bad_prompts(golden):
-    prompt = golden("tiny_prompt")["encoder/prompt/prompt/prompt"]
-
-    def saved(array):
-        return lambda path: np.save(path, array, allow_pickle=True)
-
-    return {
-        "missing": (lambda path: None, "bad.npy"),
-        "corrupt": (lambda path: path.write_bytes(b"not an array"), "bad.npy"),
-        "truncated": (
-            lambda path: (np.save(path, prompt), path.write_bytes(path.read_bytes()[:300])),
-            "truncated",
-        ),
-        "pickled": (lambda path: path.write_bytes(pickle.dumps(prompt)), "pickle"),
-        "objects": (saved(np.array([{}, {}], object)), "pickle"),
-        "integers": (saved(np.ones((5, 32), np.int64)), "int64"),
-        "length": (saved(prompt[:4]), "(4, 32)"),
-        "width": (saved(prompt[:, :16]), "(5, 16)"),
-    }
-
-
-@pytest.mark.parametrize(
-    "case",
-    ["missing", "corrupt", "truncated", "pickled", "objects", "integers", "length", "width"],
-)
-def test_prompt_files(project, golden, case, complaint):
-    write, expected = bad_prompts(golden)[case]
-    write(project / "bad.npy")
-    flags = training_flags("prompts/from_file.gin", PROMPT_FILE="bad.npy")
-    line = complaint(["train", *flags])
-    assert "bad.npy" in line
-    assert expected in line
-
-
-@pytest.mark.parametrize(
-    ("array", "expected"),
-    [
-        (None, "table.npy"),
-        (np.ones((64, 16), np.float32), "16"),
-        (np.ones((64, 32), np.int32), "int32"),
-        (np.ones((64,), np.float32), "(64,)"),
-    ],
-    ids=["missing", "width", "dtype", "rank"],
-)
-def test_embedding_tables(project, array, expected, complaint):
-    if array is not None:
-        np.save(project / "table.npy", array)
-    flags = training_flags("prompts/from_sampled_vocab_numpy.gin", EMBEDDING_FILE="table.npy")
-    line = complaint(["train", *flags])
-    assert "table.npy" in line
-    assert expected in line
-
-
 def test_models(project, golden, complaint):
     params = golden("tiny_params")
     path = project / "model" / "model.safetensors"
@@ -406,45 +303,6 @@ def test_vocabularies(project, complaint):
     line = complaint(["train", *flags])
     assert "vocabulary.model has 65 ids, 39 of them extra ids that are not in the file" in line
     assert "NUM_EMBEDDINGS = 64; give the model's vocabulary" in line
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ('{"text": "this", "label": 1}\n{"text": \n', "rows.jsonl:2: not JSON"),
-        ('{"text": "this", "label": 1}\n["this"]\n', "rows.jsonl:2: found list"),
-        ('{"text": "this", "label": 1}\n\n', "rows.jsonl:2: the line is empty"),
-        ('{"text": "this", "lable": 1}\n', "rows.jsonl:1: no column 'label'"),
-        ('{"text": "this", "label": 2}\n', "rows.jsonl:1: the target '2' has no name"),
-        ("", "split 'train' is empty"),
-    ],
-    ids=["json", "object", "empty line", "column", "target", "empty"],
-)
-def test_data_lines(project, content, expected, complaint):
-    (project / "rows.jsonl").write_text(content)
-    assert expected in complaint(["train", *training_flags()])
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        (
-            "rows.tsv",
-            b"text\tlabel\nthis\t1\nbad\t0\tmore\n",
-            "rows.tsv:3: found 3 columns, expected the 2 of the first line (text, label)",
-        ),
-        ("rows.csv", b'text,label\n"this\nis",1\n"a"test,0\n', "rows.csv:4: not CSV: ',' expected"),
-        ("rows.csv", b"text,label\n", "task 'toy': split 'train' is empty"),
-        ("rows.csv.gz", b"text,label\nthis,1\n", "rows.csv.gz: cannot be read: Not a gzipped"),
-        ("rows.xlsx", b"", "rows.xlsx has none of the endings .jsonl, .tsv, .csv"),
-    ],
-    ids=["tsv", "csv", "empty csv", "gz", "ending"],
-)
-def test_data_files(project, name, content, expected, complaint):
-    (project / name).write_bytes(content)
-    splits = {"train": ["rows.jsonl", name] if b"1" in content else name, "validation": name}
-    changes = {"toy/tasks.TextTask.splits": splits}
-    assert expected in complaint(["train", *training_flags(**changes)])
 
 
 def test_texts_to_evaluate_that_are_too_long(project, complaint):

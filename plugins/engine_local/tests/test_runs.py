@@ -247,6 +247,46 @@ def test_a_task_of_a_module_comes_with_the_prompt(project, succeed):
     assert (project / "out" / "own-test-metrics.json").exists()
 
 
+INITIALIZER = """
+import gin
+import jax.numpy as jnp
+
+@gin.configurable(module="own_initializer")
+def ones(scale=1.0):
+    return lambda rng, shape: jnp.full(shape, scale)
+"""
+OWN = """
+from __gin__ import dynamic_registration
+import own_initializer
+import prompt_tuning_tasks as tasks
+from prompt_tuning_core import prompts
+
+prompts.make.prompt_init = @own_initializer.ones()
+own_initializer.ones.scale = 0.5
+team/toy/tasks.TextTask:
+  splits = {'train': 'rows.jsonl', 'validation': 'rows.jsonl'}
+  inputs = '{text}'
+  targets = '{label}'
+"""
+
+
+def test_an_initializer_of_a_module_is_recorded_and_repeated(project, succeed):
+    (project / "own_initializer.py").write_text(INITIALIZER)
+    (project / "own.gin").write_text(OWN)
+    flags = training_flags(TRAIN_STEPS=1, MIXTURE_OR_TASK_NAME="team/toy")
+    succeed(["train", *flags, "--gin_file=own.gin"], project)
+    assert (np.load(project / "run" / "prompt_0.npy") == 0.5).all()
+    facts = json.loads((project / "run" / "prompt_1.json").read_text())
+    assert facts["task"]["name"] == "team/toy"
+    assert "own_initializer.ones.scale = 0.5" in " ".join(facts["initializer"])
+    assert any(
+        line.endswith("prompt_init = @own_initializer.ones()") for line in facts["initializer"]
+    )
+    succeed(["train", "--gin_file=run/config.gin", "--gin.MODEL_DIR='again'"], project)
+    prompts = [np.load(project / run / "prompt_1.npy") for run in ("run", "again")]
+    np.testing.assert_array_equal(*prompts)
+
+
 def test_values_that_contradict_the_prompt_are_refused(trained, succeed):
     wrong = run_command(using("eval", PROMPT_LENGTH=4), trained)
     assert wrong.returncode == 2
@@ -467,13 +507,13 @@ MIXTURE = """
 from __gin__ import dynamic_registration
 from prompt_tuning_tasks import metrics
 import prompt_tuning_tasks as tasks
-import own
+import own_metrics
 
 shouted/tasks.TextTask:
   splits = {'train': ['rows.csv.gz', 'rows.jsonl'], 'validation': 'rows.csv.gz'}
   inputs = 'this {text}'
   targets = '{label}'
-  metrics = ['token_f1', @metrics.macro_f1, @own.length]
+  metrics = ['token_f1', @metrics.macro_f1, @own_metrics.length]
 metrics.macro_f1.classes = ['0', '1', '2']
 
 both/tasks.Mixture.rates = {'toy': 3, 'shouted': 1.0}
@@ -485,7 +525,7 @@ MIXTURE_OR_TASK_NAME = 'both'
 def mixed(project):
     lines = ["text,label", *(f'"{row["text"]}",{row["label"]}' for row in ROWS)]
     (project / "rows.csv.gz").write_bytes(gzip.compress("\r\n".join(lines).encode()))
-    (project / "own.py").write_text(
+    (project / "own_metrics.py").write_text(
         "def length(targets, predictions):\n"
         "    return {'length': sum(map(len, predictions)) / len(predictions)}\n"
     )

@@ -20,21 +20,36 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_core.protocols import EmbeddingTable
 from prompt_tuning_files.npy_header import FLOATING, read_npy_header
 from prompt_tuning_files.safetensors_header import read_safetensors_header
 
-__all__ = ["as_table", "checkpoint_load", "np_load", "safetensors_load"]
+__all__ = ["EmbeddingTable", "as_table", "checkpoint_load", "np_load", "safetensors_load"]
 
 EMBEDDING_VARIABLE = "token_embedder/embedding"
 """Flaxformer's name of the token embeddings of a T5 model."""
 
 _BLOCK_BYTES = 1 << 20
+
+
+@runtime_checkable
+class EmbeddingTable(Protocol):
+    """An embedding table `[V, H]` that is read by rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(V, H)`: number of embeddings and model width."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the stored table (rows come back as float32)."""
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Reads only the rows `ids` `[n]` of the table; returns float32 `[n, H]`."""
 
 
 def np_load(path: str | os.PathLike[str]) -> EmbeddingTable:

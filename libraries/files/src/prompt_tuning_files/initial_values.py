@@ -18,7 +18,8 @@ from prompt_tuning_core.errors import InputError
 if TYPE_CHECKING:
     import jax
 
-    from prompt_tuning_core.protocols import EmbeddingTable, Initializer
+    from prompt_tuning_core.protocols import Initializer
+    from prompt_tuning_files.embeddings import EmbeddingTable
 
 __all__ = ["WarnOnce", "check_width", "fill", "prompt_shape"]
 

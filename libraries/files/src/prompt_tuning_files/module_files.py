@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import jax
 
     from prompt_tuning_core.prompts import PromptFactory, PromptModule
-    from prompt_tuning_core.protocols import Initializer, Vocabulary
+    from prompt_tuning_core.protocols import Initializer
+    from prompt_tuning_files.vocabularies import Vocabulary
 
 __all__ = [
     "PromptFile",

@@ -29,20 +29,17 @@ def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
         optax and numpy.
 
     Returns:
-      `initializer` (the bindings of the initializers in use, a line each), `plugins`, `versions`,
-      `started` (UTC) and `config` (the operative config).
+      `initializer` (the bindings that name initializers and those of these, a line each),
+      `plugins`, `versions`, `started` (UTC) and `config` (the operative config).
     """
     import gin  # Here: reading a prompt does not need it.
 
     config = gin.operative_config_str()
     plugins = [p for p in registry.process_registry().loaded() if p.kind not in _NOT_OF_A_RUN]
     return {
-        "initializer": [
-            line
-            for plugin in plugins
-            if plugin.kind == "initializer"
-            for line in _bindings_of(plugin.name, config)
-        ],
+        "initializer": _initializers(
+            config, [plugin.name for plugin in plugins if plugin.kind == "initializer"]
+        ),
         "plugins": [
             {key: getattr(plugin, key) for key in ("kind", "name", "distribution", "version")}
             for plugin in plugins
@@ -70,10 +67,20 @@ def bindings(config: str) -> dict[str, str]:
     return {name: re.sub(r"\s*\\?\n\s*", " ", value).strip() for name, value in found}
 
 
-def _bindings_of(name: str, config: str) -> list[str]:
-    """Returns the bindings of the configurable `name` in a config, in any scope, a line each."""
+def _initializers(config: str, plugins: Sequence[str]) -> list[str]:
+    """Returns the bindings of the initializers in use, a line each.
+
+    Args:
+      config: The operative config.
+      plugins: The initializer plugins that were loaded; others are named by their module.
+    """
+    found = bindings(config)
+    named = {n: v for n, v in found.items() if n.endswith(".prompt_init") and v.startswith("@")}
+    used = {*plugins, *(value.strip("@()").rpartition("/")[2] for value in named.values())}
+    own = "|".join(re.escape(name) for name in sorted(used))
+    pattern = rf"(?:\S+/)?(?:[\w.]+\.)?(?:{own})\.\w+"
     return [
         f"{bound} = {value}"
-        for bound, value in bindings(config).items()
-        if re.fullmatch(rf"(?:\S+/)?(?:[\w.]+\.)?{name}\.\w+", bound)
+        for bound, value in found.items()
+        if bound in named or (used and re.fullmatch(pattern, bound))
     ]

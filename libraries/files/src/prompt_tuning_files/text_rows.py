@@ -9,7 +9,8 @@ import numpy as np
 from prompt_tuning_core.errors import InputError
 
 if TYPE_CHECKING:
-    from prompt_tuning_core.protocols import EmbeddingTable, Vocabulary
+    from prompt_tuning_files.embeddings import EmbeddingTable
+    from prompt_tuning_files.vocabularies import Vocabulary
 
 __all__ = ["check_ids", "check_vocabulary", "piece_ids"]
 

@@ -10,9 +10,9 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import git_lfs, names, tokenizer_json
@@ -26,6 +26,14 @@ FILE_NAMES = ("spiece.model", "sentencepiece.model", "tokenizer.model", "tokeniz
 """File names to look for in a folder, in this order: SentencePiece's own form comes first."""
 
 _EXTRA_ID = re.compile(r"▁?<extra_id_(\d+)>")
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Anything that turns text into ids: a seqio vocabulary, a sentencepiece processor."""
+
+    def encode(self, s: str, /) -> Sequence[int]:
+        """Returns the ids of the pieces of `s`, without EOS."""
 
 
 class SentencePieceVocabulary:

@@ -620,7 +620,7 @@ def get(name: str) -> Task:
     import gin
 
     # Use the task's own scope, not the scope of the caller.
-    with gin.config_scope([name]):
+    with gin.config_scope(name.split("/")):
         return gin.get_configurable(described[name].pop())(name=name)
 
 

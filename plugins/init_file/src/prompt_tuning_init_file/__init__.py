@@ -18,7 +18,8 @@ from prompt_tuning_files.initial_values import prompt_shape
 from prompt_tuning_files.npy_header import read_npy_header
 
 if TYPE_CHECKING:
-    from prompt_tuning_core.protocols import Initializer, Vocabulary
+    from prompt_tuning_core.protocols import Initializer
+    from prompt_tuning_files.vocabularies import Vocabulary
 
 __all__ = ["init_file"]
 

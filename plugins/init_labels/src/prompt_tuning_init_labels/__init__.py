@@ -23,7 +23,9 @@ from prompt_tuning_files.initial_values import WarnOnce, check_width, fill, prom
 from prompt_tuning_files.text_rows import check_ids, check_vocabulary, piece_ids
 
 if TYPE_CHECKING:
-    from prompt_tuning_core.protocols import EmbeddingTable, Initializer, Vocabulary
+    from prompt_tuning_core.protocols import Initializer
+    from prompt_tuning_files.embeddings import EmbeddingTable
+    from prompt_tuning_files.vocabularies import Vocabulary
 
 __all__ = ["init_labels"]
 

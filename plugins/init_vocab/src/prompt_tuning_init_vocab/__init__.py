@@ -21,7 +21,8 @@ from prompt_tuning_files.embeddings import as_table
 from prompt_tuning_files.initial_values import WarnOnce, check_width, prompt_shape
 
 if TYPE_CHECKING:
-    from prompt_tuning_core.protocols import EmbeddingTable, Initializer
+    from prompt_tuning_core.protocols import Initializer
+    from prompt_tuning_files.embeddings import EmbeddingTable
 
 __all__ = ["init_vocab"]
 
