@@ -139,7 +139,7 @@ def test_lines_of_text_keep_what_is_in_them(tmp_path):
     assert not tasks.has_rows("texts.txt.gz")
 
 
-@pytest.mark.parametrize("template", ["{", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:>3}", "{}"])
+@pytest.mark.parametrize("template", ["{", "{a!r}", "{a:>3}", "{}", "{ }", "{a{b}}"])
 def test_templates_hold_plain_column_names(template):
     with pytest.raises(InputError, match="template"):
         TextTask("t", {}, inputs=template)
@@ -265,3 +265,35 @@ def test_endings_count_without_regard_to_case(tmp_path):
     (tmp_path / "A.TSV.GZ").write_bytes(gzip.compress(b"inputs\ttargets\na\tb\n"))
     (example,) = TextTask("t", {"train": tmp_path / "A.TSV.GZ"}).examples("train")
     assert (example.inputs, example.targets) == ("a", "b")
+
+
+NAMES = ["Review Text", "sentence-1", "#1 String", "a.b", "a[0]", "0", "class", "ü"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_column_may_have_any_name(tmp_path, name):
+    (tmp_path / "x.tsv").write_text(f"{name}\tlabel\nsome text\t1\n")
+    task = TextTask("t", {"train": tmp_path / "x.tsv"}, f"say {{{name}}} {{{{x}}}}", "{label}")
+    assert task.examples("train") == [Example("say some text {x}", "1")]
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    (tmp_path / "x.csv").write_text(",,text\n0,a,one\n1,b,two\n")
+    task = TextTask("t", {"train": tmp_path / "x.csv"}, "{text}", "{text}")
+    assert [example.inputs for example in task.examples("train")] == ["one", "two"]
+
+
+def test_a_table_without_names_in_its_first_line_says_so(tmp_path):
+    (tmp_path / "x.csv").write_text("good film,1\nbad film,0\n")
+    task = TextTask("t", {"train": tmp_path / "x.csv"}, "{text}", "{label}")
+    with pytest.raises(
+        InputError, match=r"x.csv:2: no column 'text'.*known: 1, good film \(the fi"
+    ):
+        task.examples("train")
+
+
+def test_long_cells_are_read_whole(tmp_path):
+    text = "word " * 60_000
+    (tmp_path / "x.csv").write_text(f'text,label\n"{text}",1\n')
+    task = TextTask("t", {"train": tmp_path / "x.csv"}, "{text}", "{label}")
+    assert task.examples("train") == [Example(text, "1")]

@@ -16,8 +16,10 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.data.batch_plan import PaddedLengths
 from prompt_tuning_engine_local.data.batching import TokenizedExample
+from prompt_tuning_engine_local.data.engine_task import Answers, Reading
+from prompt_tuning_engine_local.data.text_components import TextComponent
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
-from prompt_tuning_tasks import Example
+from prompt_tuning_tasks import Example, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 MODEL = golden_data.VOCABULARY
@@ -180,3 +182,28 @@ def test_evaluation_sees_every_example_once(lengths, batch_size, bucketing):
     assert sorted(seen) == list(range(len(lengths)))
     if not bucketing:
         assert seen == list(range(len(lengths)))
+
+
+LOST = ["{this}", "this  is", "is ", "THIS", "½", "\uff54\uff48is", "日"]
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_targets_that_no_answer_can_equal_are_warned_of(vocabulary, text):
+    rows = [{"x": "a", "y": "this"}, {"x": "a", "y": text}, {"x": "b", "y": text}]
+    task = TextTask("t", {"train": lambda: rows}, "{x}", "{y}")
+    reading = Reading(vocabulary, FeatureLengths(20, 20))
+    with pytest.warns(UserWarning, match="no answer can equal 2 of 3 targets") as said:
+        TextComponent(task).read("train", reading)
+    message = str(said[0].message)
+    assert f"t, split 'train', row 2: {text!r} becomes " in message.replace("task 't'", "t")
+
+
+def test_two_metrics_of_one_name_are_refused(vocabulary):
+    def mine(targets, predictions):
+        return {"exact_match": 1.0}
+
+    rows = [{"x": "a", "y": "this"}]
+    task = TextTask("t", {"train": lambda: rows}, "{x}", "{y}", metrics=["exact_match", mine])
+    split = TextComponent(task).read("train", Reading(vocabulary, FeatureLengths(20, 20)))
+    with pytest.raises(InputError, match="task 't': the metric mine returns 'exact_match', and so"):
+        split.metrics(Answers(np.zeros((1, 1), np.int32), ["this"]))

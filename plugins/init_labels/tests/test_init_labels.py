@@ -143,6 +143,12 @@ class TestMoreLabelsThanPositions:
         np.testing.assert_array_equal(prompt, TABLE[3:4])
 
 
+def test_labels_of_the_same_pieces_are_warned_of():
+    initializer = make(["a", "b", "a"])
+    with pytest.warns(UserWarning, match=r"the labels \['a', 'a'\] have the same pieces"):
+        initializer(KEY, (4, 3))
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

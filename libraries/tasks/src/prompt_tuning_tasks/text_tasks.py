@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -71,7 +72,8 @@ class TextTask:
         of a `.tsv` or `.csv` file (column names in its first line; CSV as in RFC 4180); a function
         that returns rows; or a list of these, read in turn. Files may be compressed, such as
         `train.tsv.gz` (`.gz`, `.bz2`, `.xz`).
-      inputs: Template of the input text; `{column}` is replaced by the row's value.
+      inputs: Template of the input text; `{column}` is replaced by the row's value. A column's name
+        may hold anything but "{", "}", ":" and "!": `{Review Text}`, `{#1 String}`.
       targets: Template of the target text.
       target_names: Text for each rendered target, for files that number their classes: a mapping,
         or a list of the texts for 0, 1 and so on. Numbers are compared by value: the key 1 is for
@@ -172,12 +174,15 @@ class TextTask:
     def _render(template: str, row: Row, place: str) -> str:
         for column in _columns(template):
             if column not in row:
+                is_table = _ending(Path(place.rpartition(":")[0])) in (".tsv", ".csv")
+                names = " (the first line of a table has the names)" if is_table else ""
                 raise InputError(
                     f"{place}: no column {column!r} for the template {template!r}"
-                    f"{nearest(column, row)}"
+                    f"{nearest(column, row)}{names}"
                 )
             _check_cell(row[column], f"{place}: column {column!r}")
-        text = template.format_map(row)
+        parts = (t if name is None else f"{t}{row[name]}" for t, name in _parsed(template))
+        text = "".join(parts)
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise InputError(f"{place}: {text!r} holds half of a surrogate pair, which is no text")
         return text
@@ -269,21 +274,24 @@ Task = TextTask | Mixture
 TaskT = TypeVar("TaskT", TextTask, Mixture)
 
 
-def _columns(template: str) -> list[str]:
+@functools.lru_cache(maxsize=1000)
+def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Splits a template: each piece of text, and the column after it or None."""
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as e:
         raise InputError(f"the template {template!r} is malformed: {e}") from None
-    columns = []
     for _, name, spec, conversion in fields:
-        if name is None:
-            continue
-        if not name.isidentifier() or spec or conversion:
+        if name is not None and (not name.strip() or spec or conversion or "{" in name):
             raise InputError(
-                f"the template {template!r} holds {{{name}}}; a template holds plain column names"
+                f"the template {template!r} holds {{{name}}}; braces hold the name of a column, "
+                "which has no '{', ':' or '!'; write {{ and }} for braces in the text"
             )
-        columns.append(name)
-    return columns
+    return tuple((text, name) for text, name, _, _ in fields)
+
+
+def _columns(template: str) -> list[str]:
+    return [name for _, name in _parsed(template) if name is not None]
 
 
 def _rows(sources: Sources, place: str) -> Iterator[tuple[str, Row]]:
@@ -341,7 +349,12 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
     return _table(_csv_records(path))
 
 
+_LONGEST_CELL = 2**31 - 1
+"""In characters; Python's own limit is 131,072, and it is one for the whole process."""
+
+
 def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
+    csv.field_size_limit(_LONGEST_CELL)
     records = csv.reader((line for _, line in _lines(path)), strict=True)
     while True:
         # A quoted value may continue over several lines; errors name the first one.
@@ -360,7 +373,7 @@ def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
 def _table(records: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, Row]]:
     """Yields rows; the first record has the names of the columns."""
     place, names = next(records, ("", []))
-    for name in names:
+    for name in filter(None, names):
         if names.count(name) > 1:
             raise InputError(f"{place}: two columns have the name {name!r}")
     for place, values in records:
@@ -369,7 +382,8 @@ def _table(records: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, Row]
                 f"{place}: found {len(values)} columns, expected the {len(names)} of the first "
                 f"line ({', '.join(names)})"
             )
-        yield place, dict(zip(names, values, strict=True))
+        # Some programs number the rows in a first column without a name.
+        yield place, {name: v for name, v in zip(names, values, strict=True) if name}
 
 
 def _full_lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -94,6 +94,8 @@ def init_labels(
         pieces = [_pieces(vocab, label, table) for label in labels][:length]
         if len(labels) > length:
             warn_once(f"the prompt of length {length} leaves out the labels {labels[length:]}")
+        for equal in _with_equal_pieces(labels, pieces):
+            warn_once(f"the labels {equal} have the same pieces, and so the same vector")
         values = _vectors(table, labels[:length], pieces, combine)
         return fill(values, initializer, rng, (length, width))
 
@@ -145,6 +147,17 @@ def _pieces(vocab: Vocabulary, label: str, table: EmbeddingTable) -> np.ndarray:
     ids = piece_ids(vocab, label, "label")
     check_ids(table, ids, label, "label")
     return ids
+
+
+def _with_equal_pieces(labels: Sequence[str], pieces: Sequence[np.ndarray]) -> list[list[str]]:
+    """Returns groups of labels with the same pieces: one label twice, or none is in the vocabulary.
+
+    For example, an English vocabulary has only its unknown piece for any label in Chinese.
+    """
+    groups: dict[bytes, list[str]] = {}
+    for label, ids in zip(labels, pieces, strict=False):  # Labels without a position have none.
+        groups.setdefault(ids.tobytes(), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _vectors(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.data.engine_task import (
     Answers,
@@ -13,6 +15,7 @@ from prompt_tuning_engine_local.data.engine_task import (
     Split,
     as_numbers,
 )
+from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_tasks import Example, Mixture, Task, TextTask, metrics
 
 
@@ -67,7 +70,9 @@ class TextComponent:
         Raises:
           InputError: If it cannot be read, or a text is too long and lengths are strict.
         """
-        return self.read_examples(self.task.examples(split), split, reading)
+        examples = self.task.examples(split)
+        _warn_of_lost_targets(examples, reading.vocabulary, f"task {self.name!r}, split {split!r}")
+        return self.read_examples(examples, split, reading)
 
     def read_examples(self, examples: Sequence[Example], split: str, reading: Reading) -> Split:
         """Tokenizes given examples of a split."""
@@ -94,5 +99,29 @@ class _TextSplit:
         values: dict[str, float] = {}
         for metric in self.task.metrics:
             function = metrics.get(metric)
-            values.update(as_numbers(function(targets, answers.texts), metrics.name_of(function)))
+            name = metrics.name_of(function)
+            found = as_numbers(function(targets, answers.texts), name)
+            for twice in found.keys() & values.keys():
+                raise InputError(
+                    f"task {self.task_name!r}: the metric {name} returns {twice!r}, and so does "
+                    "one before it; leave one out, or give its value another name"
+                )
+            values.update(found)
         return values
+
+
+def _warn_of_lost_targets(
+    examples: Sequence[Example], vocabulary: SentencePieceVocabulary, what: str
+) -> None:
+    """Warns of targets that no answer can equal, since the vocabulary cannot write them."""
+    texts = dict.fromkeys(example.targets for example in examples)
+    written = {text: vocabulary.decode(vocabulary.encode(text)) for text in texts}
+    lost = [example for example in examples if written[example.targets] != example.targets]
+    if lost:
+        first = lost[0]
+        warnings.warn(
+            f"{what}: no answer can equal {len(lost)} of {len(examples)} targets, which the "
+            f"vocabulary cannot write; the first, {first.place}: {first.targets!r} becomes "
+            f"{written[first.targets]!r}",
+            stacklevel=2,
+        )
