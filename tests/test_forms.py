@@ -30,7 +30,7 @@ toy/tasks.TextTask:
   inputs = '{text}'
   targets = '{label}'
 """
-ROWS = "text\tlabel\nthis is a test\tgood\nthat was sad\tbad\nthis is that\tgood\n"
+ROWS = "text\tlabel\nthis is a test\tthis\nthat was sad\tthat\nthis is that\tthis\n"
 
 HUGGING_FACE_NAMES = (
     (r"token_embedder/embedding", "shared.weight"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import textwrap
 
@@ -85,6 +86,33 @@ def test_every_row_is_answered_in_one_line(tmp_path, make_project, main, monkeyp
             what = textwrap.shorten(" ".join([*arguments[:1], *arguments[-2:]]), 150)
             wrong.append(f"{what} {list(files)}: {textwrap.shorten(str(problem), 700)}")
     assert not wrong, "\n".join(wrong)
+
+
+PIPES = {
+    "vocabulary": {"VOCABULARY_FILE": "pipe.model"},
+    "labels": {"CLASS_LABELS": "pipe.model"},
+    "data": {"toy/tasks.TextTask.splits": {"train": "pipe.jsonl"}},
+    "table": {"prompt_file": "prompts/from_sampled_vocab_numpy.gin", "EMBEDDING_FILE": "pipe.npy"},
+}
+
+
+@pytest.mark.parametrize("what", PIPES)
+def test_a_pipe_is_refused_and_not_waited_for(project, complaint, what):
+    for name in ("pipe.model", "pipe.jsonl", "pipe.npy"):
+        os.mkfifo(project / name)
+    line = complaint(["train", *training_flags(**PIPES[what])])
+    assert "is a pipe, a device or a socket, expected a file" in line
+
+
+def test_a_prompt_that_does_not_fit_into_memory_is_refused(project, complaint):
+    # Files with holes: 327 GB of zeros on no disk.
+    header = {"shape": (10**8, 820), "fortran_order": False, "descr": "<f4"}
+    with (project / "huge.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 4 * 820 * 10**8)
+    for command in ("show huge.npy", "convert huge.npy x.npy"):
+        line = complaint(["prompt", *command.split()])
+        assert "huge.npy: an array of the shape [100000000, 820] does not fit into mem" in line
 
 
 @pytest.mark.parametrize("command", bad_input.first_rows())

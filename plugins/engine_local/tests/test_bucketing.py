@@ -117,11 +117,11 @@ def test_own_metrics_and_what_they_may_return(params):
         seen.append((targets, predictions))
         return {"longest": np.float32(max(map(len, targets)))}
 
-    examples = [Example("this is a test", "bad"), Example("is", "this")]
+    examples = [Example("this is a test", "that"), Example("is", "this")]
     task = TextTask("t", {"test": [lambda: [vars(e) for e in examples]]}, metrics=[lengths])
     result = predictor.evaluate(task, "test", prompt)
     assert result.metrics == {"longest": 4.0}
-    assert seen == [(["bad", "this"], list(result.predictions))]
+    assert seen == [(["that", "this"], list(result.predictions))]
 
     task = TextTask("t", {}, metrics=["exact_match", lambda targets, predictions: 0.5])
     with pytest.raises(InputError, match=r"the metric <lambda> returned 0\.5; expected a mapping"):

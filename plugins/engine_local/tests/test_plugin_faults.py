@@ -82,7 +82,7 @@ import prompt_tuning_tasks as tasks
 {module}
 def rows():
     {rows}
-    return [{{"text": "this is", "label": "bad"}}] * 3
+    return [{{"text": "this is", "label": "that"}}] * 3
 def metric(targets, predictions):
     {metric}
     return {{"mine": 1.0}}

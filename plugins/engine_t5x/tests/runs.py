@@ -27,7 +27,7 @@ toy/tasks.TextTask:
   splits = {'train': 'rows.jsonl', 'validation': 'rows.jsonl', 'test': 'rows.jsonl'}
   inputs = '{text}'
   targets = '{label}'
-  target_names = {'0': 'bad', '1': 'this'}
+  target_names = {'0': 'that', '1': 'this'}
   metrics = ['exact_match', 'accuracy']
 """
 

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_files import readable
 from prompt_tuning_files.npy_header import FLOATING, read_npy_header
 from prompt_tuning_files.safetensors_header import read_safetensors_header
 
@@ -203,6 +204,7 @@ class _FileTable:
         path = self._path
         if "://" in path:
             raise InputError(f"{self}: not a local path; copy the file to this machine")
+        readable.check_is_file(path, str(self))
         try:
             return Path(path).open("rb", buffering=0)
         except OSError as error:

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import strict_json
+from prompt_tuning_files import readable, strict_json
 from prompt_tuning_files.npy_header import read_npy_header
 
 # Not ".npy": numpy and people would mistake a leftover for a prompt.
@@ -136,7 +136,8 @@ def read(
             found = read_npy_header(file, os.fstat(file.fileno()).st_size, name).shape
             check_shape(name, found, shape, provenance)
             file.seek(0)
-            array = np.load(file, allow_pickle=False)
+            with readable.fits_in_memory(name, found):
+                array = np.load(file, allow_pickle=False)
     except OSError as e:
         raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
     with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses infinity.

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import git_lfs, strict_json
+from prompt_tuning_files import git_lfs, readable, strict_json
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the format.
 _FLOATING = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -142,7 +142,8 @@ def read_tensor(path: str | os.PathLike[str], tensor: Tensor, name: str) -> np.n
     Raises:
       InputError: If the file can't be read, or is shorter than its header said.
     """
-    array = np.empty(tensor.shape, tensor.dtype)
+    with readable.fits_in_memory(name, tensor.shape):
+        array = np.empty(tensor.shape, tensor.dtype)
     data = array.reshape(-1).view(np.uint8).data
     try:
         with open(path, "rb") as stream:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import git_lfs, names, tokenizer_json
+from prompt_tuning_files import git_lfs, names, readable, tokenizer_json
 
 EXTRA_IDS = 100
 """The number of extra ids in the vocabularies of T5 and mT5."""
@@ -194,6 +194,7 @@ def _in_folder(folder: Path, start: str, advice: str = "") -> Path | None:
 
 
 def _content(path: Path) -> bytes:
+    readable.check_is_file(path, f"vocabulary {path}")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -39,7 +39,7 @@ from typing import Any, TypeVar
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, PromptTuningError, nearest, one_line
-from prompt_tuning_files import git_lfs
+from prompt_tuning_files import git_lfs, readable
 from prompt_tuning_tasks import metrics
 
 Row = Mapping[str, object]
@@ -398,6 +398,7 @@ def _full_lines(path: Path) -> Iterator[tuple[str, str]]:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yields each line, including its line end, with its place."""
     number = 0
+    readable.check_is_file(path, str(path))
     try:
         with _open(path) as file:
             # Split bytes, not text: text has line separators that are no line feeds.

@@ -153,8 +153,10 @@ def _check_spelling(found: Mapping[str, Any], name: str) -> None:
 
 
 def _size(value: Any, key: str, name: str) -> int:
-    if type(value) is not int or value < 1:
-        raise InputError(f"{name}: {key} is {value!r}, expected a positive integer")
+    # A layer has names of a dozen tensors, which are made before the file's are counted.
+    most = 10_000 if key.endswith("layers") else 10**9
+    if type(value) is not int or not 1 <= value <= most:
+        raise InputError(f"{name}: {key} is {value!r}, expected a whole number from 1 to {most}")
     return value
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_files import git_lfs
+from prompt_tuning_files import git_lfs, readable
 from prompt_tuning_files.embeddings import as_table
 from prompt_tuning_files.initial_values import WarnOnce, check_width, fill, prompt_shape
 from prompt_tuning_files.text_rows import check_ids, check_vocabulary, piece_ids
@@ -126,6 +126,7 @@ def _checked_labels(texts: Any) -> tuple[str, ...]:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     """Reads a file of one label a line."""
+    readable.check_is_file(path, f"texts: {path}")
     try:
         # utf-8-sig: a byte order mark of some editors is no part of the first label.
         content = path.read_text(encoding="utf-8-sig")
