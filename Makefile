@@ -14,13 +14,15 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test quick wheels lint format lock clean
+.PHONY: help env demo test quick test-lowest soak wheels lint format lock clean
 
 help:
 	@echo 'make env      build $(VENV): the core and every plugin (editable), the tools, the demo data'
 	@echo 'make demo     train prompts for a small frozen T5 on sentences about films (SEEDS="$(SEEDS)")'
 	@echo 'make test     lint, check types and run every test'
 	@echo 'make quick    run the tests that are not slow, in about a minute'
+	@echo 'make test-lowest  run, resume, evaluate and infer with the lowest versions allowed'
+	@echo 'make soak     kill a run at 100 moments, and compare what it becomes with an unbroken one'
 	@echo 'make wheels   build every distribution into dist/'
 	@echo 'make lint     lint and check types only'
 	@echo 'make format   rewrite the code in the project style'
@@ -69,6 +71,22 @@ wheels: env
 	mkdir dist/with_tensorflow
 	for name in $(notdir $(UNLOCKED)); do mv dist/prompt_tuning_$$name-*.whl dist/with_tensorflow/ || exit; done
 
+# The lowest versions that the projects allow must train, resume, evaluate and infer.
+LOWEST := .venv-lowest
+LOWEST_TESTS := plugins/engine_local/tests/test_runs.py plugins/engine_local/tests/test_resuming.py
+test-lowest: env
+	$(BIN)/python -m venv --clear --without-pip $(LOWEST)
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		$(patsubst %,--editable %,$(filter-out $(UNLOCKED),$(PROJECTS)))
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python pytest hypothesis
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning -k 'resume or take_from or raised or infer or best_one' \
+		$(LOWEST_TESTS)
+
+# A run of each accident, and the one that resumes it, take about 12 s.
+soak: env
+	KILLS=100 $(BIN)/python -m pytest plugins/engine_local/tests/test_resuming.py \
+		-k 'killed and prompt_basic'
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -92,4 +110,4 @@ lock: $(VENV)/.uv
 	$(COMPILE) --no-deps requirements/demo-data.in --output-file requirements/demo-data.lock
 
 clean:
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(LOWEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

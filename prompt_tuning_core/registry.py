@@ -189,17 +189,11 @@ class Registry:
         return next((p for p, found in self._loaded.items() if found is loaded), None)
 
     def load_hooks(self, names: Iterable[str]) -> Any:
-        """Loads hooks plugins for a run.
-
-        Args:
-          names: The plugins of the run; only these are called, in this order.
+        """Loads the hooks plugins of a run, which are called in this order; raises as `load`.
 
         Returns:
           An object with one callable for each specification in `prompt_tuning_core.hookspecs`. Call
           them with keyword arguments: `hooks.step_logged(step=1, metrics={})`.
-
-        Raises:
-          PluginError: As `load`.
         """
         manager = _new_manager()
         # pluggy calls the last registered plugin first.
@@ -489,17 +483,9 @@ _process_registry: Registry | None = None
 
 
 def configure(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Registry:
-    """Sets the filters of this process, in addition to those of the environment.
+    """Makes the registry of this process, with these filters and those of the environment.
 
-    Args:
-      allow: See `Filters.allow`; items may be joined by commas.
-      block: See `Filters.block`; items may be joined by commas.
-
-    Returns:
-      The new process-wide registry, which the functions of this module use from now on.
-
-    Raises:
-      InputError: If an item names nothing that could be a plugin.
+    The arguments and errors are those of `Filters.parse`.
     """
     global _process_registry
     allow = [os.environ.get(ALLOW_VARIABLE, ""), *allow]

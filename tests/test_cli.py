@@ -284,6 +284,24 @@ def test_modules_in_the_current_directory_can_be_imported(site):
     assert process.returncode == 0, process.stderr
 
 
+WAITING = """
+import threading, time
+from prompt_tuning_core.errors import InputError
+
+def add_arguments(parser): pass
+
+def run(arguments):
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    raise InputError("the disk is full")
+"""
+
+
+def test_an_error_ends_the_process_though_a_thread_waits(site):
+    """As those of Orbax do after a failed save."""
+    site.distribution("w", {"commands": {"waiting": "a_waiting"}}, {"a_waiting.py": WAITING})
+    assert site.error("waiting") == "the disk is full"  # Which gives up after five minutes.
+
+
 def test_console_script_is_the_same(site):
     script = Path(sys.executable).with_name("prompt-tuning")
     if not script.exists():
