@@ -9,11 +9,14 @@ import os
 import random
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from tiny import run_command, training_flags
+
+from prompt_tuning_engine_local.runs import state_store
 
 pytestmark = [
     pytest.mark.slow,
@@ -357,6 +360,15 @@ def test_a_full_disk_is_said_and_what_was_saved_stays(project, unbroken, sabotag
     finished = sabotage()
     assert resumed_from(finished) == 4
     np.testing.assert_array_equal(np.load(project / "run" / f"prompt_{STEPS}.npy"), unbroken)
+
+
+def test_a_disk_without_room_for_files_is_said_before_a_save(project, train, monkeypatch):
+    stats = os.statvfs(project)
+    few = SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_files=stats.f_files or 1, f_favail=3)
+    monkeypatch.setattr(state_store.os, "statvfs", lambda path: few)
+    code, error = train(TRAIN_STEPS=1)
+    assert code == 2
+    assert "MODEL_DIR run: cannot be written to (No space left on device)" in error
 
 
 def test_a_directory_in_use_is_refused(project, run_here):

@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -53,6 +52,10 @@ class TrainingState:
     notes: Mapping[str, Any]
 
 
+_MOST_FILES = 100
+"""More than the files and folders of a state, of which there are about 20."""
+
+
 class StateStore:
     """The saved states of a run, in the folder `state` of its directory.
 
@@ -86,7 +89,10 @@ class StateStore:
 
         arrays = _arrays(state)
         needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16
-        if shutil.disk_usage(self._manager.directory).free < needed:
+        disk = os.statvfs(self._manager.directory)
+        is_full = disk.f_bavail * disk.f_frsize < needed
+        # Some file systems count no files.
+        if is_full or (disk.f_files and disk.f_favail < _MOST_FILES):
             # Check first: each thread of Orbax would print a traceback.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with _said():
