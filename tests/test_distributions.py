@@ -245,7 +245,9 @@ def test_a_core_alone_lists_its_commands_and_a_strangers_initializer(
     assert core_and_stranger.refusal("gin-path", "--engine=mine", "x.gin").startswith(
         "gin file 'x.gin' not found; tried /"
     )
-    assert core_and_stranger.prompt_tuning("gin-path", "--engine=mine") == "\n"
+    assert core_and_stranger.refusal("gin-path", "--engine=mine") == (
+        "no engine plugin named 'mine' is installed; none is installed"
+    )
 
 
 def test_a_strangers_initializer_is_listed(core_and_stranger: Environment) -> None:
