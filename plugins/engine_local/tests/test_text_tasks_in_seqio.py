@@ -48,7 +48,7 @@ def vocabulary(seqio):
 @pytest.fixture
 def rows(tmp_path):
     path = tmp_path / "rows.jsonl"
-    labels = ["this is", "bad", "a test", "bad", "this", ""]
+    labels = ["this is", "that", "a test", "that", "this", ""]
     lines = [json.dumps({"a": a, "b": b}) for a, b in zip(TEXTS, labels, strict=True)]
     path.write_text("".join(line + "\n" for line in lines))
     return path

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import shutil
 import sys
-import tarfile
 from pathlib import Path
 
-import golden_data
-import numpy as np
 import pytest
 
 # pytest's importlib mode leaves these folders off the path.
 sys.path.insert(0, str(Path(__file__).parents[2] / "engine_local" / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from golden_arrays import golden
-from runs import GOLDEN, ROWS, TASK
+from runs import make_project
 
 _MISSING = [n for n in ("t5x", "flaxformer") if importlib.util.find_spec(n) is None]
 
@@ -31,17 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("t5x") is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def make_project(folder: Path) -> Path:
-    """Puts a model, its vocabulary, a prompt, a task and its data into a folder."""
-    with tarfile.open(GOLDEN / "t5x_checkpoint.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    shutil.copy(golden_data.VOCABULARY, folder / "vocabulary.model")
-    np.save(folder / "prompt.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (folder / "task.gin").write_text(TASK)
-    return folder
 
 
 @pytest.fixture

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import golden_data
+import numpy as np
+from golden_arrays import golden
 
 from prompt_tuning_core import gin_config
 
@@ -144,3 +151,14 @@ def refusal(arguments: Sequence[str], folder: Path, **environment: str) -> str:
     beginning = "prompt-tuning: error: "
     assert line.startswith(beginning), process.stderr
     return line.removeprefix(beginning)
+
+
+def make_project(folder: Path) -> Path:
+    """Puts a model, its vocabulary, a prompt, a task and its data into a folder."""
+    with tarfile.open(GOLDEN / "t5x_checkpoint.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    shutil.copy(golden_data.VOCABULARY, folder / "vocabulary.model")
+    np.save(folder / "prompt.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "task.gin").write_text(TASK)
+    return folder

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import runs
 
-from conftest import make_project
 from prompt_tuning_files import prompt_files
 
 pytestmark = pytest.mark.t5x
@@ -227,7 +226,7 @@ def test_texts_of_a_file_are_answered(trained):
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The prompt of the same run on 8 simulated devices, in three layouts, and on one device."""
-    folder = make_project(tmp_path_factory.mktemp("layouts"))
+    folder = runs.make_project(tmp_path_factory.mktemp("layouts"))
     found = {}
     for name, devices, partitions in [("1", 1, 1), ("8x1", 8, 1), ("4x2", 8, 2), ("2x4", 8, 4)]:
         # Of the process's devices (the second axis), so many hold parts of one model.

@@ -11,7 +11,6 @@ import pytest
 import runs
 from safetensors.numpy import load_file
 
-from conftest import make_project
 from prompt_tuning_testing.pytest_plugin import Site
 
 pytestmark = pytest.mark.t5x
@@ -52,7 +51,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def trained(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run by T5X's script to step 2, and on to step 4 from its checkpoint."""
-    folder = make_project(tmp_path_factory.mktemp("project"))
+    folder = runs.make_project(tmp_path_factory.mktemp("project"))
     Site(folder).distribution(
         "stranger", {"prompts": {"prompt_stranger": "prompt_tuning_testing.strange_prompt:Strange"}}
     )
