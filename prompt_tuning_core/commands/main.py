@@ -87,7 +87,7 @@ def _run(argv: list[str]) -> int:
         parents=[_filters_parser()],
     )
     command.add_arguments(parser)
-    _show_warnings_in_one_line()
+    warnings.formatwarning = _one_line
     return int(command.run(_parse(parser, rest, getattr(command, "takes_unknown_flags", False))))
 
 
@@ -140,16 +140,14 @@ def _parse(parser: _Parser, argv: Sequence[str], takes_unknown_flags: bool) -> a
     return arguments
 
 
-def _show_warnings_in_one_line() -> None:
-    """Shows a warning to the person who runs the command without Python's file and line."""
-    format_warning = warnings.formatwarning
+_python_format = warnings.formatwarning
 
-    def one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-        if category is UserWarning:
-            return f"{PROGRAM}: warning: {message}\n"
-        return format_warning(message, category, *where, **line)
 
-    warnings.formatwarning = one_line
+def _one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """Formats a warning to the person who runs the command without Python's file and line."""
+    if category is UserWarning:
+        return f"{PROGRAM}: warning: {message}\n"
+    return _python_format(message, category, *where, **line)
 
 
 def _summary(command: object) -> str:

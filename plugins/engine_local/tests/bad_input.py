@@ -18,12 +18,12 @@ class Row(NamedTuple):
     Attributes:
       arguments: The command and its flags.
       files: The contents of files that are written first, by name.
-      expected: A part of the line that answers.
+      expected: A part of the line that answers, or several.
     """
 
     arguments: Sequence[str]
     files: Mapping[str, bytes]
-    expected: str
+    expected: str | tuple[str, ...]
 
 
 RANDOM = "prompts/from_random_uniform.gin"
@@ -131,7 +131,7 @@ ONE = b'{"text": "this", "label": 1}\n'
 SPLITS = "toy/tasks.TextTask.splits"
 
 # Of `train`: files, changed flags.
-FILES: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
+FILES: list[tuple[dict[str, bytes], dict[str, Any], str | tuple[str, ...]]] = [
     # Lines of data.
     ({"rows.jsonl": ONE + b'{"text": \n'}, {}, "rows.jsonl:2: not JSON"),
     ({"rows.jsonl": ONE + b'["this"]\n'}, {}, "rows.jsonl:2: found list"),
@@ -139,14 +139,14 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
     ({"rows.jsonl": b'{"text": "this", "lable": 1}\n'}, {}, "rows.jsonl:1: no column 'label'"),
     ({"rows.jsonl": b'{"text": "this", "label": 2}\n'}, {}, "rows.jsonl:1: the target '2' has no"),
     ({"rows.jsonl": b""}, {}, "split 'train' is empty"),
-    ({"rows.jsonl": b'{"text": null, "label": 1}\n'}, {}, "rows.jsonl:1: "),
-    ({"rows.jsonl": b'{"text": ["a"], "label": 1}\n'}, {}, "rows.jsonl:1: "),
-    ({"rows.jsonl": b'{"text": NaN, "label": 1}\n'}, {}, "rows.jsonl:1: "),
-    ({"rows.jsonl": b'{"text": 1e400, "label": 1}\n'}, {}, "rows.jsonl:1: "),
-    ({"rows.jsonl": b'{"text": "a", "text": "b", "label": 1}\n'}, {}, "rows.jsonl:1: "),
-    ({"rows.jsonl": b'{"text": "\\ud800", "label": 1}\n'}, {}, "rows.jsonl:1: "),
+    ({"rows.jsonl": b'{"text": null, "label": 1}\n'}, {}, "rows.jsonl:1: column 'text' is null"),
+    ({"rows.jsonl": b'{"text": ["a"], "label": 1}\n'}, {}, "jsonl:1: column 'text' is a list"),
+    ({"rows.jsonl": b'{"text": NaN, "label": 1}\n'}, {}, "rows.jsonl:1: column 'text' is nan"),
+    ({"rows.jsonl": b'{"text": 1e400, "label": 1}\n'}, {}, "jsonl:1: column 'text' is inf"),
+    ({"rows.jsonl": b'{"text": "a", "text": "b", "label": 1}\n'}, {}, "jsonl:1: the name 'text'"),
+    ({"rows.jsonl": b'{"text": "\\ud800", "label": 1}\n'}, {}, "half of a surrogate pair"),
     ({"rows.jsonl": b'{"text": %s, "label": 1}\n' % (b"1" * 5000)}, {}, "rows.jsonl:1: "),
-    ({"rows.jsonl": b'{"text": %s, "label": 1}\n' % (b"[" * 10**5)}, {}, "rows.jsonl:1: "),
+    ({"rows.jsonl": b'{"text": %s, "label": 1}\n' % (b"[" * 10**5)}, {}, "jsonl:1: JSON that is"),
     ({"rows.jsonl": b"\xff\xfe\n"}, {}, "rows.jsonl"),
     # Files of data.
     (
@@ -167,8 +167,12 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
     ({}, {SPLITS: {"validation": "rows.jsonl"}}, "no split 'train'"),
     # Prompts and embedding tables.
     *(
-        (files, {"prompt_file": "prompts/from_file.gin", "PROMPT_FILE": "bad.npy"}, expected)
-        for files, expected in [
+        (
+            files,
+            {"prompt_file": "prompts/from_file.gin", "PROMPT_FILE": "bad.npy"},
+            ("bad.npy", part),
+        )
+        for files, part in [
             ({}, "bad.npy"),
             ({"bad.npy": b"not an array"}, "bad.npy"),
             ({"bad.npy": array(PROMPT, cut=300)}, "bad.npy: is truncated"),
@@ -185,9 +189,9 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
         (
             files,
             {"prompt_file": "prompts/from_sampled_vocab_numpy.gin", "EMBEDDING_FILE": "table.npy"},
-            expected,
+            ("table.npy", part),
         )
-        for files, expected in [
+        for files, part in [
             ({}, "table.npy"),
             ({"table.npy": array(np.ones((64, 16), np.float32))}, "16"),
             ({"table.npy": array(np.ones((64, 32), np.int32))}, "int32"),
@@ -199,7 +203,7 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
     ({}, {"INITIAL_CHECKPOINT_PATH": "rows.jsonl"}, "rows.jsonl"),
     ({"model.safetensors": b"{}"}, {"INITIAL_CHECKPOINT_PATH": "model.safetensors"}, "safetensors"),
     ({}, {"VOCABULARY_FILE": "none.model"}, "vocabulary none.model: cannot be read"),
-    ({"x.model": b"\xff\xff"}, {"VOCABULARY_FILE": "x.model"}, "not a SentencePiece model"),
+    ({"x.model": b"\xff\xff"}, {"VOCABULARY_FILE": "x.model"}, "x.model: not a SentencePiece"),
     ({"x.model": b""}, {"VOCABULARY_FILE": "x.model"}, "x.model"),
     # Gin.
     ({"x.gin": b"A = %B\nB = %A\n"}, {}, "x.gin:1: the value of %A leads back to %A"),
@@ -248,7 +252,7 @@ BINDINGS: list[tuple[list[str], str]] = [
     (["--block-plugin=a:b:c"], "'a:b:c' names no plugin"),
     (["--gin_file=gone.gin"], "gin file 'gone.gin' not found; tried"),
     (["--gin_file=models/t5_1_1_smal_prompt.gin"], "not found; tried"),
-    (["extra"], "unrecognized|unknown"),
+    (["extra"], "unknown flag 'extra'; the local engine takes --gin_file"),
 ]
 
 
@@ -358,7 +362,7 @@ COMMANDS: list[tuple[dict[str, bytes], str, str]] = [
     ({}, "find-module no.such", "no module named 'no.such' is installed"),
     ({}, "find-module sys", "module 'sys' has no folder: it is built into Python"),
     ({}, "eval --gin_file=gone.gin", "gin file 'gone.gin' not found; tried"),
-    ({}, "infer --nothing", "unknown flag '--nothing'|gin_file"),
+    ({}, "infer --nothing", "unknown flag '--nothing'; the local"),
 ]  # fmt: skip
 
 

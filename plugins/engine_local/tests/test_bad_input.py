@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import textwrap
@@ -11,7 +10,7 @@ import bad_input
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import TINY, gin_flags, run_command, training_flags
+from tiny import gin_flags, run_command, training_flags
 
 from prompt_tuning_core import gin_config
 from prompt_tuning_core.errors import InputError
@@ -81,7 +80,8 @@ def test_every_row_is_answered_in_one_line(tmp_path, make_project, main, monkeyp
         try:
             assert code == 2, error
             line = one_line(error, folder, before)
-            assert any(part in line for part in expected.split("|")), line
+            for part in [expected] if isinstance(expected, str) else expected:
+                assert part in line, line
         except AssertionError as problem:
             what = textwrap.shorten(" ".join([*arguments[:1], *arguments[-2:]]), 150)
             wrong.append(f"{what} {list(files)}: {textwrap.shorten(str(problem), 700)}")
@@ -320,11 +320,6 @@ def test_models(project, golden, complaint):
 
 
 def test_vocabularies(project, complaint):
-    line = complaint(["train", *training_flags(VOCABULARY_FILE="none.model")])
-    assert "vocabulary none.model: cannot be read" in line
-    (project / "bad.model").write_bytes(b"\xff\xffnot a model")
-    line = complaint(["train", *training_flags(VOCABULARY_FILE="bad.model")])
-    assert "vocabulary bad.model: not a SentencePiece model" in line
     line = complaint(["train", *training_flags(VOCABULARY_FILE=None)])
     assert "VOCABULARY_FILE is not set, and the model model is a folder that holds no vocab" in line
     flags = training_flags(**{"vocabularies.SentencePieceVocabulary.extra_ids": 39})
@@ -383,15 +378,11 @@ def test_without_seqio_the_command_that_installs_it_is_given(project, how):
     assert "pip install 'prompt-tuning-engine-local[seqio]'" in line
 
 
-def test_gin_files_and_flags(project, complaint):
-    line = complaint(["train", "--gin_file=models/t5_1_1_smal_prompt.gin"])
-    assert "models/t5_1_1_smal_prompt.gin' not found; tried" in line
-    model = ["--gin_file=models/t5_1_1_small_prompt.gin", *gin_flags(VOCABULARY_FILE="x")]
+def test_a_run_without_its_gin_file_is_told_which(project):
+    flags = ["--gin_file=models/t5_1_1_small_prompt.gin", *gin_flags(VOCABULARY_FILE="x")]
     # An earlier run of this process would have registered what no file configures here.
-    line = complaint_of_a_process(["train", *model], project)
+    line = complaint_of_a_process(["train", *flags], project)
     assert "add --gin_file=runs/prompt_finetune.gin" in line
-    line = complaint(["train", *training_flags(), "--batch_size=3"])
-    assert "unknown flag '--batch_size=3'" in line
 
 
 def test_a_directory_that_holds_prompts_of_no_known_run(project, complaint):
@@ -420,40 +411,3 @@ def test_an_initial_prompt_that_is_not_finite_is_refused(site, complaint):
     flags.append("--gin.plugins.prompt_basic.prompt_init=@plugins.init_nan()")
     line = complaint(["train", *flags])
     assert "parameter 'prompt/prompt' has values that are not finite" in line
-
-
-def test_eval_and_infer(project, complaint):
-    files = ["models/t5_1_1_small_prompt.gin", "task.gin"]
-    common = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "model"}
-    flags = [
-        *(f"--gin_file={f}" for f in [*files, "runs/prompt_eval.gin"]),
-        *gin_flags(**common, EVAL_OUTPUT_DIR="out"),
-    ]
-    line = complaint(["eval", *flags])
-    assert "prompt model: of no form that an installed format plugin reads" in line
-    np.save(project / "prompt.npy", np.ones((5, 32), np.float32))
-    flags += gin_flags(PROMPT_FILE="prompt.npy")
-    facts = {"vocabulary": {"path": "other.model", "sha256": "00"}}
-    (project / "prompt.json").write_text(json.dumps(facts))
-    assert "trained with the vocabulary other.model" in complaint(["eval", *flags])
-    (project / "prompt.json").unlink()
-    assert "no split 'tset'; did you mean 'test'?" in complaint(
-        ["eval", *flags, *gin_flags(EVAL_SPLIT="tset")]
-    )
-    assert "BATCH_SIZE is 0, expected a whole number" in complaint_of_a_process(
-        ["eval", *flags, *gin_flags(BATCH_SIZE=0)], project
-    )
-    flags = [
-        *(f"--gin_file={f}" for f in [*files, "runs/prompt_infer.gin"]),
-        *gin_flags(**{**common, "PROMPT_FILE": "prompt.npy"}, INFER_OUTPUT_DIR="out"),
-    ]
-    assert "INFER_INPUT_FILE nothing.txt: cannot be read" in complaint_of_a_process(
-        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="nothing.txt")], project
-    )
-    assert "MIXTURE_OR_TASK_NAME 'mix' is a mixture, and a text fills" in complaint(
-        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="rows.jsonl", MIXTURE_OR_TASK_NAME="mix")]
-    )
-    (project / "more.jsonl").write_text(json.dumps({"txt": "this"}) + "\n")
-    assert "more.jsonl:1: no column 'text'" in complaint(
-        ["infer", *flags, *gin_flags(INFER_INPUT_FILE="more.jsonl")]
-    )
