@@ -17,17 +17,17 @@ export UV_PYTHON_DOWNLOADS := never
 .PHONY: help env demo test quick test-lowest soak wheels lint format lock clean
 
 help:
-	@echo 'make env      build $(VENV): the core and every plugin (editable), the tools, the demo data'
-	@echo 'make demo     train prompts for a small frozen T5 on sentences about films (SEEDS="$(SEEDS)")'
-	@echo 'make test     lint, check types and run every test'
-	@echo 'make quick    run the tests that are not slow, in about a minute'
+	@echo 'make env          build $(VENV): the core and every plugin (editable), the tools, the demo data'
+	@echo 'make demo         train prompts for a small frozen T5 on sentences about films (SEEDS="$(SEEDS)")'
+	@echo 'make test         lint, check types and run every test'
+	@echo 'make quick        run the tests that are not slow, in about a minute'
 	@echo 'make test-lowest  run, resume, evaluate and infer with the lowest versions allowed'
-	@echo 'make soak     kill a run at 100 moments, and compare what it becomes with an unbroken one'
-	@echo 'make wheels   build every distribution into dist/'
-	@echo 'make lint     lint and check types only'
-	@echo 'make format   rewrite the code in the project style'
-	@echo 'make lock     resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
-	@echo 'make clean    remove $(VENV) and the caches'
+	@echo 'make soak         kill a run at 100 moments, and compare what it becomes with an unbroken one'
+	@echo 'make wheels       build every distribution into dist/'
+	@echo 'make lint         lint and check types only'
+	@echo 'make format       rewrite the code in the project style'
+	@echo 'make lock         resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
+	@echo 'make clean        remove $(VENV) and the caches'
 
 env: $(VENV)/.installed
 

@@ -121,7 +121,7 @@ def flags_of(model, step):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")  # Its table is tiny.
 def test_training_and_evaluating_from_each_form_is_the_same(train):
     prompt, metrics, sha256 = train("own.safetensors")
     for model in ("hugging_face", *T5X_FORMS):

@@ -159,7 +159,7 @@ FAULTS = [
 TEMPLATES = {"initializer": INITIALIZER, "prompt": PROMPT, "hooks": HOOKS, "tasks": TASKS}
 
 
-@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")  # Its table is tiny.
 def test_each_fault_is_one_line(project, site, main, monkeypatch):
     monkeypatch.chdir(project)
     for number, (kind, faults, _) in enumerate(FAULTS):
@@ -205,7 +205,7 @@ def step_logged(step):
 """
 
 
-@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")  # Its table is tiny.
 def test_a_hook_may_end_a_run(project, site, main, monkeypatch):
     monkeypatch.chdir(project)
     site.distribution("stopper", {"hooks": {"stopper": "stopper"}}, {"stopper.py": STOPPER})

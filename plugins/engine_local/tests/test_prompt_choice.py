@@ -99,7 +99,7 @@ def evaluation(*files, **macros):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")  # Its table is tiny.
 def test_a_strangers_plain_module_is_worth_the_same_in_eval(strangers, run_here):
     flags = [*training_flags(), "--gin.PROMPT=@plugins.prompt_plain"]
     trained = run_here(["train", *flags], strangers)

@@ -57,7 +57,7 @@ def write_vocabulary(path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")
+@pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning")  # Its table is tiny.
 def test_training_and_evaluating_a_t5_1_0(copied, tmp_path, run):
     theirs = copied("model_v1_0")
     # The project's own form has no place for another distance.
