@@ -8,13 +8,14 @@ PROJECTS := . $(sort $(patsubst %/pyproject.toml,%,$(wildcard configs/pyproject.
 UNLOCKED := plugins/tasks_glue
 LOCKS := requirements/dev.lock requirements/demo-data.lock
 SEEDS ?= 0 1 2
+FUZZ_SECONDS ?= 60
 
 # The environment of this checkout is built from the locks, whatever else is active in the shell.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_ENV
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test quick test-lowest soak wheels lint format lock clean
+.PHONY: help env demo test quick test-lowest fuzz soak wheels lint format lock clean
 
 help:
 	@echo 'make env          build $(VENV): the core and every plugin (editable), the tools, the demo data'
@@ -22,6 +23,7 @@ help:
 	@echo 'make test         lint, check types and run every test'
 	@echo 'make quick        run the tests that are not slow, in about a minute'
 	@echo 'make test-lowest  run, resume, evaluate and infer with the lowest versions allowed'
+	@echo 'make fuzz         give mutated files to every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make soak         kill a run at 100 moments, and compare what it becomes with an unbroken one'
 	@echo 'make wheels       build every distribution into dist/'
 	@echo 'make lint         lint and check types only'
@@ -81,6 +83,9 @@ test-lowest: env
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python pytest hypothesis
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning -k 'resume or take_from or raised or infer or best_one' \
 		$(LOWEST_TESTS)
+
+fuzz: env
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --numprocesses 2 tests/fuzz_readers.py
 
 # A run of each accident, and the one that resumes it, take about 12 s.
 soak: env

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import io
 import itertools
+import os
 import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -191,7 +192,7 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
         folder, _, file = name.rpartition("/")
         with contextlib.suppress(InputError):  # It may be no package: the error below is enough.
             candidates.append(Folder(find_module(folder.replace("/", ".")) / file))
-    found = [candidate for candidate in candidates if candidate.path.is_file()]
+    found = [candidate for candidate in candidates if os.path.isfile(candidate.path)]
     if not found:
         raise InputError(f"gin file {name!r} not found; {_elsewhere(name, candidates)}")
     first = found[0]
@@ -207,7 +208,7 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
 
 def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
     """Names the engine that has a missing file, or else the folders that were searched."""
-    others = [f for f in packaged_folders() if (f.path / name).is_file()]
+    others = [f for f in packaged_folders() if os.path.isfile(f.path / name)]
     if others:
         return f"it is the engine {others[0].engine}'s ({others[0].distribution})"
     tried = ", ".join(str(candidate.path.absolute()) for candidate in candidates)

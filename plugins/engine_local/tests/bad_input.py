@@ -213,6 +213,7 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str | tuple[str, ...]]] = [
     ({"x.gin": b"A = test\n"}, {}, "x.gin:1: test is no value; write text in quotes"),
     ({"x.gin": b"\xff\xfe"}, {}, "gin file x.gin cannot be read"),
     ({"x.gin": b"include 'gone.gin'\n"}, {}, "x.gin:1: gin file 'gone.gin' not found"),
+    ({"x.gin": b"include '%s'\n" % (b"9" * 5000)}, {}, "x.gin:1: gin file '999"),
     ({"x.gin": b"include 'x.gin'\n"}, {}, "which includes it in turn"),
     ({"x.gin": b"import no_such\n"}, {}, "x.gin:1: ModuleNotFoundError: No module"),
     ({"x.gin": b"toy/tasks.TextTsk.inputs = 'x'\n"}, {}, "x.gin:1: "),
@@ -252,6 +253,7 @@ BINDINGS: list[tuple[list[str], str]] = [
     (["--block-plugin=a:b:c"], "'a:b:c' names no plugin"),
     (["--gin_file=gone.gin"], "gin file 'gone.gin' not found; tried"),
     (["--gin_file=models/t5_1_1_smal_prompt.gin"], "not found; tried"),
+    (["--gin_file=" + "x" * 300], "xxx' not found; tried"),
     (["extra"], "unknown flag 'extra'; the local engine takes --gin_file"),
 ]
 

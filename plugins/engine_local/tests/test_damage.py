@@ -135,6 +135,17 @@ def outcome(run):
     return found.step
 
 
+@pytest.mark.parametrize("content", ["true", '{"x": 1, "custom_metadata": {"y": 2}}'])
+def test_metadata_that_orbax_cannot_take_sets_a_state_aside(states, tmp_path, content):
+    for step, used in ((8, 4), (4, 8)):
+        run = tmp_path / str(step)
+        shutil.copytree(states, run)
+        (run / "state" / str(step) / "_CHECKPOINT_METADATA").write_text(content)
+        with pytest.warns(UserWarning, match=f"state of step {step} is damaged .*and not used"):
+            found = newest_in(run)
+        assert same(found, state_at(used))
+
+
 def test_a_state_of_another_optimizer_is_refused(states, tmp_path):
     shutil.copytree(states, tmp_path / "run")
     store = StateStore(tmp_path / "run")

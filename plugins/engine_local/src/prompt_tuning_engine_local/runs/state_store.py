@@ -68,6 +68,7 @@ class StateStore:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").addFilter(_not_of_orbax)
+        _set_aside_undated(directory.absolute() / _STATE_FOLDER)
         self._manager: orbax.checkpoint.CheckpointManager = ocp.CheckpointManager(
             directory.absolute() / _STATE_FOLDER,
             options=ocp.CheckpointManagerOptions(
@@ -139,14 +140,8 @@ class StateStore:
             except (InputError, MemoryError):
                 raise
             except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files.
-                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-                aside = _set_aside(folder)
+                _set_aside(folder, error)
                 _ignore_late_callbacks()
-                warnings.warn(
-                    f"the state of step {step} is damaged ({reason}); it is renamed to {aside}, "
-                    "and the one before is used",
-                    stacklevel=2,
-                )
                 self._manager.reload()
         return None
 
@@ -256,12 +251,35 @@ def _ignore_late_callbacks() -> None:
     sys.unraisablehook = hook
 
 
-def _set_aside(folder: Path) -> Path:
-    """Renames the folder of a damaged state, out of Orbax's sight; returns its new path."""
+def _set_aside_undated(states: Path) -> None:
+    """Sets aside the states whose dates Orbax's manager would fail to read when it opens.
+
+    Raises:
+      InputError: If a file or folder of such a state cannot be read at this time.
+    """
+    from orbax.checkpoint import path
+
+    for state in path.step.standard_name_format().find_all(states):
+        try:
+            state.commit_timestamp  # noqa: B018
+        except Exception as error:
+            _check_readable(Path(state.path))
+            _set_aside(Path(state.path), error)
+
+
+def _set_aside(folder: Path, error: Exception) -> None:
+    """Renames the folder of a damaged state, out of Orbax's sight, and says so."""
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     for number in range(1, 1000):
         target = folder.parent.parent / f"damaged_state_{folder.name}_{number}"
         if not target.exists():
-            return folder.rename(target)
+            folder.rename(target)
+            warnings.warn(
+                f"the state of step {folder.name} is damaged ({reason}); it is renamed to "
+                f"{target}, and not used",
+                stacklevel=2,
+            )
+            return
     raise InputError(f"{folder.parent.parent} has 1,000 damaged states; remove some")
 
 
