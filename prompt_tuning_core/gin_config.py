@@ -398,13 +398,18 @@ class _Source:
             elif dynamic and statement.module == _NAMESPACE:
                 direct = statement.is_from or statement.alias
                 namespaces.add(statement.bound_name() if direct else _NAMESPACE)
-        bare = set() if dynamic else _bare_names()
+        # A name that gin already knows for another object, such as an engine's, is no plugin's.
+        bare = {
+            name
+            for name in registry.process_registry().names_in_gin()
+            if not _is_registered(name) or _is_registered(f"{_NAMESPACE}.{name}")
+        }
 
         def plugin(selector: str) -> str | None:
             for namespace in namespaces:
                 if selector.startswith(namespace + "."):
                     return selector[len(namespace) + 1 :].split(".")[0]
-            return selector if selector in bare else None
+            return selector if selector in bare and not dynamic else None
 
         return plugin
 
@@ -526,18 +531,6 @@ class _Reader:
 
 def _statements(sources: Iterable[_Source]) -> list[_Statement]:
     return [statement for source in sources for statement in source.walk()]
-
-
-def _bare_names() -> set[str]:
-    """Returns the plugins that static files may name without `plugins.`.
-
-    A name that gin already knows for another object, such as an engine's, is none of them.
-    """
-    return {
-        name
-        for name in registry.process_registry().names_in_gin()
-        if not _is_registered(name) or _is_registered(f"{_NAMESPACE}.{name}")
-    }
 
 
 def _is_registered(selector: str) -> bool:

@@ -332,6 +332,7 @@ def _import(plugin: Plugin) -> object:
     return loaded
 
 
+_UNKNOWN = "unknown"
 _LIKE_OURS = re.compile(r"prompt[-_. ]?tuning", re.IGNORECASE)
 
 _A_NAME = {
@@ -343,103 +344,107 @@ _A_NAME = {
 def _discover(filters: Filters) -> tuple[Plugin, ...]:
     rows: list[Plugin] = []
     kinds_by_group = {kind.group: kind for kind in KINDS.values()}
-    points, unreadable = _entry_points()
-    headers: dict[int, _Headers] = {}  # By distribution: some carry several plugins.
-    for point in points:
-        if not _LIKE_OURS.match(point.group):
-            continue
-        key = id(point.dist)
-        if key not in headers:
-            headers[key] = _headers(point.dist)
+    points, broken = _entry_points()
+    for point, blank in points:
+        row = blank._replace(name=point.name, value=point.value)
         kind = kinds_by_group.get(point.group)
         if kind is None:
             hint = nearest(point.group.lower(), kinds_by_group)
             detail = f"its group {point.group!r} is no kind of plugin{hint}"
-            unreadable.append(_broken(headers[key], detail, point.name, point.value))
+            broken.append(row._replace(status="broken", detail=detail))
         else:
-            rows.append(_row(kind, point, headers[key], filters))
-    rows = _mark_conflicts(list(dict.fromkeys(rows))) + unreadable
+            rows.append(_of_kind(kind, row, point, filters))
+    rows = _mark_conflicts(list(dict.fromkeys(rows))) + broken
     order = [*KINDS, ""]
     return tuple(sorted(rows, key=lambda row: (order.index(row.kind), row.name, row.distribution)))
 
 
-def _entry_points() -> tuple[list[importlib_metadata.EntryPoint], list[Plugin]]:
-    """Returns the installed entry points, and a row for each unreadable distribution."""
+def _entry_points() -> tuple[list[tuple[importlib_metadata.EntryPoint, Plugin]], list[Plugin]]:
+    """Returns the entry points for us, each with what its distribution says of itself.
+
+    Also a row for each distribution whose list cannot be used. Of several copies of a distribution,
+    Python uses the first.
+    """
     import importlib_metadata
 
-    try:
-        return list(importlib_metadata.entry_points()), []
-    except Exception:
-        # One unreadable file makes all fail: read the distributions one by one.
-        points: list[importlib_metadata.EntryPoint] = []
-        unreadable = []
-        for distribution in importlib_metadata.distributions():
-            try:
-                points += distribution.entry_points
-            except Exception as error:  # Undecodable or not in ini form: a row says so.
-                detail = f"its entry_points.txt cannot be read: {one_line(error)}"
-                unreadable.append(_broken(_headers(distribution), detail))
-        return points, unreadable
+    first: dict[str, list[importlib_metadata.EntryPoint]] = {}
+    points: list[tuple[importlib_metadata.EntryPoint, Plugin]] = []
+    broken = []
+    for distribution in importlib_metadata.distributions():
+        detail = ""
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            unused = _first_unused_line(text)
+            if not _LIKE_OURS.search(text if not unused else text + _metadata(distribution)):
+                continue
+            if unused:
+                raise ValueError(f"found {unused!r}, expected [GROUP], and NAME = VALUE below")
+            row = _blank_row(distribution)
+            found = [p for p in distribution.entry_points if _LIKE_OURS.match(p.group)]
+            known = row.distribution != _UNKNOWN
+            kept = first.setdefault(normalized(row.distribution), found) if known else found
+            if kept is found:
+                points += [(point, row) for point in found]
+            elif kept != found:
+                folder = distribution.locate_file("")
+                detail = f"is a second copy with other plugins, in {folder}; uninstall one"
+        except Exception as error:  # Undecodable or not in ini form.
+            detail = f"its entry_points.txt cannot be read: {one_line(error)}"
+        if detail:
+            broken.append(_blank_row(distribution)._replace(status="broken", detail=detail))
+    return points, broken
 
 
-def _broken(headers: _Headers, detail: str, name: str = "", value: str = "") -> Plugin:
-    return Plugin("", name, value, *headers[:2], "broken", headers.summary, detail)
+def _first_unused_line(text: str) -> str:
+    """Returns the first line of an `entry_points.txt` that has no effect; "" if all have one."""
+    group = False
+    for line in filter(None, map(str.strip, text.splitlines())):
+        is_group = line[0] == "[" and line[-1] == "]"
+        if line[0] != "#" and not is_group and not (group and "=" in line):
+            return line
+        group = group or is_group
+    return ""
 
 
-class _Headers(NamedTuple):
-    distribution: str
-    version: str
-    summary: str
-    requirements: tuple[str, ...]
-
-
-def _headers(distribution: Any) -> _Headers:
-    """Reads the fields of METADATA that a row needs.
+def _blank_row(distribution: Any) -> Plugin:
+    """Returns a row with the fields of METADATA, for any plugin of the distribution.
 
     `distribution.metadata` would parse all of it, even the long description, with `email`.
     """
     fields: dict[str, list[str]] = {"Name": [], "Version": [], "Summary": [], "Requires-Dist": []}
-    try:
-        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    except Exception:  # Undecodable; the row says that there is no name.
-        text = ""
-    for line in text.splitlines():
+    for line in _metadata(distribution).splitlines():
         if not line.strip():
             break
         field, separator, value = line.partition(":")
         if separator and field in fields:
             fields[field].append(value.strip())
-    name, version, summary = fields["Name"], fields["Version"], fields["Summary"]
-    first = ((name or ["unknown"])[0], (version or ["unknown"])[0], (summary or [""])[0])
-    return _Headers(*first, tuple(fields["Requires-Dist"]))
+    name, version = (fields[field] or [_UNKNOWN] for field in ("Name", "Version"))
+    summary = fields["Summary"] or [""]
+    requires = tuple(fields["Requires-Dist"])
+    return Plugin("", "", "", name[0], version[0], "ok", summary[0], "", requirements=requires)
 
 
-def _row(
-    kind: Kind, point: importlib_metadata.EntryPoint, headers: _Headers, filters: Filters
+def _metadata(distribution: Any) -> str:
+    try:
+        return distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    except Exception:  # Undecodable; the row says that there is no name.
+        return ""
+
+
+def _of_kind(
+    kind: Kind, row: Plugin, point: importlib_metadata.EntryPoint, filters: Filters
 ) -> Plugin:
-    distribution = headers.distribution
     status, detail = "ok", ""
     # The core's own commands always work, such as `--allow-plugin=x list-plugins`.
-    is_core = normalized(distribution) == CORE_DISTRIBUTION
-    blocked = None if is_core else filters.reason_to_block(point.name, distribution)
+    blocked = None if row.is_core else filters.reason_to_block(row.name, row.distribution)
     if blocked:
         status, detail = "blocked", blocked
-    elif not kind.names.fullmatch(point.name):
-        status, detail = "broken", f"is named {point.name!r}, and a name is {_A_NAME[kind.names]}"
-    elif not point.pattern.match(point.value):
-        status, detail = "broken", f"names {point.value!r}, and should name module:attribute"
-    return Plugin(
-        kind=kind.name,
-        name=point.name,
-        value=point.value,
-        distribution=distribution,
-        version=headers.version,
-        status=status,
-        description=headers.summary,
-        detail=detail,
-        usage=kind.usage.format(name=point.name, words=point.name.replace(".", " ")),
-        requirements=headers.requirements,
-    )
+    elif not kind.names.fullmatch(row.name):
+        status, detail = "broken", f"is named {row.name!r}, and a name is {_A_NAME[kind.names]}"
+    elif not point.pattern.match(row.value):
+        status, detail = "broken", f"names {row.value!r}, and should name module:attribute"
+    usage = kind.usage.format(name=row.name, words=row.name.replace(".", " "))
+    return row._replace(kind=kind.name, status=status, detail=detail, usage=usage)
 
 
 def _mark_conflicts(rows: list[Plugin]) -> list[Plugin]:

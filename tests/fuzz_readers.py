@@ -92,7 +92,7 @@ def mutated(draw: st.DrawFn, content: bytes) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """What reads files.
+    """A reader of files.
 
     Attributes:
       write: Writes sound files into an empty folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -176,13 +177,66 @@ def test_metadata_that_cannot_be_used_is_a_broken_row(zoo):
     assert "identifier" in rows["init-dashed"][0]["detail"]
 
 
-def test_unreadable_entry_points_do_not_hide_the_others(zoo):
-    zoo.distribution("torn", "[prompt_tuning.initializers]\ninit_torn\n")
+GROUP = "[prompt_tuning.initializers]"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{GROUP}\ninit_torn\n", "'init_torn'"),
+        (f"\ufeff{GROUP}\ninit_torn = torn:f\n", repr(f"\ufeff{GROUP}")),
+        (f"{GROUP[:-1]}\ninit_torn = torn:f\n", repr(GROUP[:-1])),
+        ("# Without its group.\n\ninit_torn = torn:f\n", "'init_torn = torn:f'"),
+        (f"{GROUP}\ninit_torn = torn:f\n".encode("utf-16"), "UnicodeDecodeError"),
+    ],
+)
+def test_unreadable_entry_points_do_not_hide_the_others(zoo, text, found):
+    zoo.distribution("torn", "", requires=["prompt-tuning-core"])
+    content = text if isinstance(text, bytes) else text.encode()
+    (zoo.folder / "torn-1.0.dist-info" / "entry_points.txt").write_bytes(content)
     rows = zoo.rows()
     assert rows["init_good"][0]["status"] == "ok"
     (row,) = rows[""]
     assert (row["distribution"], row["status"]) == ("torn", "broken")
     assert "entry_points.txt cannot be read" in row["detail"]
+    assert found in row["detail"]
+
+
+def test_odd_entry_points_of_distributions_that_are_not_for_us_are_no_rows(zoo):
+    zoo.distribution("foreign", "pytest11 = foreign\n")
+    assert "" not in zoo.rows()
+
+
+@pytest.mark.parametrize("old", ["good-0.1.dist-info", "Good.egg-info"])
+def test_a_second_copy_of_a_distribution_is_a_row_if_its_plugins_differ(site, old):
+    source = {"good.py": "def init_good(): pass"}
+    site.distribution("good", {"initializers": {"init_good": "good:init_good"}}, source)
+    copy = site.folder / "elsewhere" / old
+    copy.mkdir(parents=True)
+    file = "PKG-INFO" if old.endswith("egg-info") else "METADATA"
+    copy.joinpath(file).write_text("Metadata-Version: 2.1\nName: good\nVersion: 0.1\n")
+    points = copy / "entry_points.txt"
+    points.write_text(f"{GROUP}\ninit_good = good:init_good\n")
+    path = f"{site.folder}{os.pathsep}{copy.parent}"
+    assert "" not in site.rows(PYTHONPATH=path)
+    points.write_text(f"{GROUP}\ninit_gone = good:init_gone\n")
+    rows = site.rows(PYTHONPATH=path)
+    assert "init_gone" not in rows
+    assert rows["init_good"][0]["status"] == "ok"
+    (row,) = rows[""]
+    assert (row["distribution"], row["version"], row["status"]) == ("good", "0.1", "broken")
+    assert f"is a second copy with other plugins, in {copy.parent}; uninstall" in row["detail"]
+
+
+def test_metadata_that_cannot_be_read_leaves_the_plugin_usable(site):
+    source = {"good.py": "def init_good(): pass"}
+    for name in ("good", "better"):
+        site.distribution(name, {"initializers": {f"init_{name}": "good:init_good"}}, source)
+        (site.folder / f"{name}-1.0.dist-info" / "METADATA").write_bytes(b"Name: caf\xe9\n")
+    rows = site.rows()
+    for name in ("good", "better"):
+        (row,) = rows[f"init_{name}"]
+        assert (row["distribution"], row["version"], row["status"]) == ("unknown", "unknown", "ok")
 
 
 def test_check_loads_each_and_survives_all(zoo):

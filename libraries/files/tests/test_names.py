@@ -80,6 +80,10 @@ def test_one_name_in_two_catalogs_is_a_conflict(catalogs):
         ("1 / 0", "of broken 1.0 fails to import: ZeroDivisionError: division by zero"),
         ("", "of broken 1.0 names a catalog without models, prompts"),
         ("def models(): 1 / 0\nprompts = models\n", "fails in prompts.. with ZeroDivisionError"),
+        (
+            CATALOG.replace('"carried"', '"forgotten"'),
+            r"fails in prompts.. with InputError: .*forgotten has no file MODEL/TASK.npy; its auth",
+        ),
         ("def models(): return ['x']\nprompts = models\n", "lists 'x', which is no .*names.Known"),
     ],
 )
@@ -89,5 +93,15 @@ def test_a_broken_catalog_matters_where_no_other_has_the_name(catalogs, source, 
     assert names.resolve_prompt("model/task") == str(path)
     with pytest.raises(PluginError, match=f"catalog plugin 'broken' .*{expected}"):
         names.resolve_prompt("model/other")
-    with pytest.raises(PluginError, match=expected):
-        names.prompts()
+    with pytest.warns(UserWarning, match=expected):
+        listed = names.prompts()
+    assert "whole" in [one.distribution for one in listed]
+
+
+def test_a_catalog_that_fails_to_locate_is_named(catalogs):
+    source = CATALOG.replace("return prompts_in", "return [Known('model/task', 3)]; prompts_in")
+    catalogs("broken", source)
+    with pytest.raises(
+        PluginError, match="model/task: the catalog of broken fails to locate it with TypeError"
+    ):
+        names.resolve_prompt("model/task")

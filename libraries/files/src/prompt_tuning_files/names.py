@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,16 +64,12 @@ class Listed:
 
 
 def models() -> list[Listed]:
-    """Lists the models of all catalogs.
-
-    Raises:
-      PluginError: If a catalog cannot be used.
-    """
+    """Lists the models of all catalogs; warns of a catalog that cannot be used."""
     return _all("models")
 
 
 def prompts() -> list[Listed]:
-    """Lists the prompts of all catalogs; raises as `models`."""
+    """Lists the prompts of all catalogs; warns as `models`."""
     return _all("prompts")
 
 
@@ -119,14 +116,22 @@ def prompts_in(folder: Path) -> tuple[Known, ...]:
 
     Args:
       folder: The folder of a catalog's package.
+
+    Raises:
+      InputError: If there are none: the package was built without its data.
     """
+    files = sorted(folder.glob("*/*.npy"))
+    if not files:
+        raise InputError(
+            f"{folder} has no file MODEL/TASK.npy; its author must add them to the package's data"
+        )
 
     def known(file: Path) -> Known:
         return Known(
             f"{file.parent.name}/{file.stem}", lambda: str(file), facts={"FILE": str(file)}
         )
 
-    return tuple(known(file) for file in sorted(folder.glob("*/*.npy")))
+    return tuple(known(file) for file in files)
 
 
 def _resolve(what: str, name: str | os.PathLike[str]) -> str:
@@ -144,7 +149,7 @@ def _resolve(what: str, name: str | os.PathLike[str]) -> str:
             f"({registry.BLOCK_VARIABLE}={carriers[0]}), or give a path"
         )
     if claims:
-        return claims[0].entry.locate()
+        return _located(claims[0])
     if broken:
         raise broken[0]
     known = [one.entry.name for one in listed]
@@ -155,10 +160,22 @@ def _resolve(what: str, name: str | os.PathLike[str]) -> str:
     )
 
 
+def _located(found: Listed) -> str:
+    try:
+        return found.entry.locate()
+    except InputError:
+        raise
+    except Exception as error:  # A plugin may raise anything.
+        raise PluginLoadError(
+            f"{found.entry.name}: the catalog of {found.distribution} fails to locate it with "
+            f"{one_line(error)}"
+        ) from error
+
+
 def _all(method: str) -> list[Listed]:
     listed, broken = _found(method)
-    if broken:
-        raise broken[0]
+    for error in broken:
+        warnings.warn(str(error), stacklevel=3)
     return listed
 
 
