@@ -365,7 +365,7 @@ class _Source:
             raise InputError(f"{self.where(line)}: {message}") from error
         except RecursionError as error:
             raise InputError(f"{self.label}: a value is nested too deep for gin") from error
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, TypeError) as error:
             raise _as_input_error(error, self) from error
 
     @classmethod

@@ -235,15 +235,26 @@ def without_eos(model):
     model.pieces[1].piece = "<s>"
 
 
+def without_unknown(model):
+    for piece in model.pieces:
+        piece.type = piece.NORMAL if piece.type == piece.UNKNOWN else piece.type
+
+
+def with_a_score(model):
+    model.pieces[9].score = float("nan")
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (llama, "its padding id is -1, expected 0"),
         (padded_elsewhere, "its padding id is 1, expected 0"),
         (without_eos, r"it has no EOS \(its EOS id is -1\)"),
+        (without_unknown, "SentencePiece refuses it: .*unk is not defined"),
+        (with_a_score, "SentencePiece refuses it: .*score is NaN or Inf"),
         (lambda model: model.pieces.add(piece="e"), "SentencePiece refuses it: .*e is already def"),
     ],
-    ids=["LLaMA", "padding elsewhere", "no EOS", "a piece twice"],
+    ids=["LLaMA", "padding elsewhere", "no EOS", "no unknown", "NaN", "a piece twice"],
 )
 def test_vocabularies_that_no_t5_can_have_are_refused(tmp_path, change, expected):
     model = proto()

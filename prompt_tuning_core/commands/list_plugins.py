@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         import json
 
         rows = [{field: getattr(plugin, field) for field in _FIELDS} for plugin in plugins]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(rows, indent=2))  # In ASCII: no control character of a stranger.
     else:
         _print_table(plugins)
     return int(arguments.check and any(p.status not in ("ok", "blocked") for p in plugins))

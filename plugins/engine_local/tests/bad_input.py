@@ -210,6 +210,7 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str | tuple[str, ...]]] = [
     ({"x.gin": b"A = [1, %A]\n"}, {}, "x.gin:1: the value of %A leads back to %A"),
     ({"x.gin": b"X = " + DEEP.encode()}, {}, "x.gin: a value is nested too deep for gin"),
     ({"x.gin": b"A = \n"}, {}, "x.gin:1"),
+    ({"x.gin": b"A = {[]: 6}\n"}, {}, "x.gin: TypeError: unhashable type: 'list'"),
     ({"x.gin": b"A = test\n"}, {}, "x.gin:1: test is no value; write text in quotes"),
     ({"x.gin": b"\xff\xfe"}, {}, "gin file x.gin cannot be read"),
     ({"x.gin": b"include 'gone.gin'\n"}, {}, "x.gin:1: gin file 'gone.gin' not found"),
@@ -308,6 +309,13 @@ EVALUATIONS: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
     ),
 ]  # fmt: skip
 
+
+def nested_index(depth: int) -> bytes:
+    """Returns the index of a T5X checkpoint with a parameter in maps in maps."""
+    before, after = b"\x82\xa7version\x03\xa9optimizer\x82\xa6target", b"\xa5state\x81\xa4step\x01"
+    return before + b"\x81\xa1a" * depth + b"\x01" + after
+
+
 MODEL = "model/model.safetensors"
 TABLE = "token_embedder/embedding"
 
@@ -329,6 +337,10 @@ COMMANDS: list[tuple[dict[str, bytes], str, str]] = [
     ({"x.safetensors": b"{}"}, "model show x.safetensors", "x.safetensors"),
     ({"m/config.json": b"{"}, "model show m", "model m"),
     ({"m/config.json": b'{"model_type": 3}'}, "model show m", "model m"),
+    *(
+        ({"m/checkpoint": content}, "model show m", "of a T5X checkpoint (nested too deeply)")
+        for content in (nested_index(990), b"\x81\xa1a" * 10**5 + b"\x01")
+    ),
     ({}, "model list x", "unknown argument 'x'"),
     ({}, "extract-variable", "the following arguments are required: CHECKPOINT"),
     ({}, "extract-variable gone", "model gone: there is no such file"),
@@ -359,6 +371,21 @@ COMMANDS: list[tuple[dict[str, bytes], str, str]] = [
     ({"p.npy": array(PROMPT)}, "prompt convert p.npy x.docx", "x.docx"),
     ({"p.npy": array(PROMPT)}, "prompt convert p.npy rows.jsonl/x.npy", "rows.jsonl/x.npy"),
     ({"p.npy": array(PROMPT[:, :0])}, "prompt convert p.npy x.npy", "p.npy"),
+    (
+        {"p.npy": array(PROMPT * np.float64(1e300))},
+        "prompt convert p.npy x.npy",
+        "prompt p.npy: has values beyond the range of float32",
+    ),
+    (
+        {"p.npy": array(PROMPT), "p.json": b'{"task": "\\ud800"}'},
+        "prompt convert p.npy x.safetensors",
+        "provenance p.json: not readable as JSON (a text has half of a surrogate pair)",
+    ),
+    (
+        {"p.npy": array(PROMPT), "p.json": b'{"task": ' + DEEP.encode()},
+        "prompt show p.npy",
+        "provenance p.json: not readable as JSON (nested too deeply)",
+    ),
     ({}, "prompt list x", "unknown argument 'x'"),
     ({}, "find-module", "the following arguments are required: module"),
     ({}, "find-module no.such", "no module named 'no.such' is installed"),

@@ -227,7 +227,7 @@ def test_nothing_of_a_stranger_reaches_the_terminal_raw(site, main):
         "painter",
         {"initializers": {"init_painter": "painter:make"}},
         {"painter.py": "make = print"},
-        summary="\x1b[2J\x1b]0;title\x07" + "x" * 5000,
+        summary="\x1b[2J\x1b]0;title\x07" + "x" * 5000 + "\x9b2J\u202e",
     )
     registry.configure()
     code, output, error = main("list-plugins")
@@ -235,6 +235,8 @@ def test_nothing_of_a_stranger_reaches_the_terminal_raw(site, main):
     (row,) = (line for line in output.splitlines() if "init_painter" in line)
     assert "?[2J?]0;title?xxx" in row
     assert len(row) < 600
+    _, output, _ = main("list-plugins", "--json")
+    assert output.replace("\n", "").isprintable()
     code, _, error = main("train", "--engine=\x1b[31mred")
     assert code == 2
     assert "\x1b" not in error

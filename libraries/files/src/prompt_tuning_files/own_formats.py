@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import embeddings, module_files, prompt_files, safetensors_prompts
+from prompt_tuning_files import (
+    embeddings,
+    module_files,
+    prompt_files,
+    readable,
+    safetensors_prompts,
+)
 from prompt_tuning_files.formats import Prompt, Variable
 from prompt_tuning_files.safetensors_header import Tensor, read_tensor, safetensors_header_of
 
@@ -87,7 +93,7 @@ class SafetensorsFormat:
         if _PROMPT in header.tensors:
             plain = safetensors_prompts.read(path, header, _PROMPT, shape)
         arrays = {
-            key: read_tensor(path, tensor, name).astype(np.float32)
+            key: readable.cast(read_tensor(path, tensor, name), "float32", f"{name}, {key}")
             for key, tensor in header.tensors.items()
             if key != _PROMPT
         }

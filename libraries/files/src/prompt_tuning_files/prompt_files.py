@@ -140,8 +140,7 @@ def read(
                 array = np.load(file, allow_pickle=False)
     except OSError as e:
         raise InputError(f"{name}: can't be read: {e.strerror or e}") from None
-    with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses infinity.
-        array = array.astype(np.float32)
+    array = readable.cast(array, "float32", name)
     check_checksum(name, array, provenance, Path(path).with_suffix(".json"))
     return array, provenance
 

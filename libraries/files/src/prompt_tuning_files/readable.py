@@ -1,4 +1,4 @@
-"""Checks that a file can be read at all: it is a file on a disk, and its array fits into memory.
+"""Checks of what is read: it is a file on a disk, and its array fits into memory and its dtype.
 
 A pipe would wait for a writer, and a device may never end.
 """
@@ -10,9 +10,11 @@ import os
 import stat
 from collections.abc import Iterator
 
+import numpy as np
+
 from prompt_tuning_core.errors import InputError
 
-__all__ = ["check_is_file", "fits_in_memory"]
+__all__ = ["cast", "check_is_file", "fits_in_memory"]
 
 
 def check_is_file(path: str | os.PathLike[str], name: str) -> None:
@@ -51,3 +53,21 @@ def fits_in_memory(what: str, shape: tuple[int, ...]) -> Iterator[None]:
             f"{what}: an array of the shape {list(shape)} does not fit into memory; give another "
             "file, or a machine with more"
         ) from error
+
+
+def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """Returns an array of floating numbers in another dtype, with no infinity that it had not.
+
+    Args:
+      array: The array.
+      dtype: Such as "float32".
+      name: What to call the array in errors.
+
+    Raises:
+      InputError: If a number is beyond the range of the dtype.
+    """
+    with np.errstate(over="ignore"):  # Checked below.
+        result = array.astype(dtype)
+    if not np.array_equal(np.isfinite(result), np.isfinite(array)):
+        raise InputError(f"{name}: has values beyond the range of {dtype}")
+    return result

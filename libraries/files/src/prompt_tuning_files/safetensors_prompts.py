@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import prompt_files, strict_json
+from prompt_tuning_files import prompt_files, readable, strict_json
 from prompt_tuning_files.formats import Prompt
 from prompt_tuning_files.safetensors_header import SafetensorsHeader, read_tensor
 
@@ -44,8 +44,7 @@ def read(
         raise InputError(f"{name}: has the dtype {tensor.code}, expected a floating one")
     provenance = provenance_of(header.metadata, name)
     prompt_files.check_shape(name, tensor.shape, shape, provenance)
-    with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses infinity.
-        array = read_tensor(file, tensor, name).astype(np.float32)
+    array = readable.cast(read_tensor(file, tensor, name), "float32", name)
     prompt_files.check_checksum(name, array, provenance, "its metadata")
     return Prompt(array, provenance)
 

@@ -46,9 +46,13 @@ def loads(text: str | bytes) -> Any:
       ValueError: If `text` is not such a text.
     """
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        found = json.loads(text, object_pairs_hook=unique)
+        json.dumps(found, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text has half of a surrogate pair") from error
+    return found
 
 
 def dumps(value: object, indent: int | None = None) -> str:

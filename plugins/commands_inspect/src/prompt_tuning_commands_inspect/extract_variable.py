@@ -11,7 +11,7 @@ import numpy as np
 
 from prompt_tuning_core.commands.text_tables import aligned
 from prompt_tuning_core.errors import InputError, close
-from prompt_tuning_files import formats, prompt_files
+from prompt_tuning_files import formats, prompt_files, readable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix != ".npy" or out.is_dir():
         raise InputError(f"{out}: expected the name of a file that ends in .npy")
-    array = _cast(model.read(name), arguments.dtype, name)
+    array = readable.cast(model.read(name), arguments.dtype, f"variable {name}")
     existed = os.path.lexists(out)
     try:
         with prompt_files.atomic_write(out) as file:
@@ -64,11 +64,3 @@ def _print_variables(variables: Mapping[str, formats.Variable]) -> None:
     table = [("VARIABLE", "SHAPE", "DTYPE")]
     table += [(name, str(variable.shape), variable.dtype) for name, variable in variables.items()]
     print("\n".join(aligned(table)))
-
-
-def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # Checked below.
-        cast = array.astype(dtype)
-    if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
-        raise InputError(f"variable {name}: has values beyond the range of {dtype}")
-    return cast

@@ -58,8 +58,9 @@ def open_checkpoint(checkpoint: Checkpoint) -> CheckpointModel:
     (data,) = store.read(MSGPACK_INDEX)
     try:
         step, arrays = _parse(data or b"", store)
-    except (ValueError, TypeError, OverflowError) as error:
-        cause = " ".join(str(error).split())
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        is_deep = isinstance(error, (RecursionError, msgpack.StackError))
+        cause = "nested too deeply" if is_deep else " ".join(str(error).split())
         raise InputError(
             f"model {checkpoint.path}/{MSGPACK_INDEX}: not a readable index of a T5X checkpoint "
             f"({cause}); copy it again"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
-from prompt_tuning_files import formats, prompt_files, vocabularies
+from prompt_tuning_files import formats, prompt_files, readable, vocabularies
 from prompt_tuning_files.initial_values import prompt_shape
 from prompt_tuning_files.npy_header import read_npy_header
 
@@ -97,12 +97,11 @@ def _from_npz(file: str, key: str | None, shape: tuple[int, int]) -> np.ndarray:
                 data = member.read()  # Checks the checksum at its end.
     except OSError as error:
         raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        # The last two: the archive is encrypted, or its compression is unknown to this Python.
+    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError) as error:
+        # The last: the archive is encrypted, or its compression is unknown to this Python.
         raise InputError(
             f"prompt {file}: a damaged .npz archive ({error}); copy it again"
         ) from error
     array = np.frombuffer(data, header.dtype)
     array = array.reshape(shape[::-1]).T if header.fortran_order else array.reshape(shape)
-    with np.errstate(over="ignore"):  # float64 may overflow; the caller refuses it.
-        return array.astype(np.float32)
+    return readable.cast(array, "float32", f"prompt {file}, {name}")
