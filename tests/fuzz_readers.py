@@ -47,8 +47,8 @@ SLOWEST = 20.0
 """Seconds that one file may take."""
 MEMORY = 2 * 2**20
 """KiB by which one file may raise the peak of memory."""
-LONGEST = 2001
-"""Characters that a message may have."""
+LONGEST = 2100
+"""Characters that an answer on the terminal may have."""
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 

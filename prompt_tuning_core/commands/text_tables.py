@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 
 def printable(text: str, longest: int = 2000) -> str:
-    """Returns text with `?` for what is not printable, cut with `…` if it is longer."""
+    """Returns text with `?` for what is not printable, and long words and a long text cut (`…`)."""
+    words = (w if len(w) < 400 else f"{w[:200]}…{w[-100:]}" for w in text.split(" "))
+    text = " ".join(words)
     shown = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
     return shown if len(text) <= longest else f"{shown[:longest]}…"
 

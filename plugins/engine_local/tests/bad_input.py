@@ -47,6 +47,11 @@ VALUES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
     ({"toy/tasks.TextTask.metrics": [3]}, "a metric is 3, expected a name or a function"),
+    ({"BEST_METRIC": "acuracy"}, "BEST_METRIC 'acuracy' is no metric here; did you mean 'acc"),
+    (
+        {"MIXTURE_OR_TASK_NAME": "mix", "BEST_METRIC": "accuracy"},
+        "BEST_METRIC 'accuracy' is no metric here; did you mean 'toy/accuracy'?",
+    ),
     ({"RANDOM_SEED": -1}, "RANDOM_SEED is -1, expected a whole number from 0 to 4294967295"),
     (
         {"STRICT_LENGTHS": True, "TASK_FEATURE_LENGTHS": {"inputs": 9, "targets": 6}},
@@ -255,6 +260,7 @@ BINDINGS: list[tuple[list[str], str]] = [
     (["--gin_file=gone.gin"], "gin file 'gone.gin' not found; tried"),
     (["--gin_file=models/t5_1_1_smal_prompt.gin"], "not found; tried"),
     (["--gin_file=" + "x" * 300], "xxx' not found; tried"),
+    (["--gin_file=" + "x" * 9000 + "y"], "…" + "x" * 98 + "y' not found; tried"),
     (["extra"], "unknown flag 'extra'; the local engine takes --gin_file"),
 ]
 
