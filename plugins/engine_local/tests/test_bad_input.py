@@ -314,6 +314,12 @@ def test_models(project, golden, complaint):
     safetensors.numpy.save_file({**params, "decoder/extra": params[name]}, path)
     line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")])
     assert "'decoder/extra'" in line
+    broken = params[name].copy()
+    for value in (np.nan, np.inf):
+        broken[-1, -1] = value
+        safetensors.numpy.save_file({**params, name: broken}, path)
+        line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")])
+        assert f"model model: the parameter '{name}' has values that are not finite" in line
     path.write_bytes(path.read_bytes()[:-100])
     line = complaint(["train", *training_flags("prompts/from_random_uniform.gin")])
     assert "not a readable safetensors file" in line

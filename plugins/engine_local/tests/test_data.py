@@ -198,6 +198,14 @@ def test_targets_that_no_answer_can_equal_are_warned_of(vocabulary, text):
     assert f"t, split 'train', row 2: {text!r} becomes " in message.replace("task 't'", "t")
 
 
+def test_empty_targets_are_counted(vocabulary):
+    rows = [{"x": "a", "y": "this"}, {"x": "a", "y": ""}, {"x": "b", "y": ""}]
+    task = TextTask("t", {"train": lambda: rows}, "{x}", "{y}")
+    reading = Reading(vocabulary, FeatureLengths(20, 20))
+    with pytest.warns(UserWarning, match="2 of 3 targets are empty, .* the first, .*row 2$"):
+        TextComponent(task).read("train", reading)
+
+
 def test_two_metrics_of_one_name_are_refused(vocabulary):
     def mine(targets, predictions):
         return {"exact_match": 1.0}

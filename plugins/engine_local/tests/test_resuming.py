@@ -316,12 +316,15 @@ def test_an_optimizer_that_wants_more_than_the_gradient_trains_and_resumes(
 
 
 def test_the_best_prompt_is_one_with_a_number(project, train, site):
-    """The first value is NaN, as a correlation of equal answers is, and JSON has no NaN."""
+    """The first value is NaN, as a correlation of equal answers is, and JSON has no NaN.
+
+    The call before it is the one that gives the metric's name.
+    """
     source = (
         "import math\ncalls = []\n"
         "def odd(targets, predictions):\n"
         "    calls.append(1)\n"
-        "    return {'odd': math.nan if len(calls) == 1 else 1 / len(calls)}\n"
+        "    return {'odd': math.nan if len(calls) == 2 else 1 / len(calls)}\n"
     )
     (site.folder / "odd_metric.py").write_text(source)
     (project / "odd.gin").write_text(
@@ -426,9 +429,6 @@ def test_kept_prompts_and_the_best_one(project, run_here):
     assert finished.stdout.startswith(chosen)
     first, saved = (np.load(project / p) for p in ("next/prompt_0.npy", "run/best_prompt.npy"))
     np.testing.assert_array_equal(first, saved)
-    wrong = run_here(["train", *training_flags(MODEL_DIR="b", BEST_METRIC="f1")], project)
-    assert wrong.returncode == 2
-    assert "BEST_METRIC 'f1' is no metric here" in wrong.stderr
 
 
 def test_a_state_is_small(project, run_here):

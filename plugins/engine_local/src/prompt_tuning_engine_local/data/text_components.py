@@ -71,7 +71,7 @@ class TextComponent:
           InputError: If it cannot be read, or a text is too long and lengths are strict.
         """
         examples = self.task.examples(split)
-        _warn_of_lost_targets(examples, reading.vocabulary, f"task {self.name!r}, split {split!r}")
+        _warn_of_targets(examples, reading.vocabulary, f"task {self.name!r}, split {split!r}")
         return self.read_examples(examples, split, reading)
 
     def read_examples(self, examples: Sequence[Example], split: str, reading: Reading) -> Split:
@@ -110,10 +110,17 @@ class _TextSplit:
         return values
 
 
-def _warn_of_lost_targets(
+def _warn_of_targets(
     examples: Sequence[Example], vocabulary: SentencePieceVocabulary, what: str
 ) -> None:
-    """Warns of targets that no answer can equal, since the vocabulary cannot write them."""
+    """Warns of empty targets, and of those that the vocabulary cannot write."""
+    empty = [example for example in examples if not example.targets]
+    if empty:
+        warnings.warn(
+            f"{what}: {len(empty)} of {len(examples)} targets are empty, which teaches the prompt "
+            f"to answer nothing; the first, {empty[0].place}",
+            stacklevel=2,
+        )
     texts = dict.fromkeys(example.targets for example in examples)
     written = {text: vocabulary.decode(vocabulary.encode(text)) for text in texts}
     lost = [example for example in examples if written[example.targets] != example.targets]

@@ -51,28 +51,36 @@ def load(
       place: Puts a parameter on a device and returns it there.
 
     Raises:
-      InputError: If the model is missing or damaged, or a parameter is missing, unexpected, or of
-        another shape or a dtype that is not floating; the message names it.
+      InputError: If the model is missing or damaged, or a parameter is missing, unexpected, not
+        finite, or of another shape or a dtype that is not floating; the message names it.
     """
     model = formats.open_model(path)
     name = f"model {path}"
     _check(name, model.variables, {name: leaf.shape for name, leaf in parameters.items()})
     params = {}
     digest = hashlib.sha256()
-    # A thread hashes each parameter while the next one is read; at most one waits.
+    # A thread checks and hashes each parameter while the next one is read; at most one waits.
     with ThreadPoolExecutor(max_workers=1) as aside:
         hashing = aside.submit(lambda: None)
         for variable, expected in sorted(parameters.items()):
-            array = model.read(variable).astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):  # float64 may overflow; `_check_and_hash` refuses it.
+                array = model.read(variable).astype(np.float32, copy=False)
             hashing.result()
-            hashing = aside.submit(_hash, digest, variable, array)
+            hashing = aside.submit(_check_and_hash, digest, name, variable, array)
             params[variable] = place(array.astype(expected.dtype, copy=False))
         hashing.result()
     return FrozenModel(params, str(path), model.step, digest.hexdigest())
 
 
-def _hash(digest: Any, name: str, array: np.ndarray) -> None:
-    digest.update(f"{name} {array.shape} ".encode())
+def _check_and_hash(digest: Any, name: str, variable: str, array: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        total = np.sum(array)  # Needs no memory, as looking at each value would.
+    if not np.isfinite(total) and not np.isfinite(array).all():
+        raise InputError(
+            f"{name}: the parameter {variable!r} has values that are not finite in float32; copy "
+            "the model again, or give another"
+        )
+    digest.update(f"{variable} {array.shape} ".encode())
     digest.update(np.ascontiguousarray(array, "<f4"))
 
 

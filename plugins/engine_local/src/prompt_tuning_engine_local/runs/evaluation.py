@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
+from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.data.engine_task import (
     Answers,
@@ -204,3 +205,37 @@ def metrics_of(task: EngineTask, evaluations: Iterable[Evaluation]) -> dict[str,
         for evaluation in evaluations
         for name, value in evaluation.metrics.items()
     }
+
+
+def chosen(metrics: Mapping[str, float], name: str) -> float:
+    """Returns the value of BEST_METRIC.
+
+    Raises:
+      InputError: If there is no such metric.
+    """
+    if name not in metrics:
+        raise InputError(f"BEST_METRIC {name!r} is no metric here{nearest(name, metrics)}")
+    return metrics[name]
+
+
+def metrics_of_targets(task: EngineTask, splits: Iterable[Split]) -> dict[str, float]:
+    """Returns the metrics, as `metrics_of`, of a model whose answers are the targets.
+
+    It needs no model, so a run learns the names of its metrics before it begins.
+    """
+    return metrics_of(
+        task,
+        [
+            Evaluation(split.task_name, split.metrics(_targets_of(split)), split.examples, ())
+            for split in splits
+        ],
+    )
+
+
+def _targets_of(split: Split) -> Answers:
+    targets = [example.targets for example in split.tokenized]
+    ids = np.zeros((len(targets), max(map(len, targets))), np.int32)
+    for row, target in zip(ids, targets, strict=True):
+        row[: len(target)] = target
+    scores = np.zeros(len(targets), np.float32) if split.needs_scores else None
+    return Answers(ids, [example.targets for example in split.examples], scores)

@@ -18,7 +18,7 @@ from prompt_tuning_engine_local.data.engine_task import Component, EngineTask, R
 from prompt_tuning_engine_local.model import model_files
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
-from prompt_tuning_engine_local.runs import resuming, run_facts, state_store
+from prompt_tuning_engine_local.runs import evaluation, resuming, run_facts, state_store
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Predictor
 from prompt_tuning_engine_local.runs.options import Options, TrainingOptions
@@ -152,6 +152,8 @@ def prepare(options: TrainingOptions) -> Prepared:
         loaded.predictor.prepare(component, options.eval_split)
         for component in task.components(options.eval_split)
     ]
+    if options.best_metric is not None:
+        evaluation.chosen(evaluation.metrics_of_targets(task, eval_sets), options.best_metric)
     facts = run_facts.describe_run(
         options.model,
         loaded.frozen,

@@ -15,11 +15,17 @@ import numpy as np
 import optax
 import rich.console
 
-from prompt_tuning_core.errors import InputError, nearest
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching
 from prompt_tuning_engine_local.model import model_files, optimizers
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
-from prompt_tuning_engine_local.runs import devices, interruptions, reporting, state_store
+from prompt_tuning_engine_local.runs import (
+    devices,
+    evaluation,
+    interruptions,
+    reporting,
+    state_store,
+)
 from prompt_tuning_engine_local.runs.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.runs.options import TrainingOptions
 from prompt_tuning_engine_local.runs.preparing import Prepared, prepare
@@ -264,7 +270,7 @@ class _Trainer:
         )
         self._report.evaluation(self._step, self._metrics)
         if best_metric is not None:
-            value = _chosen(self._metrics, best_metric)
+            value = evaluation.chosen(self._metrics, best_metric)
             # NaN, such as the correlation of equal answers, is never the best.
             if not math.isnan(value) and (self._best is None or value > self._best):
                 self._best = value
@@ -369,15 +375,6 @@ def make_step(
 
 def _as_numpy(prompt: Params) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf, np.float32) for name, leaf in prompt.items()}
-
-
-def _chosen(metrics: Mapping[str, float], name: str) -> float:
-    try:
-        return metrics[name]
-    except KeyError:
-        raise InputError(
-            f"BEST_METRIC {name!r} is no metric here{nearest(name, metrics)}"
-        ) from None
 
 
 def _check_finite(loss: float, step: int, directory: Path) -> None:
