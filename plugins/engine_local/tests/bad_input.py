@@ -304,6 +304,14 @@ EVALUATIONS: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
     ("infer", {"x.parquet": b""}, {"INFER_INPUT_FILE": "x.parquet"}, "x.parquet"),
     ("infer", {"x.JSON": b"{}"}, {"INFER_INPUT_FILE": "x.JSON"}, "x.JSON"),
     ("infer", {"x.jsonl": b'{"txt": "a"}\n'}, {"INFER_INPUT_FILE": "x.jsonl"}, "no column 'text'"),
+    (
+        "infer", {"x.jsonl": b'{"text": "a", "prediction": 1}\n'}, {"INFER_INPUT_FILE": "x.jsonl"},
+        "x.jsonl:1: a line of the answers has a 'prediction' of its own; rename this column",
+    ),
+    (
+        "infer", {"x.jsonl": b'{"text": "a", "id": "\\ud800"}\n'}, {"INFER_INPUT_FILE": "x.jsonl"},
+        "x.jsonl:1: a column holds half of a surrogate pair",
+    ),
     ("infer", {"x.jsonl": b"{\n"}, {"INFER_INPUT_FILE": "x.jsonl"}, "x.jsonl:1: not JSON"),
     ("infer", {"x.txt": b"\xff\n"}, {"INFER_INPUT_FILE": "x.txt"}, "x.txt"),
     ("infer", {"x.txt": b""}, {"INFER_INPUT_FILE": "x.txt"}, "x.txt"),

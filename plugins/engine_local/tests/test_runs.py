@@ -582,8 +582,17 @@ def test_bucketing_and_shuffling_are_switched_off_by_one_macro_each(project, suc
 def test_infer_reads_compressed_tables_and_texts(infer):
     table = "text,label\r\nthis is,0\r\na test,1\r\n"
     rows = infer("rows.csv.gz", gzip.compress(table.encode()))
-    assert rows == infer("texts.txt.xz", lzma.compress(b"this is\na test\n"))
+    texts = infer("texts.txt.xz", lzma.compress(b"this is\na test\n"))
+    # The other columns come out with the answers.
+    assert rows == [{**texts[0], "label": "0"}, {**texts[1], "label": "1"}]
     assert [row["inputs"] for row in rows] == ["this is", "a test"]
+
+
+def test_infer_keeps_the_columns_that_the_template_leaves_out(infer):
+    row = {"id": 7, "text": "this", "tags": ["a", {"b": None}], "score": 0.5}
+    (answer,) = infer("rows.jsonl", json.dumps(row).encode())
+    del row["text"]
+    assert answer == {**row, "inputs": "this", "prediction": answer["prediction"]}
 
 
 def test_two_devices_give_the_prompt_of_one(project, succeed):

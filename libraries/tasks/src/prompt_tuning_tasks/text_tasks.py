@@ -55,11 +55,13 @@ class Example:
       inputs: The input text.
       targets: The target text.
       place: Its file and line for errors, such as `train.tsv:7`; "" if they are not known.
+      columns: For predictions, the columns of its row that the template leaves out.
     """
 
     inputs: str
     targets: str
     place: str = dataclasses.field(default="", compare=False)
+    columns: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -568,7 +570,7 @@ def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:
     `TextTask.splits`.
 
     Returns:
-      Examples in the file's order, with empty targets.
+      Examples in the file's order, with empty targets, and with the other columns of their rows.
 
     Raises:
       InputError: If the file cannot be read or is empty, or a row lacks a column of the template.
@@ -584,7 +586,16 @@ def read_inputs(path: str | os.PathLike[str], task: TextTask) -> list[Example]:
         raise InputError(f"INFER_INPUT_FILE {e}") from None
     if not rows:
         raise InputError(f"INFER_INPUT_FILE {path}: is empty")
-    return [Example(task.inputs_from(row, place), "", place) for place, row in rows]
+    used = frozenset(task.input_columns)
+    return [
+        Example(
+            task.inputs_from(row, place),
+            "",
+            place,
+            {column: value for column, value in row.items() if column not in used},
+        )
+        for place, row in rows
+    ]
 
 
 def _rows_of_lines(path: str | os.PathLike[str], task: TextTask) -> list[tuple[str, Row]]:

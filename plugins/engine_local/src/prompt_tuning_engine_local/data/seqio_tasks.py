@@ -265,7 +265,8 @@ class _SeqioSplit:
     @functools.cached_property
     def examples(self) -> Sequence[Example]:
         return [
-            Example(*(self._text(example, name) for name in _FEATURES)) for example in self.made
+            Example(self._text(example, "inputs"), self._text(example, "targets"))
+            for example in self.made
         ]
 
     @property

@@ -20,7 +20,7 @@ from prompt_tuning_engine_local.runs import preparing, reporting, state_store
 from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
 from prompt_tuning_files import prompt_files, strict_json, trained_prompts
-from prompt_tuning_tasks import Mixture, TextTask
+from prompt_tuning_tasks import Example, Mixture, TextTask
 
 
 def evaluate(options: EvaluationOptions) -> dict[str, float]:
@@ -54,6 +54,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
 def infer(options: InferenceOptions) -> Path:
     """Answers each text of a file; writes `FILE-predictions.jsonl`, a line a text, in order.
 
+    A line has `inputs` and `prediction`, and the columns of the row that the template leaves out.
     Answers are written as they come, to `FILE-predictions.jsonl.partial` until the last.
 
     See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the text itself
@@ -71,6 +72,7 @@ def infer(options: InferenceOptions) -> Path:
         task = _with_a_template(find_task.find(options.task_name, options.mixture_or_task_module))
     source = Path(options.input_file).expanduser()
     texts = tasks.read_inputs(source, task)
+    _check_columns(texts)
     # With its ending: the answers to a.tsv are not those to a.jsonl.
     target = _usable(options.output_dir, "INFER") / f"{source.name}-predictions.jsonl"
     loaded, prompt = _load(options)
@@ -80,7 +82,7 @@ def infer(options: InferenceOptions) -> Path:
         answered = iter(texts)
         for part in parts:
             file.writelines(
-                _line({"inputs": text.inputs, "prediction": answer})
+                _line({**text.columns, "inputs": text.inputs, "prediction": answer})
                 for answer, text in zip(part, answered, strict=False)
             )
             file.flush()
@@ -90,6 +92,28 @@ def infer(options: InferenceOptions) -> Path:
         soft_wrap=True,
     )
     return target
+
+
+def _check_columns(texts: Iterable[Example]) -> None:
+    """Checks that the columns of each row can stand beside its answer.
+
+    Raises:
+      InputError: If one has the name of the answer, or holds a text that cannot be written.
+    """
+    for text in texts:
+        for column in ("inputs", "prediction"):
+            if column in text.columns:
+                raise InputError(
+                    f"INFER_INPUT_FILE {text.place}: a line of the answers has a {column!r} of its "
+                    "own; rename this column"
+                )
+        try:
+            _line(text.columns)
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"INFER_INPUT_FILE {text.place}: a column holds half of a surrogate pair, which is "
+                "no text"
+            ) from error
 
 
 def _usable(directory: str, command: str) -> Path:
