@@ -27,6 +27,7 @@ import gin
 import golden_data
 import numpy as np
 import pytest
+import rich.console
 import safetensors.numpy
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -37,8 +38,11 @@ from prompt_tuning_core.commands.main import main
 from prompt_tuning_core.commands.text_tables import printable
 from prompt_tuning_core.errors import PromptTuningError
 from prompt_tuning_core.protocols import RunFlags
+from prompt_tuning_engine_local.runs import state_store
+from prompt_tuning_engine_local.runs.reporting import TrainingReport
 from prompt_tuning_engine_local.runs.state_store import StateStore, TrainingState
-from prompt_tuning_files import prompt_files
+from prompt_tuning_files import embeddings, module_files, prompt_files
+from prompt_tuning_init_file import init_file
 from prompt_tuning_testing.pytest_plugin import Site
 from prompt_tuning_testing.strangers import STRANGERS
 
@@ -115,6 +119,19 @@ def write_prompts(folder: Path) -> None:
     prompt_files.save(folder / "run" / "prompt_4.npy", PROMPT, PROVENANCE)
     metadata = {"provenance": json.dumps(PROVENANCE)}
     safetensors.numpy.save_file({"prompt": PROMPT}, folder / "p.safetensors", metadata)
+    module = {"plugin": None, "distribution": None, "version": None, "fields": {"sites": ["mlp"]}}
+    values = {"encoder/prompt/scale": PROMPT[0], "encoder/prompt/prompt": PROMPT}
+    module_files.save(folder / "module", values, None, module, PROVENANCE)
+
+
+def write_arrays(folder: Path) -> None:
+    np.savez(folder / "p.npz", prompt=PROMPT)
+    np.save(folder / "t.npy", PROMPT)
+    safetensors.numpy.save_file({"table": PROMPT}, folder / "t.safetensors")
+
+
+def read_rows(table: embeddings.EmbeddingTable) -> object:
+    return table.rows(np.array([2, 0]))
 
 
 def write_peft(folder: Path) -> None:
@@ -234,12 +251,24 @@ def read_state() -> None:
     np.testing.assert_array_equal(found.optimizer[1], expected.optimizer[1])
 
 
+def write_run(folder: Path) -> None:
+    state_store.write_run(folder, {**PROVENANCE, "lengths": {"inputs": 3, "targets": [1.5, None]}})
+    rows = [{"step": step, "train/loss": 1.5, "eval/accuracy": None} for step in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_report() -> None:
+    with contextlib.closing(TrainingReport(Path(), rich.console.Console(), resumed_at=1)):
+        pass
+
+
+PROMPTS = ("p.npy", "p.safetensors", "module.safetensors")
 DATA = ("a.jsonl", "b.jsonl.gz", "c.tsv", "d.csv", "e.txt")
 READERS = {
     "prompts": Reader(
         write_prompts,
         [
-            *(f"prompt show {file}" for file in ("p.npy", "p.safetensors", "run")),
+            *(f"prompt show {file}" for file in (*PROMPTS, "run")),
             "prompt convert p.npy new.safetensors",
             "prompt convert p.safetensors new.npy",
         ],
@@ -275,6 +304,15 @@ READERS = {
     "distributions": Reader(
         write_distributions, ["list-plugins", "list-plugins --json"], ["site/**/*.dist-info/*"]
     ),
+    "arrays": Reader(
+        write_arrays,
+        [
+            lambda: init_file("p.npz")(None, PROMPT.shape),
+            lambda: read_rows(embeddings.np_load("t.npy")),
+            lambda: read_rows(embeddings.safetensors_load("t.safetensors", "table")),
+        ],
+    ),
+    "run": Reader(write_run, [lambda: state_store.read_run(Path()), read_report]),
     "states": Reader(write_states, [read_state]),
 }
 

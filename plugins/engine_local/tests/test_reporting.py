@@ -38,3 +38,16 @@ def test_a_store_of_states_leaves_the_absl_logger_to_others(tmp_path):
     assert not absl.filter(orbaxs)
     store.close()
     assert (absl.level, list(absl.filters)) == before
+
+
+DAMAGED = ["", "{", "[]", "3", '{"loss": 1}', '{"step": 1e400}', '{"step": 1, "loss": "x"}', "\x00"]
+
+
+def test_damaged_lines_of_metrics_are_left_out(tmp_path):
+    whole = ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": null}']
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join([whole[0], *DAMAGED, whole[1], '{"step": 3, "loss": 1.0}']))
+    report = reporting.TrainingReport(tmp_path, rich.console.Console(file=io.StringIO()), 2)
+    report.close()
+    assert path.read_text().splitlines() == whole
+    assert list(report.history["loss"]) == [1, 2]

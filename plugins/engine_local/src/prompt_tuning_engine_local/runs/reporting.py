@@ -165,7 +165,7 @@ class TrainingReport:
                     row = dict(json.loads(line))
                     step = int(row.pop("step"))
                     values = {n: math.nan if v is None else float(v) for n, v in row.items()}
-                except (ValueError, TypeError, KeyError, RecursionError):
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                     continue  # A crash cut this line, or it is damaged; no step depends on it.
                 if step <= resumed_at:
                     kept.append(line + "\n")
