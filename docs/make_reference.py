@@ -38,7 +38,10 @@ MODULES = {
     ],
     "testing": [
         f"prompt_tuning_testing.{name}"
-        for name in ("initializers", "pytest_plugin", "strangers", "wheels")
+        for name in (
+            "initializers", "parametrizing", "checks", "sample_values", "check_command",
+            "pytest_plugin", "strangers", "wheels",
+        )
     ],
     "catalogs-and-commands": [
         "prompt_tuning_catalog_google",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,3 +51,16 @@ def test_tests_that_the_documentation_names_exist():
         ]
         for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", "\n".join(settled)):
             assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+@pytest.mark.slow
+def test_the_initializer_of_the_documentation_keeps_the_contract_in_its_own_test(tmp_path):
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    module, test = blocks[0], next(block for block in blocks if "def test_contract" in block)
+    (tmp_path / "prompt_tuning_init_ramp.py").write_text(module)
+    (tmp_path / "test_init_ramp.py").write_text(test)
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_init_ramp.py"]
+    process = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout
+    assert "11 passed" in process.stdout

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from prompt_tuning_init_labels import init_labels
-from prompt_tuning_testing import SampleTable, check_initializer
+from prompt_tuning_testing import SampleTable, parametrize_with_checks
 
 TABLE = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -31,17 +30,14 @@ def make(texts, **options):
 
 
 @pytest.mark.slow
-def test_keeps_the_contract():
-    results = check_initializer(
-        init_labels,
-        lambda table: {"embeddings": table, "vocab": Letters(), "texts": ["yes", "no"]},
-        shapes=st.sampled_from([(2, 1), (5, 7)]),
-        refuses={(1, 7): (1, 2)},
-        uses_rng=lambda shape: shape[0] > 2,
-        traced_rows=5,
-        max_examples=4,
-    )
-    assert [result for result in results if not result.passed] == []
+@parametrize_with_checks(
+    init_labels,
+    lambda samples: {"embeddings": samples.table, "vocab": Letters(), "texts": ["yes", "no"]},
+    refuses={(1, 7): (1, 2)},
+    max_examples=4,
+)
+def test_keeps_the_contract(check):
+    check()
 
 
 @pytest.mark.parametrize(

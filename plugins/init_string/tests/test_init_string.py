@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from prompt_tuning_init_string import init_string
-from prompt_tuning_testing import SampleTable, check_initializer
+from prompt_tuning_testing import SampleTable, parametrize_with_checks
 
 TABLE = np.random.default_rng(0).standard_normal((30, 3)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -46,17 +45,19 @@ def make(text, vocab=None, **options):
 
 
 @pytest.mark.slow
-def test_keeps_the_contract():
-    results = check_initializer(
-        init_string,
-        lambda table: {"embeddings": table, "vocab": LikeSeqio(), "text": "yes", "add_eos": True},
-        shapes=st.sampled_from([(4, 1), (5, 7)]),
-        refuses={(3, 7): (3, 4)},
-        uses_rng=lambda shape: shape[0] > 4,
-        traced_rows=4,
-        max_examples=4,
-    )
-    assert [result for result in results if not result.passed] == []
+@parametrize_with_checks(
+    init_string,
+    lambda samples: {
+        "embeddings": samples.table,
+        "vocab": LikeSeqio(),
+        "text": "yes",
+        "add_eos": True,
+    },
+    refuses={(3, 7): (3, 4)},
+    max_examples=4,
+)
+def test_keeps_the_contract(check):
+    check()
 
 
 @pytest.mark.parametrize("vocab", [LikeSeqio(), LikeSentencepiece(), AppendsEos()])

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from prompt_tuning_files.embeddings import np_load
 from prompt_tuning_init_vocab import init_vocab
-from prompt_tuning_testing import SampleTable, check_initializer
+from prompt_tuning_testing import SampleTable, parametrize_with_checks
 
 TABLE = np.arange(24, dtype=np.float32).reshape(12, 2)
 KEY = jax.random.key(0)
@@ -25,15 +24,13 @@ def row_numbers(prompt):
 
 
 @pytest.mark.slow
-def test_keeps_the_contract():
-    results = check_initializer(
-        init_vocab,
-        lambda table: {"embeddings": table, "population_size": 20},
-        shapes=st.sampled_from([(1, 1), (5, 7), (30, 2)]),
-        traced_rows=20,
-        max_examples=4,
-    )
-    assert [result for result in results if not result.passed] == []
+@parametrize_with_checks(
+    init_vocab,
+    lambda samples: {"embeddings": samples.table, "population_size": 20},
+    max_examples=4,
+)
+def test_keeps_the_contract(check):
+    check()
 
 
 @pytest.mark.parametrize("population", [None, 5, np.int64(5)])

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from prompt_tuning_testing.initializers import (
-    INITIALIZER_CHECKS,
+from prompt_tuning_testing.checks import (
     Check,
     CheckResult,
-    SampleTable,
-    check_initializer,
+    CheckResults,
+    ContractError,
 )
+from prompt_tuning_testing.initializers import INITIALIZER_CHECKS, check_initializer
+from prompt_tuning_testing.parametrizing import parametrize_with_checks
+from prompt_tuning_testing.sample_values import Samples, SampleTable, SampleVocabulary
 
 __all__ = [
     "INITIALIZER_CHECKS",
     "Check",
     "CheckResult",
+    "CheckResults",
+    "ContractError",
     "SampleTable",
+    "SampleVocabulary",
+    "Samples",
     "check_initializer",
+    "parametrize_with_checks",
 ]

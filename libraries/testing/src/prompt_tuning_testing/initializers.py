@@ -1,8 +1,8 @@
-"""The contract of initializers as seven checks, one for each of its clauses.
+"""The contract of initializers, as checks: one or two for each of its clauses.
 
-`INITIALIZER_CHECKS` is the list; `check_initializer` runs it on a factory and returns records.
-No check knows the expected values: a check tests a property that every initializer must have, or
-compares two calls of one initializer.
+`INITIALIZER_CHECKS` is the list; `check_initializer` runs it on a factory. No check knows the
+expected values: a check tests a property that every initializer must have, or compares two calls of
+one initializer.
 
 The clauses are as independent as possible: keys are raw `PRNGKey` arrays and shapes are tuples,
 except in the clause about them. So if an initializer breaks one clause, only that clause fails.
@@ -10,244 +10,269 @@ except in the clause about them. So if an initializer breaks one clause, only th
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import gc
 import os
-import random
 import re
-import sys
-import threading
 import tracemalloc
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning_core.errors import InputError
+from prompt_tuning_testing import checks, other_process
+from prompt_tuning_testing.checks import Check, CheckResults, NotTriedError, require
+from prompt_tuning_testing.sample_values import Arguments, Samples, SampleTable, arguments_of
+from prompt_tuning_testing.watching import same
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from prompt_tuning_core.protocols import Initializer
 
-    Arguments = Mapping[str, Any] | Callable[["SampleTable"], Mapping[str, Any]]
-
 Shape = tuple[int, int]
+
+REAL_SHAPES: tuple[Shape, ...] = ((1, 768), (20, 512), (100, 768), (150, 1024))
+"""The sizes of prompts in use; the checks try them beside the small shapes that they draw."""
 
 _TOLERANCE = 1e-6
 _KEYS = 16
+_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 _LOW_TABLE_ROWS, _HIGH_TABLE_ROWS, _TABLE_WIDTH = 1 << 10, 1 << 16, 64
 _MEMORY_LIMIT = 16 << 20
-_CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dylib")
+# What compiling takes is in it.
+_PROCESS_MEMORY_LIMIT = 256 << 20
 
 
-class SampleTable:
-    """An embedding table of any height that takes no memory and counts the rows read from it.
+class Example(NamedTuple):
+    """A shape and the seed of a key."""
 
-    It also converts to an array, and counts that as reading all rows.
+    shape: Shape
+    seed: int
 
-    Attributes:
-      shape: `(V, H)`.
-      dtype: float32.
-      rows_read: Number of rows read so far.
-    """
+    def __str__(self) -> str:
+        return f"shape {self.shape}, key {self.seed}"
 
-    def __init__(self, rows: int, width: int) -> None:
-        self.shape = (rows, width)
-        self.dtype = np.dtype(np.float32)
-        self.rows_read = 0
 
-    def __repr__(self) -> str:
-        return f"SampleTable{self.shape}"
+@dataclasses.dataclass(frozen=True)
+class _Make:
+    """Makes an initializer with a table; goes to another process."""
 
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Returns rows `ids` `[n]`, float32 `[n, H]`; all rows differ.
+    factory: Callable[..., Initializer]
+    arguments: Arguments
+
+    @property
+    def module(self) -> str:
+        """The name of the factory's module."""
+        return str(getattr(self.factory, "__module__", ""))
+
+    def __call__(self, table: SampleTable) -> Initializer:
+        return self.factory(**self.with_table(table))
+
+    def with_table(self, table: SampleTable) -> Mapping[str, Any]:
+        """Returns arguments of their own: lists, tuples, mappings and arrays are copied."""
+        given = self.arguments(Samples(table)) if callable(self.arguments) else self.arguments
+        copied: Mapping[str, Any] = _copied(given)
+        return copied
+
+
+@dataclasses.dataclass(frozen=True)
+class InitializerSubject:
+    """A factory of initializers, and how to try it; see `check_initializer`."""
+
+    factory: Callable[..., Initializer]
+    arguments: Arguments
+    shapes: SearchStrategy[Shape] | Sequence[Shape] | None = None
+    refuses: Mapping[Shape, Sequence[int]] = dataclasses.field(default_factory=dict)
+    uses_rng: bool = True
+    table_rows: int = 4096
+    seed: int = 0
+    real_shapes: Sequence[Shape] = REAL_SHAPES
+
+    @functools.cached_property
+    def reads_table(self) -> bool:
+        """True if the factory takes a table."""
+        table = SampleTable(1, 1)
+        given = self.arguments(Samples(table)) if callable(self.arguments) else self.arguments
+        return any(value is table for value in given.values())
+
+    @property
+    def maker(self) -> _Make:
+        """Makes initializers with a table."""
+        return _Make(self.factory, self.arguments)
+
+    def make(self, width: int, rows: int | None = None) -> Initializer:
+        """Makes an initializer with a table of this width."""
+        return self.maker(SampleTable(self.table_rows if rows is None else rows, width))
+
+    def examples(self) -> SearchStrategy[Example]:
+        """Makes the strategy of the examples."""
+        from hypothesis import strategies
+
+        shapes = self.shapes
+        if shapes is None:
+            shapes = strategies.tuples(checks.integers(1, 12), checks.integers(1, 16))
+        elif isinstance(shapes, Sequence):
+            listed = tuple(shapes)
+            shapes = checks.integers(0, len(listed) - 1).map(lambda n: listed[n])
+        return strategies.builds(Example, shapes, checks.integers(0, 2**31 - 1))
+
+    def real_examples(self, keys: int = 1) -> list[Example]:
+        """Returns the examples of real sizes."""
+        return [
+            Example(shape, self.seed + key) for shape in self.real_shapes for key in range(keys)
+        ]
+
+    def serve(
+        self, initializer: Initializer, example: Example, *known: int, key: Any = None
+    ) -> Any:
+        """Calls an initializer; returns None if it refuses the shape as clause 5 wants it.
 
         Raises:
-          InputError: If an id is outside the table.
+          BrokenClauseError: If it refuses the shape by an error that names one size only.
         """
-        ids = np.asarray(ids)
-        if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < self.shape[0]):
-            raise InputError(f"{self}: asked for the rows {ids}")
-        self.rows_read += ids.size
-        width = self.shape[1]
-        cells = ids.astype(np.uint32)[:, np.newaxis] * np.uint32(width) + np.arange(
-            width, dtype=np.uint32
-        )
-        # A multiplicative hash (Knuth). The factor is odd, so different ids give different values.
-        cells *= np.uint32(2654435761)
-        return (cells / np.float64(1 << 32) - 0.5).astype(np.float32)
+        key = jax.random.PRNGKey(example.seed) if key is None else key
+        try:
+            result = initializer(key, example.shape)
+            require(result is not None, "returned None")
+            return result
+        except ValueError as error:
+            named = {int(number) for number in re.findall(r"-?\d+", str(error))}
+            if example.shape not in self.refuses and not (
+                named & set(example.shape) and named - set(example.shape)
+            ):
+                raise
+            return None
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.rows(np.arange(self.shape[0])).astype(dtype or self.dtype)
+    @functools.cached_property
+    def fixed_rows(self) -> int:
+        """Number of first rows that no key changes, such as those of labels."""
+        values = self._values_at(REAL_SHAPES[-1])
+        if values is None:
+            return 0
+        differs = np.any([(value != values[0]).any(axis=1) for value in values], axis=0)
+        return int(np.argmax(differs)) if differs.any() else len(differs)
 
+    def _values_at(self, shape: Shape) -> list[np.ndarray] | None:
+        initializer = self.make(shape[1])
+        served = [
+            self.serve(initializer, Example(shape, self.seed), key=key)
+            for key in jax.random.split(jax.random.PRNGKey(self.seed), _KEYS)
+        ]
+        if any(one is None or np.shape(one) != shape for one in served):
+            return None
+        return [np.asarray(one) for one in served]
 
-@dataclasses.dataclass(frozen=True)
-class CheckResult:
-    """The result of a check.
+    @functools.cached_property
+    def elsewhere(self) -> tuple[Sequence[Example], other_process.Report]:
+        """The examples that another process tried, and what it found.
 
-    Attributes:
-      name: The check's name.
-      clause: The number of the contract's clause.
-      statement: The clause.
-      passed: True if the clause holds.
-      detail: The smallest failing example and what happened; empty if the check passed.
-      examples: Number of examples tried.
-    """
-
-    name: str
-    clause: int
-    statement: str
-    passed: bool
-    detail: str
-    examples: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """A clause of the contract.
-
-    Attributes:
-      name: Its name.
-      clause: Its number.
-      statement: The clause in a sentence.
-      run: Tries one example `(subject, shape, seed)`; raises if the clause does not hold for it.
-      max_examples: A limit of its own, for a check that is slow.
-    """
-
-    name: str
-    clause: int
-    statement: str
-    run: Callable[[_Subject, Shape, int], None]
-    max_examples: int | None = None
+        Raises:
+          NotTriedError: If it cannot try any.
+        """
+        environment = dict(os.environ)  # Before the first call, which may change it.
+        # The first is watched, and its making compiles the least.
+        drawn = list(checks.collected(self.examples(), self.seed, 3))
+        wanted = [
+            one
+            for one in [*drawn, *self.real_examples()[1::2]]
+            if self.serve(self.make(one.shape[1]), one) is not None
+        ]
+        if not wanted:
+            raise NotTriedError("it serves none of the shapes that are tried")
+        task = other_process.Task(self.maker, self.table_rows, wanted)
+        return wanted, other_process.tried(task, environment)
 
 
 def check_initializer(
     factory: Callable[..., Initializer],
     arguments: Arguments | None = None,
     *,
-    shapes: SearchStrategy[Shape] | None = None,
+    shapes: SearchStrategy[Shape] | Sequence[Shape] | None = None,
     refuses: Mapping[Shape, Sequence[int]] | None = None,
-    uses_rng: bool | Callable[[Shape], bool] | None = None,
-    table_rows: int = 32,
-    traced_rows: int | None = None,
+    uses_rng: bool | None = None,
     max_examples: int = 20,
-) -> list[CheckResult]:
-    """Checks an initializer factory against the contract.
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+) -> CheckResults:
+    """Checks an initializer factory against the contract (docs/plugins.md).
 
     Args:
       factory: The factory.
-      arguments: Its keyword arguments. For a factory that takes an embedding table: a function that
-        makes them from a table, such as `lambda table: {"embeddings": table}`. Each example gets
-        its own copy of lists, tuples, dicts and arrays.
-      shapes: A hypothesis strategy for the shapes `(P, H)` that the initializer must serve.
-        Default: P from 1 to 12, H from 1 to 16.
+      arguments: Its keyword arguments; or a function that makes them from `Samples`, such as
+        `lambda samples: {"embeddings": samples.table}`. Each example gets its own copy of lists,
+        tuples, mappings and arrays. Default: samples by the types of the parameters, or what the
+        factory's attribute `sample_arguments` makes.
+      shapes: The shapes `(P, H)` that the initializer must serve, as a sequence or a strategy of
+        hypothesis. Default: P from 1 to 12, H from 1 to 16, and `REAL_SHAPES`. A shape may be
+        refused by a `ValueError` that names both sizes.
       refuses: Shapes that it must refuse, each with the numbers that the error must name. A factory
-        that takes a table gets one of that width. Sizes below 1, and widths that are not the
-        table's, are always tried.
-      uses_rng: True if the values depend on the key; a function if that depends on the shape.
-        Default: the factory's attribute `uses_rng`, or True without that attribute.
-      table_rows: The height of the table that `arguments` gets, except in the check of memory.
-      traced_rows: The most rows that may be read inside a trace; None for the whole table.
-      max_examples: The most examples that each check tries; the same ones every time.
+        that takes a table gets one of that width. Widths that are not the table's are always tried.
+      uses_rng: True if the values depend on the key. Default: the factory's attribute `uses_rng`,
+        or True without that attribute.
+      max_examples: The most examples that each check draws.
+      seed: Determines the examples.
+      expected_failures: Reasons by the names of checks that the factory is known to fail. If it
+        passes one, that is a failure.
 
     Returns:
-      One record for each of `INITIALIZER_CHECKS`, in that order.
+      One result for each of `INITIALIZER_CHECKS`; `raise_if_failed()` is what a test needs.
 
     Raises:
+      InputError: If no arguments are given and the types of the parameters do not say them.
       ImportError: If hypothesis isn't installed.
     """
+    subject = initializer_subject(
+        factory,
+        arguments,
+        shapes=shapes,
+        refuses=refuses,
+        uses_rng=uses_rng,
+        seed=seed,
+    )
+    name = getattr(factory, "__qualname__", repr(factory))
+    return CheckResults(
+        name,
+        checks.run_all(
+            INITIALIZER_CHECKS,
+            subject,
+            seed=seed,
+            max_examples=max_examples,
+            expected_failures=expected_failures,
+        ),
+        f"check_initializer({name}, …, max_examples={max_examples}, seed={seed})",
+    )
+
+
+def initializer_subject(
+    factory: Callable[..., Initializer],
+    arguments: Arguments | None = None,
+    *,
+    shapes: SearchStrategy[Shape] | Sequence[Shape] | None = None,
+    refuses: Mapping[Shape, Sequence[int]] | None = None,
+    uses_rng: bool | None = None,
+    seed: int = 0,
+) -> InitializerSubject:
+    """Returns what the checks try; the arguments and errors are those of `check_initializer`."""
     try:
-        from hypothesis import strategies
+        import hypothesis  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "the contract checks need the package hypothesis, which isn't installed; install it "
             "with: pip install hypothesis"
         ) from error
-    declared = getattr(factory, "uses_rng", True) if uses_rng is None else uses_rng
-    subject = _Subject(
+    return InitializerSubject(
         factory=factory,
-        arguments={} if arguments is None else arguments,
+        arguments=arguments_of(factory, {}) if arguments is None else arguments,
+        shapes=shapes,
         refuses=refuses or {},
-        uses_rng=declared if callable(declared) else lambda _: declared,
-        table_rows=table_rows,
-        traced_rows=traced_rows,
+        uses_rng=bool(getattr(factory, "uses_rng", True)) if uses_rng is None else uses_rng,
+        seed=seed,
+        real_shapes=REAL_SHAPES if shapes is None else (),
     )
-    if shapes is None:
-        shapes = strategies.tuples(strategies.integers(1, 12), strategies.integers(1, 16))
-    return [_run(check, subject, shapes, max_examples) for check in INITIALIZER_CHECKS]
-
-
-def _run(
-    check: Check, subject: _Subject, shapes: SearchStrategy[Shape], max_examples: int
-) -> CheckResult:
-    import hypothesis
-
-    tried: list[tuple[Shape, int]] = []
-
-    @hypothesis.seed(0)
-    @hypothesis.settings(
-        max_examples=min(max_examples, check.max_examples or max_examples),
-        deadline=None,
-        database=None,
-        report_multiple_bugs=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
-    )
-    @hypothesis.given(shape=shapes, seed=hypothesis.strategies.integers(0, 2**31 - 1))
-    def examples(shape: Shape, seed: int) -> None:
-        tried.append((shape, seed))
-        with warnings.catch_warnings():
-            # An initializer may warn, for example that it draws some rows twice.
-            warnings.simplefilter("ignore")
-            check.run(subject, shape, seed)
-
-    detail = ""
-    try:
-        examples()
-    except Exception as error:  # An initializer may raise anything; the record reports it.
-        # The last example tried is the smallest that hypothesis found.
-        found = str(error) if isinstance(error, _BrokenClauseError) else repr(error)
-        detail = f"shape {tried[-1][0]}, key {tried[-1][1]}: {found}" if tried else found
-    return CheckResult(check.name, check.clause, check.statement, not detail, detail, len(tried))
-
-
-class _BrokenClauseError(AssertionError):
-    """A clause does not hold for an example."""
-
-
-def _require(condition: bool, found: str) -> None:
-    if not condition:
-        raise _BrokenClauseError(found)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Subject:
-    """A factory, and how to make initializers with it."""
-
-    factory: Callable[..., Initializer]
-    arguments: Arguments
-    refuses: Mapping[Shape, Sequence[int]]
-    uses_rng: Callable[[Shape], bool]
-    table_rows: int
-    traced_rows: int | None
-
-    @property
-    def reads_table(self) -> bool:
-        return callable(self.arguments)
-
-    def make_arguments(self, table: SampleTable) -> Mapping[str, Any]:
-        given = self.arguments(table) if callable(self.arguments) else self.arguments
-        return _copied(given)
-
-    def make(self, width: int) -> Initializer:
-        return self.factory(**self.make_arguments(SampleTable(self.table_rows, width)))
 
 
 def _copied(value: Any) -> Any:
@@ -261,76 +286,123 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Checks that two copies of one value (see `_copied`) are still equal."""
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if type(a) in (list, tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    return a is b or bool(a == b)
-
-
 def _bits(x: Any) -> bytes:
     return np.asarray(x).tobytes()
 
 
-def _check_shape_and_dtype(subject: _Subject, shape: Shape, seed: int) -> None:
-    result = subject.make(shape[1])(jax.random.PRNGKey(seed), shape)
-    _require(tuple(result.shape) == shape, f"returned shape {tuple(result.shape)}")
-    _require(jnp.issubdtype(result.dtype, jnp.floating), f"returned dtype {result.dtype}")
-    _require(bool(jnp.isfinite(result).all()), "returned values that aren't finite")
+def _check_shape_and_dtype(subject: InitializerSubject, example: Example) -> None:
+    heights = [subject.table_rows]
+    if subject.reads_table:  # A table may have fewer rows than the prompt.
+        heights.append(max(1, example.shape[0] // 2))
+    for rows in heights:
+        result = subject.serve(subject.make(example.shape[1], rows), example)
+        if result is None:
+            continue
+        of = f" with a table of {rows} rows" if len(heights) > 1 else ""
+        require(isinstance(result, jax.Array | np.ndarray), f"returned a {type(result).__name__}")
+        shape = tuple(result.shape)
+        require(shape == example.shape, f"returned the shape {shape}{of}")
+        require(result.dtype == jnp.float32, f"returned {result.dtype}, expected float32")
+        # NumPy's, which compiles nothing.
+        require(np.isfinite(np.asarray(result)).all(), f"returned values that aren't finite{of}")
 
 
-def _check_deterministic_and_rng(subject: _Subject, shape: Shape, seed: int) -> None:
+def _check_serves_a_shape(subject: InitializerSubject, nothing: None) -> None:
+    """A factory that refuses all that is tried was not checked at all."""
+    drawn = [*checks.collected(subject.examples(), subject.seed, 20), *subject.real_examples()]
+    served = (subject.serve(subject.make(one.shape[1]), one) is not None for one in drawn)
+    require(any(served), f"refuses all of {len(drawn)} shapes; give the shapes that it serves")
+
+
+def _check_deterministic_and_rng(subject: InitializerSubject, example: Example) -> None:
+    shape = example.shape
     initializer = subject.make(shape[1])
-    key = jax.random.PRNGKey(seed)
-    first = _bits(initializer(key, shape))
+    key = jax.random.PRNGKey(example.seed)
+    first = subject.serve(initializer, example)
+    if first is None:
+        return
     # Two draws may be equal by chance, such as of one row from three; sixteen hardly ever.
     others = [_bits(initializer(k, shape)) for k in jax.random.split(key, _KEYS)]
-    _require(_bits(initializer(key, shape)) == first, "the same key gave other values later")
+    require(_bits(initializer(key, shape)) == _bits(first), "the same key gave other values later")
     again = subject.make(shape[1])(key, shape)
-    _require(_bits(again) == first, "the same key gave other values in another initializer")
-    differ = any(other != first for other in others)
-    if subject.uses_rng(shape):
-        _require(differ, f"{_KEYS + 1} keys gave the same values, though uses_rng is true")
-    else:
-        _require(not differ, "different keys gave different values, though uses_rng is false")
+    require(_bits(again) == _bits(first), "the same key gave other values in another initializer")
+    different = len({_bits(first), *others})
+    if not subject.uses_rng:
+        require(different == 1, "different keys gave different values, though uses_rng is false")
+    elif shape[0] > subject.fixed_rows or subject.fixed_rows == REAL_SHAPES[-1][0]:
+        require(different > 1, f"{_KEYS + 1} keys gave the same values, though uses_rng is true")
+        if shape[0] >= 20 and shape[1] >= 512:
+            require(
+                different == _KEYS + 1,
+                f"{_KEYS + 1} keys gave {different} different values, though uses_rng is true",
+            )
 
 
-def _check_transformations(subject: _Subject, shape: Shape, seed: int) -> None:
+def _check_other_process(subject: InitializerSubject, nothing: None) -> None:
+    examples, report = subject.elsewhere
+    for example, there in zip(examples, report.values, strict=True):
+        initializer = subject.make(example.shape[1])
+        here = other_process.checksum(initializer(jax.random.PRNGKey(example.seed), example.shape))
+        if here != there:
+            found = "gives other values" if len(there) == len(here) else f"raises {there}"
+            raise checks.BrokenClauseError(f"{example}: another process {found}")
+
+
+def _check_transformations(subject: InitializerSubject, example: Example) -> None:
+    shape = example.shape
     initializer = subject.make(shape[1])
-    key = jax.random.PRNGKey(seed)
-    eager = initializer(key, shape)
+    key = jax.random.PRNGKey(example.seed)
+    eager = subject.serve(initializer, example)
+    if eager is None:
+        return
     abstract = jax.eval_shape(lambda k: initializer(k, shape), key)
-    _require(
+    require(
         (abstract.shape, abstract.dtype) == (eager.shape, eager.dtype),
         f"jax.eval_shape says {abstract}, a call returned {eager.dtype}{list(eager.shape)}",
     )
     compiled = jax.jit(lambda k: initializer(k, shape))(key)
-    difference = np.abs(np.asarray(compiled, np.float64) - np.asarray(eager, np.float64))
-    _require(
+    values = np.asarray(eager, np.float64)
+    difference = np.abs(np.asarray(compiled, np.float64) - values)
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    require(
         # Not `difference <= …`: another clause reports values that are not finite.
-        not (difference > _TOLERANCE).any(),
-        f"jax.jit and a call differ by {difference.max()}, more than {_TOLERANCE}",
+        not (difference > _TOLERANCE * largest).any(),
+        f"jax.jit and a call differ by {difference.max()}, more than {_TOLERANCE} of the largest "
+        f"value, {largest}",
     )
     # If the initializer keeps a tracer, the next call fails.
-    _require(_bits(initializer(key, shape)) == _bits(eager), "a call after jax.jit differs")
+    require(_bits(initializer(key, shape)) == _bits(eager), "a call after jax.jit differs")
 
 
-def _check_keys_and_shape_types(subject: _Subject, shape: Shape, seed: int) -> None:
+def _check_keys_and_shape_types(subject: InitializerSubject, example: Example) -> None:
+    shape = example.shape
     initializer = subject.make(shape[1])
-    raw, typed = jax.random.PRNGKey(seed), jax.random.key(seed)
-    expected = _bits(initializer(raw, shape))
-    _require(_bits(initializer(typed, shape)) == expected, "typed and raw keys give other values")
-    if _traces(initializer, raw, shape):  # If it never traces, another clause reports that.
-        _require(_traces(initializer, typed, shape), "jax.eval_shape fails with typed keys only")
+    if subject.serve(initializer, example) is None:
+        return
+    expected = b""
+    for implementation in _IMPLEMENTATIONS:
+        with jax.default_prng_impl(implementation):
+            raw = jax.random.PRNGKey(example.seed)
+            typed = jax.random.key(example.seed, impl=implementation)
+            value = _bits(initializer(raw, shape))
+            require(
+                _bits(initializer(typed, shape)) == value,
+                f"typed and raw keys of {implementation} give other values",
+            )
+            if _traces(initializer, raw, shape):  # If it never traces, another clause reports that.
+                require(
+                    _traces(initializer, typed, shape), "jax.eval_shape fails with typed keys only"
+                )
+        expected = expected or value
+    raw = jax.random.PRNGKey(example.seed)
     listed = list(shape)
-    _require(
-        _bits(initializer(raw, listed)) == expected, "shape as a list and a tuple give other values"
-    )
-    _require(listed == list(shape), f"shape, a list, was changed to {listed}")
+    others = {"a list": listed, "NumPy's integers": tuple(np.asarray(shape, np.int64))}
+    for name, other in others.items():
+        require(
+            _bits(initializer(raw, other)) == expected,
+            f"a shape of {name} and a tuple of ints give other values",
+        )
+    require(listed == list(shape), f"shape, a list, was changed to {listed}")
 
 
 def _traces(initializer: Initializer, key: jax.Array, shape: Shape) -> bool:
@@ -341,13 +413,9 @@ def _traces(initializer: Initializer, key: jax.Array, shape: Shape) -> bool:
     return True
 
 
-def _check_refuses_bad_shapes(subject: _Subject, shape: Shape, seed: int) -> None:
-    length, width = shape
-    refused: dict[Shape, Sequence[int]] = {
-        (0, width): (0,),
-        (-length, width): (-length,),
-        (length, 0): (0,),
-    }
+def _check_refuses_bad_shapes(subject: InitializerSubject, example: Example) -> None:
+    length, width = example.shape
+    refused: dict[Shape, Sequence[int]] = {}
     if subject.reads_table:
         for wrong in {1, width - 1, width + 1, 2 * width} - {0, width}:
             refused[length, wrong] = (wrong, width)
@@ -356,117 +424,85 @@ def _check_refuses_bad_shapes(subject: _Subject, shape: Shape, seed: int) -> Non
     for table_width, bad, named in ((w, b, n) for w, bads in cases for b, n in bads.items()):
         initializer = subject.make(table_width)
         try:
-            result = initializer(jax.random.PRNGKey(seed), bad)
+            result = initializer(jax.random.PRNGKey(example.seed), bad)
         except ValueError as error:
             numbers = {int(number) for number in re.findall(r"-?\d+", str(error))}
             missing = sorted(set(named) - numbers)
-            _require(not missing, f"refuses {bad}, but the error doesn't name {missing}: {error}")
+            require(not missing, f"refuses {bad}, but the error doesn't name {missing}: {error}")
         except Exception as error:  # Any other type of error breaks the clause.
-            raise _BrokenClauseError(
+            raise checks.BrokenClauseError(
                 f"refuses {bad} by {error!r}, expected a ValueError"
             ) from error
         else:
-            raise _BrokenClauseError(f"serves {bad}, with shape {tuple(result.shape)}")
+            raise checks.BrokenClauseError(f"serves {bad}, with shape {tuple(result.shape)}")
+    _check_sizes_of_nothing(subject, example)
 
 
-def _check_no_side_effects(subject: _Subject, shape: Shape, seed: int) -> None:
-    table = SampleTable(subject.table_rows, shape[1])
-    arguments = subject.make_arguments(table)
+def _check_sizes_of_nothing(subject: InitializerSubject, example: Example) -> None:
+    """A size of 0 may be refused by any exception, or served with an empty array."""
+    length, width = example.shape
+    for bad in ((0, width), (length, 0), (-length, width), (length, -width)):
+        try:
+            result = subject.make(width)(jax.random.PRNGKey(example.seed), bad)
+        except Exception:
+            continue
+        require(tuple(result.shape) == bad, f"serves {bad}, with shape {tuple(result.shape)}")
+
+
+def _check_keeps_arguments(subject: InitializerSubject, example: Example) -> None:
+    """The caller's arguments; what is in the process, another process tries."""
+    table = SampleTable(subject.table_rows, example.shape[1])
+    arguments = subject.maker.with_table(table)
     before = _copied(arguments)
-    state = _global_state()
-    with _files_opened() as opened:
-        initializer = subject.factory(**arguments)
-    _require(not opened, f"making the initializer opened {', '.join(opened)}")
-    _require(not table.rows_read, f"making the initializer read {table.rows_read} rows")
-    key = jax.random.PRNGKey(seed)
-    initializer(key, shape)
-    _traces(initializer, key, shape)
-    _require(_same(before, arguments), "an argument of the factory was changed")
-    for name, value in _global_state().items():
-        _require(_same(state[name], value), f"{name} was changed")
+    initializer = subject.factory(**arguments)
+    require(not table.rows_read, f"making the initializer read {table.rows_read} rows")
+    key = jax.random.PRNGKey(example.seed)
+    subject.serve(initializer, example, key=key)
+    _traces(initializer, key, example.shape)
+    require(same(before, arguments), "an argument of the factory was changed")
 
 
-def _global_state() -> dict[str, Any]:
-    return {
-        "the state of numpy.random": copy.deepcopy(np.random.get_state()),
-        "the state of random": random.getstate(),
-        "the environment": dict(os.environ),
-        "the working directory": os.getcwd(),
-        "numpy's error handling": np.geterr(),
-        "jax.config": dict(jax.config.values),
-    }
+def _check_leaves_the_process_alone(subject: InitializerSubject, nothing: None) -> None:
+    _, report = subject.elsewhere
+    made = "; ".join(report.in_factory)
+    require(not made, f"making the initializer {made}")
+    require(not report.changes, f"making or calling it {'; '.join(report.changes)}")
 
 
-class _Audit:
-    """Records the files that a thread opens. Python cannot remove an audit hook: add only one."""
-
-    installed = False
-    watched: ClassVar[dict[int, list[str]]] = {}
-
-    @classmethod
-    def hook(cls, event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or not cls.watched:
-            return
-        opened = cls.watched.get(threading.get_ident())
-        path = arguments[0]
-        if opened is None or not isinstance(path, str | bytes | os.PathLike):
-            return
-        path = os.fsdecode(path)
-        if not path.endswith(_CODE_SUFFIXES):  # Files of code are opened by imports.
-            opened.append(path)
-
-
-@contextmanager
-def _files_opened() -> Iterator[list[str]]:
-    if not _Audit.installed:
-        sys.addaudithook(_Audit.hook)
-        _Audit.installed = True
-    thread = threading.get_ident()
-    opened = _Audit.watched[thread] = []
-    try:
-        yield opened
-    finally:
-        del _Audit.watched[thread]
-
-
-def _check_bounded_memory(subject: _Subject, shape: Shape, seed: int) -> None:
-    key = jax.random.PRNGKey(seed)
+def _check_bounded_memory(subject: InitializerSubject, example: Example) -> None:
     if not subject.reads_table:
-        peak = _peak(lambda: subject.make(shape[1]), key, shape)
-        _require(peak <= _MEMORY_LIMIT, f"took {peak} bytes, expected at most {_MEMORY_LIMIT}")
+        peak = _peak(lambda: subject.make(example.shape[1]), subject, example)
+        require(peak <= _MEMORY_LIMIT, f"took {peak} bytes, expected at most {_MEMORY_LIMIT}")
         return
     # Any width will do for a table; a wide one shows the difference best.
-    shape = (shape[0], _TABLE_WIDTH)
-
-    def make(rows: int) -> Initializer:
-        return subject.factory(**subject.make_arguments(SampleTable(rows, _TABLE_WIDTH)))
-
+    example = example._replace(shape=(example.shape[0], _TABLE_WIDTH))
     low, high = (
-        _peak(functools.partial(make, rows), key, shape)
+        _peak(functools.partial(subject.make, _TABLE_WIDTH, rows), subject, example)
         for rows in (_LOW_TABLE_ROWS, _HIGH_TABLE_ROWS)
     )
     growth, table = high - low, 4 * _TABLE_WIDTH * (_HIGH_TABLE_ROWS - _LOW_TABLE_ROWS)
-    _require(
+    require(
         growth <= table // 8,
         f"took {growth} bytes more for a table of {_HIGH_TABLE_ROWS} rows than for one of "
         f"{_LOW_TABLE_ROWS}: it reads the table, expected rows",
     )
-    if subject.traced_rows is not None:
-        traced = SampleTable(_HIGH_TABLE_ROWS, _TABLE_WIDTH)
-        initializer = subject.factory(**subject.make_arguments(traced))
-        jax.eval_shape(lambda k: initializer(k, shape), key)
-        _require(
-            traced.rows_read <= subject.traced_rows,
-            f"read {traced.rows_read} rows within a trace, expected at most {subject.traced_rows}",
-        )
 
 
-def _peak(make: Callable[[], Initializer], key: jax.Array, shape: Shape) -> int:
+def _check_bounded_memory_of_jax(subject: InitializerSubject, nothing: None) -> None:
+    _, report = subject.elsewhere
+    require(
+        report.memory <= _PROCESS_MEMORY_LIMIT,
+        f"it took {report.memory} bytes of another process, expected at most "
+        f"{_PROCESS_MEMORY_LIMIT}",
+    )
+
+
+def _peak(make: Callable[[], Initializer], subject: InitializerSubject, example: Example) -> int:
     """Returns the peak of extra memory, in bytes, while an initializer is made and called.
 
     This counts numpy arrays, which hold what is read from files and tables, but not JAX's buffers.
     """
-    make()(key, shape)  # So that compiling isn't counted.
+    subject.serve(make(), example)  # So that compiling isn't counted.
     gc.collect()
     tracing = tracemalloc.is_tracing()
     if not tracing:
@@ -474,7 +510,7 @@ def _peak(make: Callable[[], Initializer], key: jax.Array, shape: Shape) -> int:
     try:
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        make()(key, shape)
+        subject.serve(make(), example)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         if not tracing:
@@ -482,48 +518,88 @@ def _peak(make: Callable[[], Initializer], key: jax.Array, shape: Shape) -> int:
     return peak - before
 
 
-INITIALIZER_CHECKS: tuple[Check, ...] = (
+INITIALIZER_CHECKS: tuple[Check[InitializerSubject], ...] = (
+    Check(
+        "serves_a_shape",
+        1,
+        "at least one of the shapes that are tried is served",
+        _check_serves_a_shape,
+        is_needed=True,
+    ),
     Check(
         "shape_and_dtype",
         1,
-        "the result has exactly the given shape and a floating dtype, and is finite",
+        "the result has exactly the given shape, is float32 and finite",
         _check_shape_and_dtype,
+        InitializerSubject.examples,
+        lambda subject: subject.real_examples(8),
     ),
     Check(
         "deterministic_and_rng",
         2,
         "the same key gives the same bits, and other keys other values if uses_rng is true",
         _check_deterministic_and_rng,
+        InitializerSubject.examples,
+        InitializerSubject.real_examples,
+        most=10,
+    ),
+    Check(
+        "other_process",
+        2,
+        "the same key gives the same bits in another process",
+        _check_other_process,
     ),
     Check(
         "transformations",
         3,
         "works in jax.eval_shape and jax.jit with a traced key, and agrees with a plain call",
         _check_transformations,
+        InitializerSubject.examples,
+        lambda subject: subject.real_examples()[1:2],
+        most=8,
     ),
     Check(
         "keys_and_shape_types",
         4,
-        "typed and raw keys agree, and so do shapes as lists and as tuples",
+        "typed and raw keys agree in each implementation, and so do shapes of all types",
         _check_keys_and_shape_types,
+        InitializerSubject.examples,
+        most=3,
     ),
     Check(
         "refuses_bad_shapes",
         5,
-        "a shape that can't be served is a ValueError that names the sizes",
+        "a shape that can't be served is a ValueError that names both sizes",
         _check_refuses_bad_shapes,
+        InitializerSubject.examples,
+        most=10,
     ),
     Check(
-        "no_side_effects",
+        "keeps_arguments",
         6,
-        "changes neither arguments nor global state, and making it reads nothing",
-        _check_no_side_effects,
+        "changes no argument, and making it reads no row of a table",
+        _check_keeps_arguments,
+        InitializerSubject.examples,
+        most=6,
+    ),
+    Check(
+        "leaves_the_process_alone",
+        6,
+        "changes nothing in its process, and making it reads no file",
+        _check_leaves_the_process_alone,
     ),
     Check(
         "bounded_memory",
         7,
         "reads rows and not tables",
         _check_bounded_memory,
-        max_examples=3,
+        InitializerSubject.examples,
+        most=2,
+    ),
+    Check(
+        "bounded_memory_of_jax",
+        7,
+        "holds no large arrays of JAX",
+        _check_bounded_memory_of_jax,
     ),
 )

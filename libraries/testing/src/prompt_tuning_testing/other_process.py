@@ -1,0 +1,211 @@
+"""Tries an initializer in another process: its values there, and what it changes.
+
+The process has another id, another `PYTHONHASHSEED`, another working directory and a different
+environment. The factory and its arguments reach it by cloudpickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from prompt_tuning_testing import watching
+from prompt_tuning_testing.checks import NotTriedError
+from prompt_tuning_testing.sample_values import SampleTable
+
+Shape = tuple[int, int]
+
+_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the other process tries.
+
+    Attributes:
+      make: Makes an initializer with a table.
+      table_rows: The height of the tables.
+      examples: Shapes and seeds whose values are wanted; the first is watched.
+    """
+
+    make: Callable[[SampleTable], Any]
+    table_rows: int
+    examples: Sequence[tuple[Shape, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the other process found.
+
+    Attributes:
+      values: For each example, the checksum of the value, or the error.
+      in_factory: What the factory did: reads and writes.
+      rows_in_factory: The rows of the table that it read.
+      changes: What making and calling the initializer changed or did.
+      memory: The bytes that the process took at its peak, beside what it held before.
+    """
+
+    values: list[str]
+    in_factory: list[str]
+    rows_in_factory: int
+    changes: list[str]
+    memory: int
+
+
+def checksum(value: Any) -> str:
+    """Returns a checksum of an array's dtype, shape and bits."""
+    array = np.asarray(value)
+    content = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def tried(task: Task, environment: Mapping[str, str]) -> Report:
+    """Runs a task in another process, in an environment that differs from this one.
+
+    Raises:
+      NotTriedError: If the factory or its arguments cannot be sent there, or the process ends.
+    """
+    with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as folder:
+        file, found = Path(folder, "task"), Path(folder, "report.json")
+        file.write_bytes(_pickled(task))
+        (elsewhere := Path(folder, "elsewhere")).mkdir()
+        process = subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import answer; answer()", file, found],
+            cwd=elsewhere,
+            env=_differing(environment),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        if not found.exists():
+            last = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise NotTriedError(f"another process cannot run it: {last}")
+        return Report(**json.loads(found.read_text()))
+
+
+def _pickled(task: Task) -> bytes:
+    import cloudpickle
+
+    module = sys.modules.get(getattr(task.make, "module", ""))
+    try:
+        with _by_value(module):
+            return bytes(cloudpickle.dumps(task))
+    except Exception as error:  # Each library has exceptions of its own for what it cannot pickle.
+        raise NotTriedError(f"it cannot be sent to another process: {error!r}") from error
+
+
+@contextmanager
+def _by_value(module: ModuleType | None) -> Iterator[None]:
+    """Pickles what a module defines itself, if the other process could not import it."""
+    import cloudpickle
+
+    name = "" if module is None else module.__name__
+    if module is None or name == "__main__" or _is_found(module):
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_found(module: ModuleType) -> bool:
+    spec, name = None, module.__name__
+    if name.partition(".")[0] != name or name in sys.builtin_module_names:
+        return True  # A package's module: only installed ones are looked for by their parents.
+    kept = sys.modules.pop(name)  # Else this only looks at the module itself.
+    try:
+        spec = importlib.util.find_spec(name)
+    finally:
+        sys.modules[name] = kept
+    return spec is not None and spec.origin == getattr(module, "__file__", None)
+
+
+def _differing(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment that differs where a value may depend on it."""
+    return {
+        **{n: v for n, v in environment.items() if not n.startswith("JAX_COMPILATION_CACHE")},
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONHASHSEED": "12345" if environment.get("PYTHONHASHSEED") != "12345" else "54321",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "JAX_PLATFORMS": environment.get("JAX_PLATFORMS", "cpu"),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "USER": "somebody-else",
+        "LOGNAME": "somebody-else",
+        "TZ": "Pacific/Apia",
+        "COLUMNS": "61",
+        "PROMPT_TUNING_CHECK": "1",
+    }
+
+
+def answer() -> None:
+    """Runs the task of the file that is the first argument; writes the report to the second."""
+    file, found = sys.argv[1:]
+    # Warnings are allowed, and no logger prints: neither is what a plugin prints.
+    warnings.showwarning = lambda *_, **__: None
+    logging.root.addHandler(logging.NullHandler())
+    with open(file, "rb") as stream:
+        task: Task = pickle.load(stream)  # Written by our own parent process.
+    jax.block_until_ready(jax.random.uniform(jax.random.PRNGKey(0), (2,)))
+    watching.peak_memory()  # Begins anew, so that the next one is what is held now.
+    before, _ = watching.peak_memory()
+    report = watched(task)
+    report["values"] = [_value(task, shape, seed) for shape, seed in task.examples]
+    report["memory"] = watching.peak_memory()[0] - before
+    Path(found).write_text(json.dumps(report))
+
+
+def watched(task: Task) -> dict[str, Any]:
+    """Makes and calls an initializer twice, and returns what that changed."""
+    shape, seed = task.examples[0]
+    table, key = SampleTable(task.table_rows, shape[1]), jax.random.PRNGKey(seed)
+    before = watching.state()
+    with watching.printed() as printed:
+        with watching.Audit.watch() as making:
+            initializer = task.make(table)
+        rows = table.rows_read
+        with watching.Audit.watch() as calling:
+            for _ in range(2):
+                _quietly(lambda: initializer(key, shape))
+            _quietly(lambda: jax.eval_shape(lambda k: initializer(k, shape), key))
+    changes = [f"changed {name}" for name in watching.changed(before, watching.state())]
+    changes += [f"printed {text[:100]!r}" for text in printed]
+    return {
+        "in_factory": [*(f"read the file {path}" for path in making.reads), *making.does],
+        "rows_in_factory": rows,
+        "changes": [*changes, *calling.does],
+    }
+
+
+def _quietly(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception:  # Another clause reports it.
+        return
+
+
+def _value(task: Task, shape: Shape, seed: int) -> str:
+    try:
+        initializer = task.make(SampleTable(task.table_rows, shape[1]))
+        return checksum(initializer(jax.random.PRNGKey(seed), shape))
+    except Exception as error:  # An initializer may raise anything.
+        return repr(error)

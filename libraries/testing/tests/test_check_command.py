@@ -1,0 +1,100 @@
+"""`prompt-tuning check`: its table and JSON, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prompt_tuning_core import registry
+
+pytestmark = pytest.mark.slow
+
+SOURCE = """
+import jax, jax.numpy as jnp
+
+def init_sound(scale: float = 1.0):
+    return lambda rng, shape: jax.random.uniform(rng, tuple(shape), jnp.float32) * scale
+
+def init_deaf():
+    return lambda rng, shape: jnp.zeros(tuple(shape))
+
+def init_needy(path):
+    return init_sound()
+
+def init_samples(path):
+    assert path == "/here", path
+    return init_sound()
+
+init_samples.sample_arguments = lambda samples: {"path": "/here"}
+"""
+SMALL = ("--shape=2x3", "--shape=4x5", "--quick")
+
+
+@pytest.fixture
+def stranger(site):
+    names = ("init_sound", "init_deaf", "init_needy", "init_samples")
+    points = {name: f"check_me:{name}" for name in names}
+    site.distribution("check-me", {"initializers": points}, {"check_me.py": SOURCE})
+    registry.configure()
+
+
+def test_a_sound_initializer(stranger, main):
+    code, shown, error = main(
+        "check", "init_sound", *SMALL, "--gin.init_sound.scale=2.0", "--seed=7"
+    )
+    assert (code, error) == (0, "")
+    first, *lines = shown.splitlines()
+    assert first == "initializer plugin 'init_sound' of check-me 1.0 keeps its contract"
+    assert len(lines) == 11
+    assert main("check", "plugins.init_samples", *SMALL)[0] == 0
+
+
+def test_a_wrong_initializer(stranger, main):
+    code, shown, error = main("check", "init_deaf", *SMALL)
+    assert (code, error) == (1, "")
+    lines = shown.splitlines()
+    assert lines[0] == "initializer plugin 'init_deaf' of check-me 1.0 breaks 1 of 11 clauses"
+    assert lines[1].split() == ["failed", "2", "deterministic_and_rng"]
+    flags = "--examples=3 --seed=0 --shape=2x3 --shape=4x5"
+    assert lines[-1] == f"again: prompt-tuning check init_deaf {flags}"
+    code, shown, _ = main("check", "init_deaf", "--json", *SMALL)
+    assert code == 1
+    rows = {row["name"]: row for row in json.loads(shown)}
+    assert len(rows) == 11
+    assert rows["deterministic_and_rng"]["outcome"] == "failed"
+    assert "gave the same values" in rows["deterministic_and_rng"]["detail"]
+    assert {row["outcome"] for row in rows.values()} == {"passed", "failed"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("check", "the following arguments are required: NAME"),
+        ("check init_sond", "named 'init_sond' is installed; did you mean 'init_sound'"),
+        ("check prompt_basic", "cannot be checked: there are checks of initializers only"),
+        ("check local", "'local' of prompt-tuning-engine-local 1.0.0 is not of kind"),
+        ("check init_needy", "the type of the parameter 'path' does not say what to try; give it"),
+        ("check init_sound --gin.init_soun.scale=1", "it takes --gin.init_sound.PARAMETER=VALUE"),
+        ("check init_sound --gin.init_sound.scale=@x", "@x is no value; write a number, a list"),
+        ("check init_sound --fast", "unknown flag '--fast'"),
+        ("check init_sound --shape=3", "--shape is '3', expected two sizes such as 20x512"),
+        ("check init_sound --shape=0x3", "--shape is '0x3', expected two sizes"),
+        ("check init_sound --examples=0", "--examples is 0, expected a number of at least 1"),
+        ("check init_sound --block-plugin=check-me", "may not be used: 'check-me' is blocked"),
+        ("check init_old", "requires 'prompt-tuning-core<1', and prompt-tuning-core"),
+        ("check init_raises", "fails to import: ZeroDivisionError: division by zero"),
+        ("check init_twice", "cannot be used: the name is also claimed by"),
+    ],
+)
+def test_misuse_is_one_line(site, stranger, main, line, expected):
+    old = ["prompt-tuning-core<1"]
+    site.distribution("old", {"initializers": {"init_old": "check_me:init_sound"}}, requires=old)
+    points = {"init_raises": "raises_here:x", "init_twice": "check_me:init_sound"}
+    site.distribution("raises", {"initializers": points}, {"raises_here.py": "1 / 0"})
+    site.distribution("twice", {"initializers": {"init_twice": "check_me:init_deaf"}})
+    registry.configure()
+    code, shown, error = main(*line.split(), "--json")
+    assert (code, shown) == (2, "")
+    assert error.count("\n") == 1
+    assert expected in error
