@@ -56,7 +56,7 @@ def test_a_wrong_initializer(stranger, main):
     lines = shown.splitlines()
     assert lines[0] == "initializer plugin 'init_deaf' of check-me 1.0 breaks 1 of 11 clauses"
     assert lines[1].split() == ["failed", "2", "deterministic_and_rng"]
-    flags = "--examples=3 --seed=0 --shape=2x3 --shape=4x5"
+    flags = "--examples=2 --seed=0 --shape=2x3 --shape=4x5"
     assert lines[-1] == f"again: prompt-tuning check init_deaf {flags}"
     code, shown, _ = main("check", "init_deaf", "--json", *SMALL)
     assert code == 1

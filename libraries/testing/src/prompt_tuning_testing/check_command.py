@@ -18,7 +18,7 @@ from prompt_tuning_testing.sample_values import arguments_of
 
 takes_unknown_flags = True  # --gin.NAME.PARAMETER=VALUE
 
-_QUICK = 3
+_QUICK = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

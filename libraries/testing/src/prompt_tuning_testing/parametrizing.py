@@ -44,7 +44,9 @@ def parametrize_with_checks(
     """
     import pytest
 
-    subject = initializer_subject(factory, arguments, seed=seed, **options)
+    subject = initializer_subject(
+        factory, arguments, max_examples=max_examples, seed=seed, **options
+    )
     name = getattr(factory, "__qualname__", repr(factory))
     reasons = expected_failures or {}
 
