@@ -40,6 +40,7 @@ MODULES = {
         f"prompt_tuning_testing.{name}"
         for name in (
             "initializers", "parametrizing", "checks", "sample_values", "check_command",
+            "new_plugin_command",
             "pytest_plugin", "strangers", "wheels",
         )
     ],

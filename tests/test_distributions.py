@@ -7,6 +7,7 @@ import dataclasses
 import email
 import email.message
 import json
+import sys
 import tomllib
 import zipfile
 from pathlib import Path
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from prompt_tuning_core.kinds import KINDS
 from prompt_tuning_testing.strangers import STRANGERS
-from prompt_tuning_testing.wheels import Environment, build, build_wheel
+from prompt_tuning_testing.wheels import Environment, build, build_wheel, run
 
 pytestmark = pytest.mark.slow
 
@@ -370,3 +372,65 @@ def test_a_third_engine_trains_with_its_own_gin_files(
     prompt = np.load(installed.folder / "mine.npy")
     start = np.linspace(0, 1, 2 * 512).reshape(2, 512)
     np.testing.assert_allclose(prompt, 0.5 + (start - 0.5) / 4, atol=1e-6)
+
+
+NEW = {kind: f"my_{kind}" for kind in KINDS} | {"command": "my-command"}
+
+
+@pytest.fixture(scope="module")
+def new_projects(everything, tmp_path_factory) -> dict[str, Path]:
+    """The project that `prompt-tuning new-plugin` writes for each kind, in their environment."""
+    folder = tmp_path_factory.mktemp("new")
+    projects = {kind: folder / kind for kind in NEW}
+    for kind, name in NEW.items():
+        everything.prompt_tuning("new-plugin", name, f"--kind={kind}", f"--folder={projects[kind]}")
+    return projects
+
+
+def test_new_projects_are_in_good_style(new_projects):
+    folder = new_projects["initializer"].parent
+    for tool in (["ruff", "check"], ["ruff", "format", "--check"]):
+        run(sys.executable, "-m", *tool, "--no-cache", *new_projects.values(), cwd=folder)
+    sources = [project / "src" for project in new_projects.values()]
+    run(sys.executable, "-m", "mypy", "--strict", *sources, cwd=folder)
+
+
+def test_new_projects_pass_their_own_tests_once_installed(
+    new_projects, wheels, make_environment, tmp_path_factory
+):
+    built = [
+        build_wheel(project, tmp_path_factory.mktemp("built")) for project in new_projects.values()
+    ]
+    ours = [wheel.path for project, wheel in wheels.items() if project != TASKS_GLUE]
+    environment = make_environment([*ours, *built])
+    tests = [project / "tests" for project in new_projects.values()]
+    options = ("-q", "-p", "no:cacheprovider", "--import-mode=importlib")
+    environment.python("-m", "pytest", *options, *tests)
+    listed = environment.plugins("--check")
+    names = {name for kind, name in NEW.items() if kind != "configs"}
+    assert {listed[name]["status"] for name in names} == {"ok"}
+    checked = environment.prompt_tuning("check", NEW["initializer"], "--quick", "--shape=2x3")
+    assert "keeps its contract" in checked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["init_random", "--kind=initializer"], "'init_random' is taken by initializer plugin"),
+        (["local", "--kind=prompt"], "'local' is taken by engine plugin"),
+        (["class", "--kind=initializer"], "'class' is no name of this kind"),
+        (["match", "--kind=initializer"], "'match' is no name of this kind"),
+        (["my-init", "--kind=initializer"], "it must be a Python identifier in ASCII"),
+        (["My", "--kind=command"], "it must be lower-case words"),
+        (["init_x", "--kind=initialiser"], "invalid choice: 'initialiser'"),
+        (["init_x", "--kind=initializer", "--folder=full"], "full exists and is no empty folder"),
+        (["init_x", "--kind=initializer", "--folder=full/file/x"], "cannot be written (Not a dir"),
+        (["init_x"], "the following arguments are required: --kind"),
+    ],
+)
+def test_what_new_plugin_refuses(site, main, arguments, expected):
+    site.write("full/file", "")
+    code, shown, error = main("new-plugin", *arguments)
+    assert (code, shown) == (2, "")
+    assert expected in error
+    assert [path.name for path in site.cwd.rglob("*")] == ["full", "file"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 S = TypeVar("S")
-"""What is checked."""
+"""The type of the subject: what a check tries."""
 
 Outcome = Literal["passed", "failed", "not tried", "expected failure"]
 

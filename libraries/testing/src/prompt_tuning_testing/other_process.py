@@ -37,7 +37,7 @@ _SECONDS = 300
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the other process tries.
+    """A task for the other process.
 
     Attributes:
       make: Makes an initializer with a table.
@@ -52,7 +52,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the other process found.
+    """The findings of the other process.
 
     Attributes:
       values: For each example, the checksum of the value, or the error.
@@ -166,7 +166,7 @@ def answer() -> None:
     with open(file, "rb") as stream:
         task: Task = pickle.load(stream)  # Written by our own parent process.
     jax.block_until_ready(jax.random.uniform(jax.random.PRNGKey(0), (2,)))
-    watching.peak_memory()  # Begins anew, so that the next one is what is held now.
+    watching.peak_memory()  # Starts over, so that the next one is what is held now.
     before, _ = watching.peak_memory()
     report = watched(task)
     report["values"] = [_value(task, shape, seed) for shape, seed in task.examples]

@@ -90,7 +90,7 @@ class SampleVocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What a function `sample_arguments` makes its arguments of.
+    """Samples of which a function `sample_arguments` makes its arguments.
 
     Attributes:
       table: An embedding table.

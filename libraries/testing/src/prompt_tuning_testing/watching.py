@@ -1,4 +1,4 @@
-"""What a call changes in its process, beside the value that it returns.
+"""Finds what a call changes in its process, beside the value that it returns.
 
 For a process of its own (`other_process`): some of what is watched cannot be put back.
 """
@@ -201,9 +201,9 @@ def printed() -> Iterator[list[str]]:
 
 
 def peak_memory() -> tuple[int, bool]:
-    """Returns the most bytes that this process held, and whether the count was begun anew.
+    """Returns the most bytes that this process held, and whether the count started over.
 
-    Linux can begin anew; elsewhere, the count is that of the whole life of the process.
+    Linux can start over; elsewhere, the count is that of the whole life of the process.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
