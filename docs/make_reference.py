@@ -39,8 +39,8 @@ MODULES = {
     "testing": [
         f"prompt_tuning_testing.{name}"
         for name in (
-            "initializers", "parametrizing", "checks", "sample_values", "check_command",
-            "new_plugin_command",
+            "initializers", "prompt_modules", "parametrizing", "checks", "sample_values",
+            "check_command", "new_plugin_command",
             "pytest_plugin", "strangers", "wheels",
         )
     ],

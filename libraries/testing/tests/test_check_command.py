@@ -50,6 +50,16 @@ def test_a_sound_initializer(stranger, main):
     assert main("check", "plugins.init_samples", *SMALL)[0] == 0
 
 
+def test_a_prompt_module(main):
+    code, shown, error = main(
+        "check", "prompt_multitask", "--quick", "--first-token=5", "--first-token=4",
+        "--gin.prompt_multitask.tasks=2", "--gin.prompt_multitask.sentinel=5",
+    )  # fmt: skip
+    assert (code, error) == (0, "")
+    assert shown.splitlines()[0].endswith("prompt-multitask 1.0.0 keeps its contract")
+    assert "not tried" not in shown
+
+
 def test_a_wrong_initializer(stranger, main):
     code, shown, error = main("check", "init_deaf", *SMALL)
     assert (code, error) == (1, "")
@@ -72,7 +82,8 @@ def test_a_wrong_initializer(stranger, main):
     [
         ("check", "the following arguments are required: NAME"),
         ("check init_sond", "named 'init_sond' is installed; did you mean 'init_sound'"),
-        ("check prompt_basic", "cannot be checked: there are checks of initializers only"),
+        ("check prompt_basic --shape=2x3", "--shape is not for a plugin of the kind prompt"),
+        ("check init_sound --first-token=3", "--first-token is not for a plugin of the kind init"),
         ("check local", "'local' of prompt-tuning-engine-local 1.0.0 is not of kind"),
         ("check init_needy", "the type of the parameter 'path' does not say what to try; give it"),
         ("check init_sound --gin.init_soun.scale=1", "it takes --gin.init_sound.PARAMETER=VALUE"),

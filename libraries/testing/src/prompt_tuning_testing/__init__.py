@@ -10,10 +10,12 @@ from prompt_tuning_testing.checks import (
 )
 from prompt_tuning_testing.initializers import INITIALIZER_CHECKS, check_initializer
 from prompt_tuning_testing.parametrizing import parametrize_with_checks
+from prompt_tuning_testing.prompt_modules import PROMPT_CHECKS, check_prompt
 from prompt_tuning_testing.sample_values import Samples, SampleTable, SampleVocabulary
 
 __all__ = [
     "INITIALIZER_CHECKS",
+    "PROMPT_CHECKS",
     "Check",
     "CheckResult",
     "CheckResults",
@@ -22,5 +24,6 @@ __all__ = [
     "SampleVocabulary",
     "Samples",
     "check_initializer",
+    "check_prompt",
     "parametrize_with_checks",
 ]

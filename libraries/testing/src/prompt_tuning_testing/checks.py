@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
+from prompt_tuning_core.errors import PromptTuningError
 from prompt_tuning_testing.watching import restored
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def run(
         outcome, detail = "not tried", str(error)
     except Exception as error:  # A plugin may raise anything; the result reports it.
         # The last example tried is the smallest that hypothesis found.
-        found = str(error) if isinstance(error, BrokenClauseError) else repr(error)
+        is_told = isinstance(error, BrokenClauseError | PromptTuningError)
+        found = str(error) if is_told else repr(error)
         example = tried[-1] if tried else None
         outcome, detail = "failed", found if example is None else f"{example}: {found}"
     reason = (expected_failures or {}).get(check.name)

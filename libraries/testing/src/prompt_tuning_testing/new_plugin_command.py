@@ -21,7 +21,7 @@ LICENSES = ("MIT", "Apache-2.0", "none")
 
 
 class Template(NamedTuple):
-    """What the project of a kind holds, beside the files that all have.
+    """The contents of the project of a kind, beside the files that all have.
 
     Attributes:
       a_kind: What it is, for its README.
@@ -123,7 +123,7 @@ def _files(kind: str, name: str, distribution: str, license_name: str) -> dict[s
         "a_kind": template.a_kind,
         "year": str(datetime.date.today().year),
         "usage": _usage(kind, name),
-        "check_line": f"prompt-tuning check {name}\n" if kind == "initializer" else "",
+        "check_line": f"prompt-tuning check {name}\n" if kind in ("initializer", "prompt") else "",
         "license_lines": "# Choose a license, and name it here."
         if license_name == "none"
         else f'license = "{license_name}"\nlicense-files = ["LICENSE"]',

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_testing import checks
 from prompt_tuning_testing.checks import Check, CheckResults
 from prompt_tuning_testing.initializers import INITIALIZER_CHECKS, initializer_subject
+from prompt_tuning_testing.prompt_modules import PROMPT_CHECKS, prompt_subject
 from prompt_tuning_testing.sample_values import Arguments
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ def parametrize_with_checks(
     factory: Callable[..., Any],
     arguments: Arguments | None = None,
     *,
-    max_examples: int = 20,
+    max_examples: int | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
     **options: Any,
@@ -35,24 +37,23 @@ def parametrize_with_checks(
     ```
 
     Args:
-      factory: As for `check_initializer`, as are all other arguments.
-      arguments: Its keyword arguments.
-      max_examples: The most examples that each check draws.
+      factory: A factory of initializers, as for `check_initializer`, or a class of prompt modules,
+        as for `check_prompt`.
+      arguments: Its keyword arguments, or the fields of the prompt module.
+      max_examples: The most examples that each check draws; None for the default of the kind.
       seed: Determines the examples.
       expected_failures: Reasons by the names of checks that the factory is known to fail.
-      **options: `shapes`, `refuses`, `uses_rng`.
+      **options: The other arguments of `check_initializer` or of `check_prompt`.
     """
     import pytest
 
-    subject = initializer_subject(
-        factory, arguments, max_examples=max_examples, seed=seed, **options
-    )
+    all_checks, subject, count = _checks_of(factory, arguments, max_examples, seed, options)
     name = getattr(factory, "__qualname__", repr(factory))
     reasons = expected_failures or {}
 
     def test_of(check: Check[Any]) -> Callable[[], None]:
         def run() -> None:
-            result = checks.run(check, subject, seed=seed, max_examples=max_examples)
+            result = checks.run(check, subject, seed=seed, max_examples=count)
             if result.outcome == "not tried":
                 pytest.skip(result.detail)
             CheckResults(name, [result], f"pytest -k {check.name}").raise_if_failed()
@@ -67,6 +68,20 @@ def parametrize_with_checks(
         "check",
         [
             pytest.param(test_of(check), id=check.name, marks=marks_of(check))
-            for check in INITIALIZER_CHECKS
+            for check in all_checks
         ],
     )
+
+
+def _checks_of(
+    factory: Any, arguments: Any, max_examples: int | None, seed: int, options: Mapping[str, Any]
+) -> tuple[Sequence[Check[Any]], Any, int]:
+    """Returns the checks of a kind, what they try, and the number of examples."""
+    if isinstance(factory, type) and issubclass(factory, PromptModule):
+        if callable(arguments):
+            raise TypeError("the fields of a prompt module are a mapping, and no function")
+        subject = prompt_subject(factory, arguments, seed=seed, **options)
+        return PROMPT_CHECKS, subject, max_examples or 4
+    count = max_examples or 20
+    initializers = initializer_subject(factory, arguments, max_examples=count, seed=seed, **options)
+    return INITIALIZER_CHECKS, initializers, count

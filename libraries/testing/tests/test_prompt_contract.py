@@ -1,0 +1,61 @@
+"""The contract of prompt modules: each check finds its faults, and our own modules pass."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest's importlib mode leaves this folder off the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import planted_prompts as planted
+
+from prompt_tuning_core import registry
+from prompt_tuning_testing import PROMPT_CHECKS, check_prompt, checks, parametrize_with_checks
+from prompt_tuning_testing.prompt_modules import prompt_subject
+from prompt_tuning_testing.strange_prompt import Strange
+
+pytestmark = pytest.mark.slow
+
+BY_NAME = {check.name: check for check in PROMPT_CHECKS}
+FIELDS = {"prompt_multitask": {"tasks": 2, "sentinel": 5}}
+FIRST_TOKENS = {"prompt_multitask": (5, 4)}
+FIRST_PARTY = [
+    plugin.name
+    for plugin in registry.Registry().discover()
+    if plugin.kind == "prompt" and plugin.distribution.startswith("prompt-tuning-prompt-")
+]
+
+
+@pytest.mark.parametrize("case", planted.PLANTED, ids=lambda case: case.module.__name__)
+def test_each_planted_fault_is_found_by_its_check(case):
+    result = checks.run(BY_NAME[case.check], prompt_subject(case.module), max_examples=4)
+    assert result.outcome == "failed", result
+    assert case.says in result.detail
+
+
+def test_every_check_has_a_planted_fault():
+    assert {case.check for case in planted.PLANTED} == BY_NAME.keys()
+
+
+@pytest.mark.parametrize("name", FIRST_PARTY)
+def test_our_own_modules_keep_the_contract(name):
+    results = check_prompt(
+        registry.process_registry().load("prompt", name),
+        FIELDS.get(name),
+        first_tokens=FIRST_TOKENS.get(name, ()),
+        max_examples=2,
+    )
+    results.raise_if_failed()
+    assert [result.outcome for result in results] == ["passed"] * len(PROMPT_CHECKS)
+
+
+def test_there_are_seven_of_our_own():
+    assert len(FIRST_PARTY) == 7
+
+
+@parametrize_with_checks(Strange, max_examples=2)
+def test_a_strangers_module_keeps_the_contract(check):
+    check()
