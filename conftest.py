@@ -9,8 +9,6 @@ import tempfile
 
 import hypothesis
 
-pytest_plugins = ["prompt_tuning_testing.pytest_plugin"]
-
 # The processes of a test session share compiled programs, outside of the user's home.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.mkdtemp(prefix="compiled-")

@@ -41,7 +41,7 @@ MODULES = {
         for name in (
             "initializers", "prompt_modules", "parametrizing", "checks", "sample_values",
             "check_command", "new_plugin_command",
-            "pytest_plugin", "strangers", "wheels",
+            "pytest_plugin", "tiny_t5", "strangers", "wheels",
         )
     ],
     "catalogs-and-commands": [

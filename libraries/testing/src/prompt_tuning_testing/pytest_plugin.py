@@ -8,14 +8,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands.main import main as run_command
+from prompt_tuning_core.errors import PluginError
+from prompt_tuning_testing import tiny_t5 as tiny_t5_files
 from prompt_tuning_testing import wheels
 from prompt_tuning_testing.strangers import STRANGERS
+from prompt_tuning_testing.tiny_t5 import TinyT5
+
+if TYPE_CHECKING:
+    from prompt_tuning_testing.sample_values import SampleTable
 
 
 class Site:
@@ -158,6 +164,46 @@ def main(
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def sample_table() -> SampleTable:
+    """An embedding table of 4,096 rows of width 8, which counts the rows that are read."""
+    from prompt_tuning_testing.sample_values import SampleTable
+
+    return SampleTable(4096, 8)
+
+
+@pytest.fixture
+def tiny_t5(tmp_path: Path) -> TinyT5:
+    """A tiny frozen T5 with a vocabulary and a task; skips where no engine is installed."""
+    plugins = registry.process_registry().discover()
+    engines = [plugin for plugin in plugins if plugin.kind == "engine" and _is_ready(plugin)]
+    if not engines:
+        pytest.skip("no engine is installed; run: pip install prompt-tuning-engine-local")
+    try:
+        return tiny_t5_files.write(tmp_path)
+    except ImportError as error:
+        pytest.skip(f"{error}; run: pip install prompt-tuning-engine-local")
+
+
+@pytest.fixture
+def run_directory(
+    tiny_t5: TinyT5, main: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The directory of a finished run of the tiny T5; four steps."""
+    monkeypatch.chdir(tiny_t5.folder)
+    code, _, error = main("train", *tiny_t5.flags())
+    assert code == 0, error
+    return tiny_t5.folder / "run"
+
+
+def _is_ready(engine: registry.Plugin) -> bool:
+    try:
+        made = registry.process_registry().load("engine", engine.name)()
+    except PluginError:
+        return False
+    return not hasattr(made, "missing") or made.missing() is None
 
 
 @pytest.fixture(scope="session")
