@@ -117,7 +117,7 @@ def test_plugins_of_this_repository_are_in_no_conflict_and_all_installed() -> No
         (groups[group], name, declared(project)["name"])
         for project in PROJECTS
         if not UNLOCKED & {requirement.split(">=")[0] for requirement in requirements(project)}
-        for group, names in declared(project).get("entry-points", {}).items()
+        for group, names in plugins_declared_by(project).items()
         for name in names
     }
     found = {(p.kind, p.name, p.distribution): p.status for p in registry.Registry().discover()}
@@ -136,12 +136,18 @@ def test_no_two_modules_have_one_name() -> None:
 QUOTED = r"""[`'"@/]%s[`'"(]|plugins\.%s\b|--engine[ =]%s\b|--block-plugin[ =]%s\b"""
 
 
+def plugins_declared_by(project: Path) -> dict[str, dict[str, str]]:
+    """Returns the entry points of a project for us, by group: one may be a plugin of pytest's."""
+    groups = declared(project).get("entry-points", {})
+    return {group: names for group, names in groups.items() if group.startswith("prompt_tuning.")}
+
+
 def plugins_of_others() -> set[str]:
     """Returns the names of this repository's plugins that the core does not declare itself."""
     names = {
         name
         for project in PROJECTS[1:]
-        for group in declared(project).get("entry-points", {}).values()
+        for group in plugins_declared_by(project).values()
         for name in group
     }
     # Any distribution may carry gin files of this name: it is a word of the core's.

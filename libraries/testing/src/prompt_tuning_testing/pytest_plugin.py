@@ -184,7 +184,7 @@ def tiny_t5(tmp_path: Path) -> TinyT5:
     try:
         return tiny_t5_files.write(tmp_path)
     except ImportError as error:
-        pytest.skip(f"{error}; run: pip install prompt-tuning-engine-local")
+        pytest.skip(f"{error}; run: pip install 'prompt-tuning-testing[model]'")
 
 
 @pytest.fixture
