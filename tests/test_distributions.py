@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import csv
 import dataclasses
 import email
 import email.message
@@ -310,7 +311,6 @@ def strangers_run(everything: Environment) -> Path:
             "--gin.HOOKS=['tell']",
             "--gin.MODEL_DIR='run'",
         )
-        assert f"a stranger saw step {steps}\n" in printed
     assert "going on from step 2" in printed
     return folder / "run"
 
@@ -322,6 +322,19 @@ def test_a_run_records_the_strangers_that_it_used(strangers_run: Path) -> None:
     used = [(plugin["kind"], plugin["name"], plugin["version"]) for plugin in facts["plugins"]]
     strangers = {("initializer", "init_ramp"), ("prompt", "prompt_stranger"), ("hooks", "tell")}
     assert {(*plugin, "0.3.0") for plugin in strangers} <= set(used)
+
+
+def test_a_strangers_hooks_follow_the_prompt(strangers_run: Path) -> None:
+    with (strangers_run / "prompts.csv").open(newline="") as file:
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    assert list(rows) == [0, 2, 3]
+    assert [rows[step]["distance"] == "" for step in rows] == [False, False, True]  # Resumed.
+    first, second = (load_file(strangers_run / f"prompt_{step}.safetensors") for step in (0, 2))
+    norm = sum((value**2).sum() for value in second.values()) ** 0.5
+    moved = sum(((value - first[name]) ** 2).sum() for name, value in second.items()) ** 0.5
+    np.testing.assert_allclose(float(rows[2]["norm"]), norm, rtol=1e-5)
+    np.testing.assert_allclose(float(rows[2]["distance"]), moved, rtol=1e-5)
+    assert float(rows[0]["distance"]) == 0
 
 
 def test_a_strangers_prompt_module_is_trained_and_used(

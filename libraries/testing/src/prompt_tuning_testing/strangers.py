@@ -90,14 +90,45 @@ def init_ramp(limit=1.0):
     return initializer
 '''
 
-_HOOKS = """\
+_HOOKS = '''\
+"""Writes a line for each saved prompt: its norm, and how far it is from its first value."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
 from prompt_tuning_core.hookspecs import hookimpl
+from prompt_tuning_files import formats
+
+_first = {}
+
+
+@hookimpl
+def prompt_initialized(parameters):
+    _first.update({name: np.array(value) for name, value in parameters.items()})
 
 
 @hookimpl
 def prompt_saved(paths, provenance):
-    print("a stranger saw step", provenance["step"])
-"""
+    prompt = formats.read_prompt(paths[-1])  # The file with all arrays comes last.
+    arrays = {"": prompt.array} if prompt.module is None else prompt.module.parameters
+    first = _first if prompt.module is not None else {"": next(iter(_first.values()), None)}
+    # A run that is resumed has no first value.
+    moved = [arrays[name] - value for name, value in first.items() if value is not None]
+    path = Path(paths[0]).with_name("prompts.csv")
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(["step", "norm", "distance"])
+        distance = f"{_norm(moved):.6g}" if moved else ""
+        writer.writerow([provenance["step"], f"{_norm(arrays.values()):.6g}", distance])
+
+
+def _norm(arrays):
+    return sum(float((array**2).sum()) for array in arrays) ** 0.5
+'''
 
 _ENGINE = """\
 class Engine:
@@ -200,7 +231,8 @@ STRANGERS: dict[str, Stranger] = {
         "a-strangers-hooks",
         {"hooks": {"tell": "a_strangers_hooks"}},
         {"__init__.py": _HOOKS},
-        "Says which prompts are saved",
+        "Writes the norm of each saved prompt, and its distance from the first",
+        requires=("prompt-tuning-core>=1,<2", "prompt-tuning-files>=1,<2"),
     ),
     # Its gin files have the names that all engines have.
     "engine": Stranger(
