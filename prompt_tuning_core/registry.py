@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompt_tuning_core import __version__
@@ -83,15 +84,6 @@ class Filters(NamedTuple):
 
     allow: tuple[str, ...] = ()
     block: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, allow: Iterable[str] = (), block: Iterable[str] = ()) -> Filters:
-        """Splits lists joined by commas, and checks their items.
-
-        Raises:
-          InputError: If an item is none of the three forms.
-        """
-        return cls(tuple(_items(allow)), tuple(_items(block)))
 
     def reason_to_block(self, name: str, distribution: str) -> str | None:
         """Returns why a plugin may not be used, or `None` if it may."""
@@ -199,6 +191,8 @@ class Registry:
         # pluggy calls the last registered plugin first.
         for name in reversed(list(dict.fromkeys(names))):
             manager.register(self.load("hooks", name), name)
+        if os.environ.get("PROMPT_TUNING_TRACE"):
+            manager.add_hookcall_monitoring(_trace, lambda *_: None)
         return manager.hook
 
     def check(self, plugin: Plugin) -> Plugin:
@@ -285,6 +279,12 @@ def _new_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
+
+
+def _trace(hook: str, called: Sequence[Any], arguments: Mapping[str, Any]) -> None:
+    shown = {n: v if isinstance(v, int | float | str) else type(v) for n, v in arguments.items()}
+    ran = ", ".join(one.plugin_name for one in reversed(called)) or "no plugin"
+    sys.stderr.write(f"hook {hook} {shown}: {ran}\n")
 
 
 def _incompatibility(plugin: Plugin) -> str | None:
@@ -490,12 +490,13 @@ _process_registry: Registry | None = None
 def configure(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Registry:
     """Makes the registry of this process, with these filters and those of the environment.
 
-    The arguments and errors are those of `Filters.parse`.
+    Raises:
+      InputError: If an item of a list, which commas may join, is none of the three forms.
     """
     global _process_registry
     allow = [os.environ.get(ALLOW_VARIABLE, ""), *allow]
     block = [os.environ.get(BLOCK_VARIABLE, ""), *block]
-    _process_registry = Registry(Filters.parse(allow, block))
+    _process_registry = Registry(Filters(tuple(_items(allow)), tuple(_items(block))))
     return _process_registry
 
 

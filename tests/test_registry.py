@@ -161,6 +161,26 @@ def test_only_hooks_asked_for_run_in_the_order_asked(site):
     ], process.stderr  # fmt: skip
 
 
+def test_a_trace_shows_which_hooks_ran_with_what(in_process, monkeypatch, capsys):
+    source = (
+        "from prompt_tuning_core.hookspecs import hookimpl\n"
+        "@hookimpl\ndef step_logged(step): pass\n"
+    )
+    names = {"traced_one": "traced_one", "traced_two": "traced_two"}
+    files = {f"{name}.py": source for name in names}
+    in_process.distribution("traced", {"hooks": names}, files)
+    registry.Registry().load_hooks(names).step_logged(step=3, metrics={})
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("PROMPT_TUNING_TRACE", "1")
+    hooks = registry.Registry().load_hooks(names)
+    hooks.step_logged(step=3, metrics={})
+    hooks.evaluated(step=3, metrics={})
+    assert capsys.readouterr().err.splitlines() == [
+        "hook step_logged {'step': 3, 'metrics': <class 'dict'>}: traced_one, traced_two",
+        "hook evaluated {'step': 3, 'metrics': <class 'dict'>}: no plugin",
+    ]
+
+
 def test_namespace_imports_an_attribute_when_it_is_named(in_process):
     in_process.distribution(
         "lazy",
