@@ -408,22 +408,55 @@ def test_new_projects_are_in_good_style(new_projects):
     run(sys.executable, "-m", "mypy", "--strict", *sources, cwd=folder)
 
 
-def test_new_projects_pass_their_own_tests_once_installed(
-    new_projects, wheels, make_environment, tmp_path_factory
-):
+@pytest.fixture(scope="module")
+def authors(new_projects, wheels, stranger_wheel, make_environment, tmp_path_factory):
+    """An environment of ours, the new projects, and strangers: hooks, a format, a command."""
     built = [
         build_wheel(project, tmp_path_factory.mktemp("built")) for project in new_projects.values()
     ]
     ours = [wheel.path for project, wheel in wheels.items() if project != TASKS_GLUE]
-    environment = make_environment([*ours, *built])
+    return make_environment([*ours, *built, *map(stranger_wheel, ("hooks", "format", "command"))])
+
+
+def test_new_projects_pass_their_own_tests_once_installed(new_projects, authors):
     tests = [project / "tests" for project in new_projects.values()]
     options = ("-q", "-p", "no:cacheprovider", "--import-mode=importlib")
-    environment.python("-m", "pytest", *options, *tests)
-    listed = environment.plugins("--check")
-    names = {name for kind, name in NEW.items() if kind != "configs"}
-    assert {listed[name]["status"] for name in names} == {"ok"}
-    checked = environment.prompt_tuning("check", NEW["initializer"], "--quick", "--shape=2x3")
-    assert "keeps its contract" in checked
+    authors.python("-m", "pytest", *options, *tests)
+
+
+def test_plugins_of_others_from_their_check_to_their_end(authors):
+    """An initializer and a module from `new-plugin`; hooks, a format and a command of strangers."""
+    names = [name for kind, name in NEW.items() if kind != "configs"]
+    listed = authors.plugins("--check")
+    assert {listed[name]["status"] for name in (*names, "tell", "rows", "greet")} == {"ok"}
+    for name in (NEW["initializer"], NEW["prompt"]):
+        assert "keeps its contract" in authors.prompt_tuning("check", name, "--quick")
+
+    (authors.folder / "task.gin").write_text(TASK)
+    (authors.folder / "rows.jsonl").write_text('{"text": "a film", "label": "positive"}\n' * 4)
+    authors.prompt_tuning(
+        *("train", "--engine=local", "--gin_file=runs/demo.gin", "--gin_file=task.gin"),
+        *(f"--gin.PROMPT=@plugins.{NEW['prompt']}", f"--gin.plugins.{NEW['prompt']}.parts=3"),
+        f"--gin.plugins.{NEW['prompt']}.prompt_init=@plugins.{NEW['initializer']}()",
+        *("--gin.HOOKS=['tell']", "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=4"),
+        "--gin.MODEL_DIR='run'",
+    )
+    assert load_file(authors.folder / "run" / "prompt_2.safetensors")[
+        "encoder/prompt/prompts"
+    ].shape[0] == 3  # fmt: skip
+    assert len((authors.folder / "run" / "prompts.csv").read_text().splitlines()) == 3
+    (authors.folder / "p.txt").write_text("rows\n1 2\n3 4\n")
+    assert "(2, 2)" in authors.prompt_tuning("prompt", "show", "p.txt")
+    assert authors.prompt_tuning("greet", "--name=you") == "hello you\n"
+
+    gone = [listed[name]["distribution"] for name in (*names, "tell", "rows", "greet")]
+    python = str(authors.folder / "bin" / "python")
+    uninstall = (sys.executable, "-m", "pip", "--python", python, "uninstall", "--yes", "--quiet")
+    run(*uninstall, *gone, cwd=authors.folder)
+    left = authors.plugins("--check")
+    assert not {*names, "tell", "rows", "greet"} & set(left)
+    assert {row["status"] for row in left.values()} == {"ok"}
+    assert "unknown command 'greet'" in authors.refusal("greet", "--name=you")
 
 
 @pytest.mark.parametrize(
