@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="of a prompt module: an id that examples may begin with, if not any (repeatable)",
     )
-    parser.add_argument("--quick", action="store_true", help=f"try {_QUICK} examples of each check")
+    parser.add_argument("--quick", action="store_true", help=f"as --examples={_QUICK}")
     parser.add_argument("--json", action="store_true", help="print a JSON array of the results")
     parser.epilog = (
         "--gin.NAME.PARAMETER=VALUE gives the plugin an argument. Example: prompt-tuning check "
@@ -68,8 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{plugin} cannot be checked: there are checks of {kinds} plugins only")
     factory = installed.load(plugin.kind, name)
     given = _given(name, arguments.unknown)
-    examples = _QUICK if arguments.quick else arguments.examples
-    examples = _DEFAULTS[plugin.kind] if examples is None else examples
+    examples = arguments.examples
+    if examples is None:
+        examples = _QUICK if arguments.quick else _DEFAULTS[plugin.kind]
     if examples < 1:
         raise InputError(f"--examples is {examples}, expected a number of at least 1")
     shapes, first = [_shape(text) for text in arguments.shape], arguments.first_token
