@@ -93,7 +93,8 @@ class InitializerSubject:
     uses_rng: bool = True
     table_rows: int = 4096
     seed: int = 0
-    real_shapes: Sequence[Shape] = REAL_SHAPES
+    first_shapes: Sequence[Shape] = REAL_SHAPES
+    is_quick: bool = False
 
     @functools.cached_property
     def reads_table(self) -> bool:
@@ -123,15 +124,13 @@ class InitializerSubject:
             shapes = checks.integers(0, len(listed) - 1).map(lambda n: listed[n])
         return strategies.builds(Example, shapes, checks.integers(0, 2**31 - 1))
 
-    def real_examples(self, keys: int = 1) -> list[Example]:
-        """Returns the examples of real sizes."""
+    def first_examples(self, keys: int = 1) -> list[Example]:
+        """Returns the examples that are always tried: of real sizes, or of the shapes given."""
         return [
-            Example(shape, self.seed + key) for shape in self.real_shapes for key in range(keys)
+            Example(shape, self.seed + key) for shape in self.first_shapes for key in range(keys)
         ]
 
-    def serve(
-        self, initializer: Initializer, example: Example, *known: int, key: Any = None
-    ) -> Any:
+    def serve(self, initializer: Initializer, example: Example, key: Any = None) -> Any:
         """Calls an initializer; returns None if it refuses the shape as clause 5 wants it.
 
         Raises:
@@ -153,7 +152,7 @@ class InitializerSubject:
     @functools.cached_property
     def fixed_rows(self) -> int:
         """Number of first rows that no key changes, such as those of labels; 0 if it is all."""
-        values = self._values_at((_MANY_ROWS, _WIDE if self.real_shapes else _NARROW))
+        values = self._values_at((_MANY_ROWS, _WIDE if self.shapes is None else _NARROW))
         if values is None:
             return 0
         differs = np.any([(value != values[0]).any(axis=1) for value in values], axis=0)
@@ -177,16 +176,11 @@ class InitializerSubject:
           NotTriedError: If it cannot try any.
         """
         environment = dict(os.environ)  # Before the first call, which may change it.
-        # The first is watched, and its making compiles the least.
-        count = 1 if self.real_shapes == _QUICK_SHAPES else 3
-        drawn = list(checks.collected(self.examples(), self.seed, count))
+        # The first is watched.
+        drawn = checks.collected(self.examples(), self.seed, 1 if self.is_quick else 3)
+        real = (one for one in self.first_examples() if one.shape in _QUICK_SHAPES)
         wanted = [
-            one
-            for one in [
-                *drawn,
-                *(one for one in self.real_examples() if one.shape in _QUICK_SHAPES),
-            ]
-            if self.serve(self.make(one.shape[1]), one) is not None
+            one for one in (*drawn, *real) if self.serve(self.make(one.shape[1]), one) is not None
         ]
         if not wanted:
             raise NotTriedError("it serves none of the shapes that are tried")
@@ -213,9 +207,9 @@ def check_initializer(
         `lambda samples: {"embeddings": samples.table}`. Each example gets its own copy of lists,
         tuples, mappings and arrays. Default: samples by the types of the parameters, or what the
         factory's attribute `sample_arguments` makes.
-      shapes: The shapes `(P, H)` that the initializer must serve, as a sequence or a strategy of
+      shapes: The shapes `(P, H)` to try, as a sequence, of which each is tried, or as a strategy of
         hypothesis. Default: P from 1 to 12, H from 1 to 16, and `REAL_SHAPES`. A shape may be
-        refused by a `ValueError` that names both sizes.
+        refused by a `ValueError` that names both sizes, but not all of them.
       refuses: Shapes that it must refuse, each with the numbers that the error must name. A factory
         that takes a table gets one of that width. Widths that are not the table's are always tried.
       uses_rng: True if the values depend on the key. Default: the factory's attribute `uses_rng`,
@@ -273,7 +267,10 @@ def initializer_subject(
             "the contract checks need the package hypothesis, which isn't installed; install it "
             "with: pip install hypothesis"
         ) from error
-    real = REAL_SHAPES if max_examples >= _QUICK else _QUICK_SHAPES
+    is_quick = max_examples < _QUICK
+    first = _QUICK_SHAPES if is_quick else REAL_SHAPES
+    if shapes is not None:
+        first = tuple(shapes) if isinstance(shapes, Sequence) else ()
     return InitializerSubject(
         factory=factory,
         arguments=arguments_of(factory, {}) if arguments is None else arguments,
@@ -281,7 +278,8 @@ def initializer_subject(
         refuses=refuses or {},
         uses_rng=bool(getattr(factory, "uses_rng", True)) if uses_rng is None else uses_rng,
         seed=seed,
-        real_shapes=real if shapes is None else (),
+        first_shapes=first,
+        is_quick=is_quick,
     )
 
 
@@ -319,7 +317,7 @@ def _check_shape_and_dtype(subject: InitializerSubject, example: Example) -> Non
 
 def _check_serves_a_shape(subject: InitializerSubject, nothing: None) -> None:
     """A factory that refuses all that is tried was not checked at all."""
-    drawn = [*checks.collected(subject.examples(), subject.seed, 20), *subject.real_examples()]
+    drawn = [*checks.collected(subject.examples(), subject.seed, 20), *subject.first_examples()]
     served = (subject.serve(subject.make(one.shape[1]), one) is not None for one in drawn)
     require(any(served), f"refuses all of {len(drawn)} shapes; give the shapes that it serves")
 
@@ -404,14 +402,15 @@ def _check_keys_and_shape_types(subject: InitializerSubject, example: Example) -
                     _traces(initializer, typed, shape), "jax.eval_shape fails with typed keys only"
                 )
         expected = expected or value
-    raw = jax.random.PRNGKey(example.seed)
     listed = list(shape)
     others = {"a list": listed, "NumPy's integers": tuple(np.asarray(shape, np.int64))}
-    for name, other in others.items():
-        require(
-            _bits(initializer(raw, other)) == expected,
-            f"a shape of {name} and a tuple of ints give other values",
-        )
+    with jax.default_prng_impl(_IMPLEMENTATIONS[0]):
+        raw = jax.random.PRNGKey(example.seed)
+        for name, other in others.items():
+            require(
+                _bits(initializer(raw, other)) == expected,
+                f"a shape of {name} and a tuple of ints give other values",
+            )
     require(listed == list(shape), f"shape, a list, was changed to {listed}")
 
 
@@ -542,7 +541,7 @@ INITIALIZER_CHECKS: tuple[Check[InitializerSubject], ...] = (
         "the result has exactly the given shape, is float32 and finite",
         _check_shape_and_dtype,
         InitializerSubject.examples,
-        lambda subject: subject.real_examples(8),
+        lambda subject: subject.first_examples(8),
     ),
     Check(
         "deterministic_and_rng",
@@ -550,7 +549,7 @@ INITIALIZER_CHECKS: tuple[Check[InitializerSubject], ...] = (
         "the same key gives the same bits, and other keys other values if uses_rng is true",
         _check_deterministic_and_rng,
         InitializerSubject.examples,
-        InitializerSubject.real_examples,
+        InitializerSubject.first_examples,
         most=10,
     ),
     Check(
@@ -565,7 +564,7 @@ INITIALIZER_CHECKS: tuple[Check[InitializerSubject], ...] = (
         "works in jax.eval_shape and jax.jit with a traced key, and agrees with a plain call",
         _check_transformations,
         InitializerSubject.examples,
-        lambda subject: [one for one in subject.real_examples() if one.shape == (20, 512)],
+        lambda subject: [one for one in subject.first_examples() if one.shape == (20, 512)],
         most=8,
     ),
     Check(
