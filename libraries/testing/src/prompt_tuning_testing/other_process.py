@@ -57,14 +57,12 @@ class Report:
     Attributes:
       values: For each example, the checksum of the value, or the error.
       in_factory: What the factory did: reads and writes.
-      rows_in_factory: The rows of the table that it read.
       changes: What making and calling the initializer changed or did.
       memory: The bytes that the process took at its peak, beside what it held before.
     """
 
     values: list[str]
     in_factory: list[str]
-    rows_in_factory: int
     changes: list[str]
     memory: int
 
@@ -167,10 +165,10 @@ def answer() -> None:
         task: Task = pickle.load(stream)  # Written by our own parent process.
     jax.block_until_ready(jax.random.uniform(jax.random.PRNGKey(0), (2,)))
     watching.peak_memory()  # Starts over, so that the next one is what is held now.
-    before, _ = watching.peak_memory()
+    before = watching.peak_memory()
     report = watched(task)
     report["values"] = [_value(task, shape, seed) for shape, seed in task.examples]
-    report["memory"] = watching.peak_memory()[0] - before
+    report["memory"] = watching.peak_memory() - before
     Path(found).write_text(json.dumps(report))
 
 
@@ -182,7 +180,6 @@ def watched(task: Task) -> dict[str, Any]:
     with watching.printed() as printed:
         with watching.Audit.watch() as making:
             initializer = task.make(table)
-        rows = table.rows_read
         with watching.Audit.watch() as calling:
             for _ in range(2):
                 _quietly(lambda: initializer(key, shape))
@@ -191,7 +188,6 @@ def watched(task: Task) -> dict[str, Any]:
     changes += [f"printed {text[:100]!r}" for text in printed]
     return {
         "in_factory": [*(f"read the file {path}" for path in making.reads), *making.does],
-        "rows_in_factory": rows,
         "changes": [*changes, *calling.does],
     }
 

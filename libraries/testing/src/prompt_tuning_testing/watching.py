@@ -200,10 +200,10 @@ def printed() -> Iterator[list[str]]:
                 found.append(text)
 
 
-def peak_memory() -> tuple[int, bool]:
-    """Returns the most bytes that this process held, and whether the count started over.
+def peak_memory() -> int:
+    """Returns the most bytes that this process held since the last call.
 
-    Linux can start over; elsewhere, the count is that of the whole life of the process.
+    Only Linux can start over; elsewhere, it is the most of the whole life of the process.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
@@ -215,5 +215,5 @@ def peak_memory() -> tuple[int, bool]:
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, False
-    return peak, True
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak
