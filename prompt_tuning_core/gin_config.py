@@ -401,7 +401,7 @@ class _Source:
         # A name that gin already knows for another object, such as an engine's, is no plugin's.
         bare = {
             name
-            for name in registry.process_registry().names_in_gin()
+            for name in ([] if dynamic else registry.process_registry().names_in_gin())
             if not _is_registered(name) or _is_registered(f"{_NAMESPACE}.{name}")
         }
 
@@ -409,7 +409,7 @@ class _Source:
             for namespace in namespaces:
                 if selector.startswith(namespace + "."):
                     return selector[len(namespace) + 1 :].split(".")[0]
-            return selector if selector in bare and not dynamic else None
+            return selector if selector in bare else None
 
         return plugin
 

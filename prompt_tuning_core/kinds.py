@@ -17,6 +17,11 @@ GIN_NAME = re.compile(rf"(?!({_TAKEN})$)[a-z]\w*", re.ASCII | re.IGNORECASE)
 COMMAND_NAME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)?")
 """A command such as `list-plugins`, or `pets.feed` for `prompt-tuning pets feed`."""
 
+A_NAME = {
+    GIN_NAME: "a Python identifier in ASCII that neither Python nor gin keeps for itself",
+    COMMAND_NAME: "lower-case words, with a dot before a subcommand",
+}
+
 
 class Kind(NamedTuple):
     """A kind of plugin.

@@ -25,7 +25,7 @@ from prompt_tuning_core.errors import (
     nearest,
     one_line,
 )
-from prompt_tuning_core.kinds import COMMAND_NAME, GIN_NAME, KINDS, Kind
+from prompt_tuning_core.kinds import A_NAME, KINDS, Kind
 
 if TYPE_CHECKING:
     import importlib_metadata
@@ -335,11 +335,6 @@ def _import(plugin: Plugin) -> object:
 _UNKNOWN = "unknown"
 _LIKE_OURS = re.compile(r"prompt[-_. ]?tuning", re.IGNORECASE)
 
-_A_NAME = {
-    GIN_NAME: "a Python identifier in ASCII that neither Python nor gin keeps for itself",
-    COMMAND_NAME: "lower-case words, with a dot before a subcommand",
-}
-
 
 def _discover(filters: Filters) -> tuple[Plugin, ...]:
     rows: list[Plugin] = []
@@ -440,7 +435,7 @@ def _of_kind(
     if blocked:
         status, detail = "blocked", blocked
     elif not kind.names.fullmatch(row.name):
-        status, detail = "broken", f"is named {row.name!r}, and a name is {_A_NAME[kind.names]}"
+        status, detail = "broken", f"is named {row.name!r}, and a name is {A_NAME[kind.names]}"
     elif not point.pattern.match(row.value):
         status, detail = "broken", f"names {row.value!r}, and should name module:attribute"
     usage = kind.usage.format(name=row.name, words=row.name.replace(".", " "))

@@ -305,28 +305,22 @@ TYPES = [
 
 
 # Clause 5: shapes that it cannot serve.
-def padding(embeddings):
-    def initialize(rng, shape):
-        rows = rows_of(embeddings, rng, (shape[0], embeddings.shape[1]))
-        return jnp.pad(rows, ((0, 0), (0, shape[1])))[:, : shape[1]]
+def of_another_width(change):
+    """Makes a factory that takes rows of its table's width, and changes them to the shape."""
 
-    return initialize
+    def factory(embeddings):
+        def initialize(rng, shape):
+            rows = rows_of(embeddings, rng, (shape[0], embeddings.shape[1]))
+            return change(rows, shape)
 
+        return initialize
 
-def broadcasting(embeddings):
-    def initialize(rng, shape):
-        rows = rows_of(embeddings, rng, (shape[0], embeddings.shape[1]))
-        return jnp.broadcast_to(rows[:, :1], tuple(shape))
-
-    return initialize
+    return factory
 
 
-def tiling(embeddings):
-    def initialize(rng, shape):
-        rows = rows_of(embeddings, rng, (shape[0], embeddings.shape[1]))
-        return jnp.tile(rows, (1, shape[1]))[:, : shape[1]]
-
-    return initialize
+padding = of_another_width(lambda x, s: jnp.pad(x, ((0, 0), (0, s[1])))[:, : s[1]])
+broadcasting = of_another_width(lambda x, s: jnp.broadcast_to(x[:, :1], tuple(s)))
+tiling = of_another_width(lambda x, s: jnp.tile(x, (1, s[1]))[:, : s[1]])
 
 
 def other_error(kind):

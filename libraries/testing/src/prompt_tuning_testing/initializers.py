@@ -100,8 +100,7 @@ class InitializerSubject:
     def reads_table(self) -> bool:
         """True if the factory takes a table."""
         table = SampleTable(1, 1)
-        given = self.arguments(Samples(table)) if callable(self.arguments) else self.arguments
-        return any(value is table for value in given.values())
+        return any(value is table for value in self.maker.with_table(table).values())
 
     @property
     def maker(self) -> _Make:
@@ -235,18 +234,14 @@ def check_initializer(
         max_examples=max_examples,
         seed=seed,
     )
-    name = getattr(factory, "__qualname__", repr(factory))
-    return CheckResults(
-        name,
-        checks.run_all(
-            INITIALIZER_CHECKS,
-            subject,
-            seed=seed,
-            max_examples=max_examples,
-            expected_failures=expected_failures,
-        ),
-        f"check_initializer({name}, …, max_examples={max_examples}, seed={seed})",
+    results = checks.run_all(
+        INITIALIZER_CHECKS,
+        subject,
+        seed=seed,
+        max_examples=max_examples,
+        expected_failures=expected_failures,
     )
+    return CheckResults.of_front("check_initializer", factory, results, max_examples, seed)
 
 
 def initializer_subject(
@@ -261,7 +256,7 @@ def initializer_subject(
 ) -> InitializerSubject:
     """Returns what the checks try; the arguments and errors are those of `check_initializer`."""
     try:
-        import hypothesis  # noqa: F401
+        import hypothesis  # noqa: F401  # Only to see that it is there.
     except ImportError as error:
         raise ImportError(
             "the contract checks need the package hypothesis, which isn't installed; install it "
@@ -453,7 +448,7 @@ def _check_sizes_of_nothing(subject: InitializerSubject, example: Example) -> No
     for bad in ((0, width), (length, 0), (-length, width), (length, -width)):
         try:
             result = subject.make(width)(jax.random.PRNGKey(example.seed), bad)
-        except Exception:
+        except Exception:  # The contract allows any.
             continue
         require(tuple(result.shape) == bad, f"serves {bad}, with shape {tuple(result.shape)}")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.kinds import COMMAND_NAME, GIN_NAME, KINDS, SHARED
+from prompt_tuning_core.kinds import A_NAME, KINDS, SHARED
 
 LICENSES = ("MIT", "Apache-2.0", "none")
 
@@ -94,13 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_name(kind: str, name: str) -> None:
-    pattern = COMMAND_NAME if kind == "command" else GIN_NAME
+    pattern = KINDS[kind].names
     if not pattern.fullmatch(name) or keyword.issoftkeyword(name):
-        allowed = (
-            "lower-case words joined by '-', with a dot before a subcommand"
-            if kind == "command"
-            else "a Python identifier in ASCII that neither Python nor gin keeps for itself"
-        )
+        allowed = A_NAME[pattern]
         raise InputError(f"{name!r} is no name of this kind ({kind}): it must be {allowed}")
     if kind == "configs":
         return  # Its entry point has the name of an engine; its own is the project's.

@@ -97,7 +97,6 @@ class PromptSubject:
         """Makes the module of one stack."""
         return prompts.in_stack(self.module(length), STACKS[side])
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019
     def bound(self, side: str, length: int | None = None) -> Bound:
         """Makes a module with its parameters, moved a little, so that none is zero by design."""
         module = self.in_stack(side, length)
@@ -111,12 +110,10 @@ class PromptSubject:
             },
         )
 
-    def each(self) -> list[Bound]:
-        """Makes the modules of all sides."""
+    @functools.cached_property
+    def bounds(self) -> list[Bound]:
+        """The modules of all sides."""
         return [self.bound(side) for side in self.sides]
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def batches(self) -> SearchStrategy[Batch]:
         """Makes the strategy of the batches."""
@@ -163,18 +160,14 @@ def check_prompt(
       One result for each of `PROMPT_CHECKS`.
     """
     subject = prompt_subject(factory, fields, length=length, first_tokens=first_tokens, seed=seed)
-    name = getattr(factory, "__qualname__", repr(factory))
-    return CheckResults(
-        name,
-        checks.run_all(
-            PROMPT_CHECKS,
-            subject,
-            seed=seed,
-            max_examples=max_examples,
-            expected_failures=expected_failures,
-        ),
-        f"check_prompt({name}, …, max_examples={max_examples}, seed={seed})",
+    results = checks.run_all(
+        PROMPT_CHECKS,
+        subject,
+        seed=seed,
+        max_examples=max_examples,
+        expected_failures=expected_failures,
     )
+    return CheckResults.of_front("check_prompt", factory, results, max_examples, seed)
 
 
 def prompt_subject(
@@ -239,8 +232,8 @@ def _run(
                 whole = jnp.broadcast_to(value, (batch, *value.shape[1:]))
                 outputs[f"prefix {part} of {attention} {number}"] = whole
         for site in stack.sites if bound.overrides("activations") else ():
-            x = jnp.broadcast_to(_random(number, positions, *_tail(stack, site)),
-                                 (batch, positions, *_tail(stack, site)))  # fmt: skip
+            shape = (positions, *_tail(stack, site))
+            x = jnp.broadcast_to(_random(number, *shape), (batch, *shape))
             value = call("activations", number, site, x, state)
             shown = jnp.reshape(mask, (*mask.shape, *[1] * (value.ndim - 2)))
             outputs[f"activations of {site} {number}"] = jnp.where(shown, value, 0)
@@ -305,7 +298,7 @@ def _check_length(subject: PromptSubject, nothing: None) -> None:
 
 
 def _check_mask(subject: PromptSubject, batch: Batch) -> None:
-    for bound in subject.each():
+    for bound in subject.bounds:
         tokens = subject.tokens(batch)
         counts = np.asarray(bound.call("input_mask", tokens).sum(axis=1))
         real = np.asarray((tokens > 0).sum(axis=1))
@@ -320,7 +313,7 @@ def _check_mask(subject: PromptSubject, batch: Batch) -> None:
 
 
 def _check_deterministic(subject: PromptSubject, batch: Batch) -> None:
-    for bound in subject.each():
+    for bound in subject.bounds:
         tokens = subject.tokens(batch)
         first, again = _run(bound, tokens), _run(bound, tokens)
         jitted = jax.jit(lambda tokens, bound=bound: _run(bound, tokens).outputs)(tokens)
@@ -331,7 +324,7 @@ def _check_deterministic(subject: PromptSubject, batch: Batch) -> None:
 
 
 def _check_examples_alone(subject: PromptSubject, batch: Batch) -> None:
-    for bound in subject.each():
+    for bound in subject.bounds:
         tokens = subject.tokens(batch)
         whole = _run(bound, tokens).outputs
         order = np.random.default_rng(batch.seed).permutation(batch.size)
@@ -344,7 +337,7 @@ def _check_examples_alone(subject: PromptSubject, batch: Batch) -> None:
 
 
 def _check_padding(subject: PromptSubject, batch: Batch) -> None:
-    for bound in subject.each():
+    for bound in subject.bounds:
         tokens = subject.tokens(batch)
         padded = jnp.pad(tokens, ((0, 0), (0, 3)))
         short, long = _run(bound, tokens), _run(bound, padded)
@@ -359,7 +352,7 @@ def _check_padding(subject: PromptSubject, batch: Batch) -> None:
 
 def _check_own_positions(subject: PromptSubject, batch: Batch) -> None:
     """A layer changes the prompt's positions only; activations change each position by itself."""
-    for bound in subject.each():
+    for bound in subject.bounds:
         stack, tokens = bound.module.stack, subject.tokens(batch)
         state = bound.call("start", tokens)
         size, positions = bound.call("input_mask", tokens).shape
@@ -382,7 +375,7 @@ def _check_own_positions(subject: PromptSubject, batch: Batch) -> None:
 
 
 def _check_matrix(subject: PromptSubject, batch: Batch) -> None:
-    bound = subject.each()[0]
+    bound = subject.bounds[0]
     if not prompts.may_be_plain(bound.module) or not bound.overrides("matrix"):
         return
     matrix = bound.call("matrix")
@@ -403,7 +396,7 @@ def _check_matrix(subject: PromptSubject, batch: Batch) -> None:
 
 def _check_gradients(subject: PromptSubject, batch: Batch) -> None:
     reached: dict[str, bool] = {}
-    for bound in subject.each():
+    for bound in subject.bounds:
         tokens = subject.tokens(batch._replace(size=4))
 
         def total(
@@ -432,7 +425,7 @@ def _check_saves_and_loads(subject: PromptSubject, nothing: None) -> None:
     except ImportError as error:
         raise NotTriedError(f"prompt-tuning-files is not installed ({error})") from error
     description = module_files.describe(subject.module())
-    bounds = subject.each()
+    bounds = subject.bounds
     matrix = None
     if prompts.may_be_plain(bounds[0].module):
         matrix = bounds[0].call("matrix")
