@@ -39,13 +39,15 @@ MODULES = {
     "testing": [
         f"prompt_tuning_testing.{name}"
         for name in (
-            "initializers", "prompt_modules", "parametrizing", "checks", "sample_values",
-            "check_command", "new_plugin_command",
-            "pytest_plugin", "tiny_t5", "strangers", "wheels",
+            "contracts", "initializers", "prompt_modules", "engine_checks", "hooks_checks",
+            "configs_checks", "tasks_checks", "format_checks", "catalog_checks", "command_checks",
+            "parametrizing", "checks", "sample_values", "check_command", "new_plugin_command",
+            "pytest_plugin", "tiny_t5", "recorded_events", "strangers", "wheels",
         )
     ],
     "catalogs-and-commands": [
         "prompt_tuning_catalog_google",
+        "prompt_tuning_configs.gin_path",
         *(
             f"prompt_tuning_commands_inspect.{name}"
             for name in (

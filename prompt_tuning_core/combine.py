@@ -1,16 +1,15 @@
-"""Combine functions: they place a prompt in a sequence (`protocols.Combine`).
+"""Combine functions: they place a prompt in a sequence.
 
-Each makes `[B, T + P, …]` of a prompt `[B, P, …]` and `x` `[B, T, …]`.
+Each makes `[B, T + P, …]` of a prompt `[B, P, …]`, `x` `[B, T, …]` and the input ids `[B, T]`. The
+same function places the prompt's vectors among the embedded input and its ones in the mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-
-from prompt_tuning_core.protocols import Combine
 
 
 def prefix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -25,20 +24,10 @@ def prefix_after_bos(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.
     return jnp.concatenate([x[:, :1], prompt, x[:, 1:]], axis=1)
 
 
-def suffix(
-    prompt: jax.Array, x: jax.Array, tokens: jax.Array, before_eos: bool = True
-) -> jax.Array:
-    """Puts the prompt after the last real token of each example, before its padding.
-
-    Args:
-      prompt: `[B, P, …]`.
-      x: `[B, T, …]`.
-      tokens: `[B, T]` input ids; an example's length is its number of non-zero ids.
-      before_eos: True keeps the example's last token, EOS, after the prompt.
-    """
+def suffix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Puts the prompt in front of the last real token of each example, which is EOS."""
     total, length = x.shape[1], prompt.shape[1]
-    start = jnp.sum(tokens != 0, axis=1, keepdims=True) - int(before_eos)  # [B, 1]
-    start = jnp.maximum(start, 0)
+    start = jnp.maximum(jnp.sum(tokens != 0, axis=1, keepdims=True) - 1, 0)  # [B, 1]
     position = jnp.arange(total + length)[None, :]  # [1, T + P]
     # Position of each result row within [x, prompt].
     source = jnp.where(
@@ -50,7 +39,7 @@ def suffix(
     return jnp.take_along_axis(both, source.reshape(source.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
-PLACES: Mapping[str, Combine] = {
+PLACES: Mapping[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "prefix": prefix,
     "prefix_after_bos": prefix_after_bos,
     "suffix": suffix,

@@ -41,14 +41,6 @@ POINTS = (
 
 _WITH_CALL = "write prompt_init = @plugins.NAME(), with ()"
 
-_FORMER_NAMES = {
-    "side": "sides",
-    "inputs": "input",
-    "inputs_mask": "input_mask",
-    "keys_values": "prefix, which adds positions, or activations, which changes some",
-    "layer_input": "layer",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
@@ -339,8 +331,7 @@ def made_by(factory: object) -> PromptModule:
     """Returns the prompt module that a factory makes.
 
     Raises:
-      InputError: If it is no factory, makes no prompt module, or makes one with a method of a
-        former name.
+      InputError: If it is no factory, or makes no prompt module.
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         raise InputError(
@@ -353,12 +344,6 @@ def made_by(factory: object) -> PromptModule:
             f"PROMPT makes a {type(module).__name__}, expected a prompt module "
             "(prompt_tuning_core.prompts.PromptModule)"
         )
-    for former, now in _FORMER_NAMES.items():
-        if hasattr(type(module), former):
-            raise InputError(
-                f"{described(module)}: has {former!r}, which is no point of a prompt module; it is "
-                f"called {now} now"
-            )
     return module
 
 

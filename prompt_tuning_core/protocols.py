@@ -7,13 +7,15 @@ plugin with an initializer does not have to import this package.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import jax
 
     from prompt_tuning_core.prompts import PromptFactory, PromptModule
+
+T = TypeVar("T")
 
 
 class Initializer(Protocol):
@@ -29,6 +31,17 @@ class Initializer(Protocol):
         Raises:
           ValueError: If this initializer cannot serve `shape`; it never crops, pads or broadcasts.
         """
+
+
+def declares(**attributes: object) -> Callable[[T], T]:
+    """Returns a decorator that sets attributes which checks read: `@declares(uses_rng=False)`."""
+
+    def set_attributes(factory: T) -> T:
+        for name, value in attributes.items():
+            setattr(factory, name, value)
+        return factory
+
+    return set_attributes
 
 
 @runtime_checkable
@@ -60,23 +73,6 @@ class SavedPrompt(Protocol):
 
     def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
         """Returns the plain prompt's matrix; for another module, NaN that `values` replace."""
-
-
-class Combine(Protocol):
-    """Places a prompt within a sequence.
-
-    The same function places the prompt's vectors among the embedded inputs (`x` `[B, T, H]`) and
-    its ones in the mask (`x` `[B, T]`), so that the two cannot disagree.
-    """
-
-    def __call__(self, prompt: jax.Array, x: jax.Array, tokens: jax.Array, /) -> jax.Array:
-        """Returns `[B, T + P, …]`.
-
-        Args:
-          prompt: `[B, P, …]`.
-          x: `[B, T, …]`, of the same rank as `prompt`.
-          tokens: `[B, T]` input ids, 0 where padded; for placements that depend on the lengths.
-        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,11 +166,32 @@ class Registry:
           PluginLoadError: If it does not work with this core, fails to import, or does not fit its
             kind. Also the errors of `find`.
         """
-        return self._load(self.find(kind, name))
+        return self.load_found(self.find(kind, name))
+
+    def load_found(self, plugin: Plugin) -> Any:
+        """Imports a plugin that `discover` or `find` returned; raises as `load`."""
+        if plugin not in self._loaded:
+            complaint = _incompatibility(plugin)
+            if complaint:
+                raise PluginLoadError(f"{plugin} {complaint}")
+            loaded = _import(plugin)
+            complaint = KINDS[plugin.kind].complaint(loaded)
+            if complaint:
+                raise PluginLoadError(f"{plugin} {complaint} ({plugin.value})")
+            if not plugin.is_core:  # Listing plugins does not need pluggy.
+                _validate_hooks(plugin, loaded)
+            twin = self.plugin_of(loaded)
+            if twin is not None and KINDS[plugin.kind].in_gin:
+                raise PluginLoadError(
+                    f"{plugin} is the same object as {twin}, and gin would share their bindings; "
+                    "give each a function of its own"
+                )
+            self._loaded[plugin] = loaded
+        return self._loaded[plugin]
 
     def load_in_gin(self, name: str) -> Any:
         """Imports the plugin that gin files mean by `plugins.NAME`; raises as `load`."""
-        return self._load(self.find_in_gin(name))
+        return self.load_found(self.find_in_gin(name))
 
     def loaded(self) -> tuple[Plugin, ...]:
         """Lists the plugins loaded so far, in the order of `discover`."""
@@ -200,7 +221,7 @@ class Registry:
         if plugin.status != "ok":
             return plugin
         try:
-            self._load(plugin)
+            self.load_found(plugin)
         except PluginLoadError as error:
             status = "incompatible" if _incompatibility(plugin) else "broken"
             return plugin._replace(status=status, detail=str(error).removeprefix(f"{plugin} "))
@@ -229,26 +250,6 @@ class Registry:
         if plugin.status != "ok":
             raise PluginLoadError(f"{plugin} {plugin.detail}")
         return plugin
-
-    def _load(self, plugin: Plugin) -> Any:
-        if plugin not in self._loaded:
-            complaint = _incompatibility(plugin)
-            if complaint:
-                raise PluginLoadError(f"{plugin} {complaint}")
-            loaded = _import(plugin)
-            complaint = KINDS[plugin.kind].complaint(loaded)
-            if complaint:
-                raise PluginLoadError(f"{plugin} {complaint} ({plugin.value})")
-            if not plugin.is_core:  # Listing plugins does not need pluggy.
-                _validate_hooks(plugin, loaded)
-            twin = self.plugin_of(loaded)
-            if twin is not None and KINDS[plugin.kind].in_gin:
-                raise PluginLoadError(
-                    f"{plugin} is the same object as {twin}, and gin would share their bindings; "
-                    "give each a function of its own"
-                )
-            self._loaded[plugin] = loaded
-        return self._loaded[plugin]
 
 
 def _validate_hooks(plugin: Plugin, loaded: object) -> None:

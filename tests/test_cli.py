@@ -123,7 +123,10 @@ def test_version_and_help(main):
     assert main() == main("--help")
     code, output, error = main("--help")
     assert (code, error) == (0, "")
-    assert "  list-plugins  List the installed plugins, without importing them\n" in output
+    assert (
+        "  list-plugins  List the installed plugins, or show one, without importing them\n"
+        in output
+    )
 
 
 COMMAND = """\
@@ -326,6 +329,8 @@ def test_gin_path_prints_where_an_engines_files_are(site, main):
     assert "gin file 'runs/x.gin' not found; it is the engine fake's (c)" in elsewhere
     site.write("runs/x.gin", "")
     assert main("gin-path", "--engine=fake", "runs/x.gin") == (0, "runs/x.gin\n", "")
+    nobody = "no engine plugin named 'nobody' is installed"
+    assert nobody in main("gin-path", "--engine=nobody")[2]
 
 
 def test_a_reader_that_leaves_is_no_error(site):

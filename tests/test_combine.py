@@ -22,12 +22,8 @@ TOKENS = [[5, 6, 7, 1], [5, 1, 0, 0]]
         (combine.prefix, [[-1, -2, 5, 6, 7, 1], [-1, -2, 5, 1, 0, 0]]),
         (combine.prefix_after_bos, [[5, -1, -2, 6, 7, 1], [5, -1, -2, 1, 0, 0]]),
         (combine.suffix, [[5, 6, 7, -1, -2, 1], [5, -1, -2, 1, 0, 0]]),
-        (
-            lambda *a: combine.suffix(*a, before_eos=False),
-            [[5, 6, 7, 1, -1, -2], [5, 1, -1, -2, 0, 0]],
-        ),
     ],
-    ids=["prefix", "prefix_after_bos", "suffix", "suffix after EOS"],
+    ids=["prefix", "prefix_after_bos", "suffix"],
 )
 def test_places(place, expected):
     tokens = jnp.array(TOKENS)

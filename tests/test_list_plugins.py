@@ -155,7 +155,7 @@ def test_allow_list_blocks_the_rest(zoo):
         for row in r
         if row["status"] == "ok"
     }
-    core = {"eval", "gin-path", "infer", "list-plugins", "train"}
+    core = {"eval", "infer", "list-plugins", "train"}
     assert ok == {
         "init_good": "good", "init_twice": "right", **dict.fromkeys(core, "prompt-tuning-core")
     }  # fmt: skip
@@ -266,3 +266,89 @@ def test_check_loads_each_and_survives_all(zoo):
 def test_check_succeeds_where_all_is_well(zoo):
     process = zoo.command("list-plugins", "--check", "--allow-plugin=good")
     assert process.returncode == 0
+
+
+DETAILED = """
+print("imported")
+
+def init_x(top=1.5, *, name):
+    \"\"\"Makes one.
+
+    In more words.
+    \"\"\"
+"""
+
+
+@pytest.fixture
+def detailed(site):
+    requires = ["numpy>=1", "prompt-tuning-core>=99", "not-there", "x; extra == 'more'", "?"]
+    site.distribution(
+        "detailed",
+        {"initializers": {"init_details": "detailed_one:init_x"}, "commands": {"a-few": "gone"}},
+        {"detailed_one.py": DETAILED},
+        requires=requires,
+    )
+    return site
+
+
+def test_one_plugin_is_shown_without_importing_it(detailed):
+    process = detailed.command("list-plugins", "init_details")
+    assert process.returncode == 0, process.stderr
+    lines = {line.split()[0]: " ".join(line.split()) for line in process.stdout.splitlines()}
+    assert lines["object"] == "object detailed_one:init_x"
+    assert lines["folder"] == f"folder {detailed.folder}"
+    assert lines["requires"] == "requires numpy>=1: met"
+    assert lines["not-there:"] == "not-there: not installed"
+    assert lines["x;"] == "x; extra == 'more': not needed here"
+    assert lines["?:"] == "?: cannot be read"
+    assert "not met by" in process.stdout
+    assert lines["parameters"] == "parameters not shown; add --import"
+    assert "imported" not in process.stdout + process.stderr
+
+
+def test_imported_it_has_its_parameters_and_its_docstring(main, site):
+    site.distribution(
+        "good", {"initializers": {"init_shown": "detailed_two:init_x"}},
+        {"detailed_two.py": DETAILED}, summary="Good",
+    )  # fmt: skip
+    code, shown, error = main("list-plugins", "init_shown", "--import")
+    assert (code, error) == (0, "imported\n")
+    assert shown.endswith(
+        "requires      none\n"
+        "parameters    plugins.init_shown.top: 1.5\n"
+        "              plugins.init_shown.name: must be set\n"
+        "docstring     Makes one.\n"
+        "\n"
+        "              In more words.\n"
+    )
+    (row,) = json.loads(main("list-plugins", "init_shown", "--import", "--json")[1])
+    assert row["parameters"]["plugins.init_shown.top"] == "1.5"
+    assert row["docstring"].startswith("Makes one.")
+    assert row["folder"] == str(site.folder)
+
+
+def test_a_distribution_and_a_kind_are_shown(main, detailed):
+    (row,) = json.loads(main("list-plugins", "detailed", "--kind=command", "--json")[1])
+    assert (row["name"], row["folder"]) == (
+        "a-few", "no module named 'gone' is installed; tried sys.path"
+    )  # fmt: skip
+    _, shown, _ = main("list-plugins", "--kind=engine")
+    assert {line.split()[0] for line in shown.splitlines()} == {"KIND", "engine"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "list-plugins init_detail",
+            "no plugin or distribution named 'init_detail' is installed; did",
+        ),
+        ("list-plugins --import", "--import shows one plugin: write list-plugins NAME --import"),
+        ("list-plugins --kind=engin", "argument --kind: invalid choice: 'engin'"),
+        ("list-plugins init_details --import", "requires 'prompt-tuning-core>=99', and prompt-tun"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(main, detailed, line, expected):
+    code, shown, error = main(*line.split())
+    assert (code, shown, error.count("\n")) == (2, "", 1)
+    assert expected in error

@@ -1,19 +1,24 @@
-"""List the installed plugins, without importing them."""
+"""List the installed plugins, or show one, without importing them."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands.text_tables import aligned
+from prompt_tuning_core.errors import InputError, UnknownPluginError, nearest
+from prompt_tuning_core.kinds import KINDS
 
 _FIELDS = ("kind", "name", "usage", "distribution", "version", "status", "description", "detail")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this command."""
+    """Adds the arguments of this command."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this plugin or distribution")
+    parser.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
     parser.add_argument("--json", action="store_true", help="as a JSON array of objects")
     parser.add_argument(
         "--check",
@@ -21,23 +26,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="import each and compare what it requires of the core; exit with 1 if one is "
         "incompatible, broken or in conflict",
     )
+    parser.add_argument(
+        "--import",
+        action="store_true",
+        dest="imports",
+        help="with NAME: import it, and show its docstring and its parameters as gin names them",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints a row for each plugin; returns 1 if `--check` finds one that cannot be used."""
     installed = registry.process_registry()
-    plugins = installed.discover()
-    if arguments.check:
-        import contextlib
+    plugins = [p for p in installed.discover() if arguments.kind in (None, p.kind)]
+    if arguments.name:
+        known = {name for plugin in plugins for name in (plugin.name, plugin.distribution)}
+        plugins = [p for p in plugins if arguments.name in (p.name, p.distribution)]
+        if not plugins:
+            raise UnknownPluginError(
+                f"no plugin or distribution named {arguments.name!r} is installed"
+                f"{nearest(arguments.name, known)}"
+            )
+    elif arguments.imports:
+        raise InputError("--import shows one plugin: write list-plugins NAME --import")
+    # Hide output of a plugin's import: it is not part of the list.
+    with contextlib.redirect_stdout(sys.stderr):
+        if arguments.check:
+            plugins = [installed.check(plugin) for plugin in plugins]
+        rows = [{field: getattr(plugin, field) for field in _FIELDS} for plugin in plugins]
+        if arguments.name:
+            from prompt_tuning_core.commands import plugin_details
 
-        # Hide output of a plugin's import: it is not part of the list.
-        with contextlib.redirect_stdout(sys.stderr):
-            plugins = tuple(installed.check(plugin) for plugin in plugins)
+            for row, plugin in zip(rows, plugins, strict=True):
+                row.update(plugin_details.of(plugin, arguments.imports))
     if arguments.json:
         import json
 
-        rows = [{field: getattr(plugin, field) for field in _FIELDS} for plugin in plugins]
         print(json.dumps(rows, indent=2))  # In ASCII: no control character of a stranger.
+    elif arguments.name:
+        print("\n\n".join(map(plugin_details.shown, rows)))
     else:
         _print_table(plugins)
     return int(arguments.check and any(p.status not in ("ok", "blocked") for p in plugins))
