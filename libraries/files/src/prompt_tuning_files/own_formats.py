@@ -62,6 +62,17 @@ class SafetensorsFormat:
 
     prompt_endings = (".safetensors",)
 
+    @staticmethod
+    def sample_model(folder: Path) -> Path:
+        """Writes a model of two variables, for `prompt-tuning check safetensors`."""
+        arrays = {
+            "token_embedder/embedding": np.arange(32, dtype=np.float32).reshape(8, 4),
+            "encoder/encoder_norm/scale": np.ones(4, np.float32),
+        }
+        path = folder / MODEL_FILE
+        path.write_bytes(safetensors_prompts.encoded(arrays, {"step": "7"}))
+        return path
+
     def recognizes_model(self, path: str) -> bool:
         """See `formats.ModelFormat`."""
         file = Path(path)
@@ -173,6 +184,8 @@ def _begins(path: str, magic: bytes) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
+    if os.path.isdir(path):  # Before anything is written: a prompt may have two files.
+        raise InputError(f"{path}: can't be written: it is a directory; name a file")
     try:
         yield
     except OSError as error:

@@ -281,7 +281,7 @@ class _Trainer:
         """Writes the prompt, and starts to write the state in the background."""
         directory, keep = self._prepared.directory, self._options.keep_checkpoints
         self._report.flush()
-        paths, provenance = self._write_prompt(f"prompt_{self._step}")
+        paths = self._write_prompt(f"prompt_{self._step}")
         notes = {
             "data": self._prepared.batches.get_state(),
             "metrics": dict(self._metrics),
@@ -291,24 +291,24 @@ class _Trainer:
         for old in prompt_files.by_step(directory)[: -keep if keep else 0]:
             for file in prompt_files.files_of(old):
                 file.unlink(missing_ok=True)
+        provenance = prompt_files.read_provenance(paths[0])  # With what the file's writer adds.
         self._prepared.hook.prompt_saved(paths=paths, provenance=provenance)
 
-    def _write_prompt(self, name: str) -> tuple[list[Path], dict[str, Any]]:
-        """Writes the prompt in all of its forms; returns the files and the provenance."""
+    def _write_prompt(self, name: str) -> list[Path]:
+        """Writes the prompt in all of its forms, with its provenance; returns the files."""
         facts = self._prepared.facts
         provenance = {
             **(facts if self._options.record_settings else without_settings(facts)),
             "step": self._step,
             "metrics": {self._options.eval_split: dict(self._metrics)},
         }
-        paths = module_files.save(
+        return module_files.save(
             self._prepared.directory / name,
             _as_numpy(self._prompt),
             self._options.model.matrix(self._prompt),
             self._prepared.facts["prompt_module"],
             provenance,
         )
-        return paths, provenance
 
     def _finished(self) -> TrainingRun:
         """Returns the finished run, and prints its first and last metrics."""
