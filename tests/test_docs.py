@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,9 +35,12 @@ def test_gin_files_and_macros_in_the_documentation_exist():
         content = page.read_text(encoding="utf-8")
         files_of_ours = r"(?<!t5x/configs/)\b((?:models|prompts|runs)/[\w/]+\.gin)\b"
         named = set(re.findall(files_of_ours, content))
-        assert named <= files, f"{page.name} names {named - files}"
+        # A file that the page writes: ```gin my_package/prompts/from_mine.gin
+        written = set(re.findall(r"^```gin [\w/]*?((?:models|prompts|runs)/\S+)", content, re.M))
+        assert named <= files | written, f"{page.name} names {named - files - written}"
         set_macros = set(re.findall(r"--gin\.([A-Z_]+)=", content))
-        assert set_macros <= macros | {"NAME"}, f"{page.name} sets {set_macros - macros}"
+        own = {"NAME", *re.findall(r"%([A-Z_]+)$", content, re.M)}  # Of a gin file in the page.
+        assert set_macros <= macros | own, f"{page.name} sets {set_macros - macros - own}"
 
 
 def test_tests_that_the_documentation_names_exist():
@@ -51,29 +50,3 @@ def test_tests_that_the_documentation_names_exist():
         ]
         for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", "\n".join(settled)):
             assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
-
-
-@pytest.mark.slow
-def test_the_initializer_of_the_documentation_keeps_the_contract_in_its_own_test(tmp_path):
-    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    module, test = blocks[0], next(block for block in blocks if "def test_contract" in block)
-    (tmp_path / "prompt_tuning_init_ramp.py").write_text(module)
-    (tmp_path / "test_init_ramp.py").write_text(test)
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_init_ramp.py"]
-    process = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout
-    assert "11 passed" in process.stdout
-
-
-@pytest.mark.slow
-def test_the_prompt_module_of_the_documentation_passes_in_its_own_test(tmp_path):
-    page = (ROOT / "docs" / "prompt-modules.md").read_text(encoding="utf-8")
-    module, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "my_package.py").write_text(module)
-    (tmp_path / "test_average.py").write_text(test)
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_average.py"]
-    run += ["-k", "points or length or matrix"]
-    process = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout
-    assert "3 passed" in process.stdout

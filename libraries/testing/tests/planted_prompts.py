@@ -228,6 +228,23 @@ class FieldOfAFunction(Sound):
         return self.own[None] * self.more.mean()
 
 
+class DividesByPositions(Sound):
+    """Knows the number of positions, which is 1 when they are decoded one after another."""
+
+    sides: tuple[str, ...] = ("encoder", "decoder")
+
+    def activations(self, layer, site, x, state):
+        return x / x.shape[1] if site == "self_attention/values" else x
+
+
+class OtherUnderFlaxformer(Sound):
+    """Adds 1 in a stack of Flaxformer."""
+
+    def rows(self, tokens, embedded):
+        is_in_flaxformer = "flaxformer" in type(self.parent).__module__
+        return super().rows(tokens, embedded) + is_in_flaxformer
+
+
 PLANTED = [
     Planted("points", HalfPrecision, "'half' is bfloat16, expected float32"),
     Planted("points", WrongWidth, "rows returned the shape [1, 3, 7]"),
@@ -261,4 +278,5 @@ PLANTED = [
     Planted("gradients", TrainsNothing, "names no parameter"),
     Planted("gradients", InfiniteGradient, "is not finite"),
     Planted("saves_and_loads", FieldOfAFunction, "FieldOfAFunction.how is"),
+    Planted("cached", DividesByPositions, "logits of decoding with a cache"),
 ]

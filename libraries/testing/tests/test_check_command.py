@@ -7,6 +7,7 @@ import json
 import pytest
 
 from prompt_tuning_core import registry
+from prompt_tuning_testing.strangers import STRANGERS
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,9 @@ def test_a_prompt_module(main):
     )  # fmt: skip
     assert (code, error) == (0, "")
     assert shown.splitlines()[0].endswith("prompt-multitask 1.0.0 keeps its contract")
-    assert "not tried" not in shown
+    assert [
+        line for line in shown.splitlines() if "not tried" in line and "laxformer" not in line
+    ] == []
 
 
 def test_a_wrong_initializer(stranger, main):
@@ -66,7 +69,7 @@ def test_a_wrong_initializer(stranger, main):
     lines = shown.splitlines()
     assert lines[0] == "initializer plugin 'init_deaf' of check-me 1.0 breaks 1 of 11 clauses"
     assert lines[1].split() == ["failed", "2", "deterministic_and_rng"]
-    flags = "--examples=2 --seed=0 --shape=2x3 --shape=4x5"
+    flags = "--kind=initializer --examples=2 --seed=0 --shape=2x3 --shape=4x5"
     assert lines[-1] == f"again: prompt-tuning check init_deaf {flags}"
     code, shown, _ = main("check", "init_deaf", "--json", *SMALL)
     assert code == 1
@@ -84,28 +87,68 @@ def test_a_wrong_initializer(stranger, main):
         ("check init_sond", "named 'init_sond' is installed; did you mean 'init_sound'"),
         ("check prompt_basic --shape=2x3", "--shape is not for a plugin of the kind prompt"),
         ("check init_sound --first-token=3", "--first-token is not for a plugin of the kind init"),
-        ("check local", "'local' of prompt-tuning-engine-local 1.0.0 is not of kind"),
+        ("check init_sound --kind=hooks", "no hooks plugin or distribution named 'init_sound' is"),
+        ("check init_sound --kind=hook", "argument --kind: invalid choice: 'hook'"),
+        ("check tell --gin.tell.x=1", "unknown flag '--gin.tell.x=1'"),
         ("check init_needy", "the type of the parameter 'path' does not say what to try; give it"),
         ("check init_sound --gin.init_soun.scale=1", "it takes --gin.init_sound.PARAMETER=VALUE"),
         ("check init_sound --gin.init_sound.scale=@x", "@x is no value; write a number, a list"),
         ("check init_sound --fast", "unknown flag '--fast'"),
-        ("check init_sound --shape=3", "--shape is '3', expected two sizes such as 20x512"),
-        ("check init_sound --shape=0x3", "--shape is '0x3', expected two sizes"),
+        (
+            "check init_sound --shape=3",
+            "argument --shape: is '3', expected two sizes such as",
+        ),
+        ("check init_sound --shape=0x3", "argument --shape: is '0x3', expected two sizes"),
         ("check init_sound --examples=0", "--examples is 0, expected a number of at least 1"),
         ("check init_sound --block-plugin=check-me", "may not be used: 'check-me' is blocked"),
-        ("check init_old", "requires 'prompt-tuning-core<1', and prompt-tuning-core"),
-        ("check init_raises", "fails to import: ZeroDivisionError: division by zero"),
-        ("check init_twice", "cannot be used: the name is also claimed by"),
     ],
 )
-def test_misuse_is_one_line(site, stranger, main, line, expected):
+def test_misuse_is_one_line(stranger, site, main, line, expected):
+    STRANGERS["hooks"].put(site)
+    registry.configure()
+    code, shown, error = main(*line.split(), "--json")
+    assert (code, shown) == (2, "")
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "expected"),
+    [
+        ("init_old", "incompatible", "requires 'prompt-tuning-core<1', and prompt-tuning-core"),
+        ("init_raises", "broken", "fails to import: ZeroDivisionError: division by zero"),
+        ("init_twice", "conflict", "the name is also claimed by"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_one_line(site, stranger, main, name, status, expected):
     old = ["prompt-tuning-core<1"]
     site.distribution("old", {"initializers": {"init_old": "check_me:init_sound"}}, requires=old)
     points = {"init_raises": "raises_here:x", "init_twice": "check_me:init_sound"}
     site.distribution("raises", {"initializers": points}, {"raises_here.py": "1 / 0"})
     site.distribution("twice", {"initializers": {"init_twice": "check_me:init_deaf"}})
     registry.configure()
-    code, shown, error = main(*line.split(), "--json")
-    assert (code, shown) == (2, "")
-    assert error.count("\n") == 1
-    assert expected in error
+    code, shown, error = main("check", name)
+    assert (code, error) == (1, "")
+    for line in filter(None, shown.split("\n")):  # Two plugins have one name.
+        assert f"cannot be checked ({status}): " in line
+        assert expected in line
+    code, shown, error = main("check", name, "--json")
+    assert (code, error) == (1, "")
+    rows = json.loads(shown)
+    assert {(row["plugin"], row["name"], row["outcome"]) for row in rows} == {
+        (name, "loads", "failed")
+    }
+    assert expected in rows[0]["detail"]
+
+
+def test_all_plugins_of_a_distribution(site, main):
+    STRANGERS["hooks"].put(site)
+    STRANGERS["engine"].put(site)
+    registry.configure()
+    code, shown, _ = main("check", "A_Strangers.hooks")
+    assert code == 0
+    assert shown.startswith("hooks plugin 'tell' of a-strangers-hooks 0.3.0 keeps its contract\n")
+    code, shown, _ = main("check", "a-strangers-engine", "--kind=configs", "--json")
+    assert code == 0
+    assert {row["plugin"] for row in json.loads(shown)} == {"mine"}
+    assert {row["kind"] for row in json.loads(shown)} == {"configs"}

@@ -44,7 +44,7 @@ def t5x():
 
 @pytest.fixture(scope="module")
 def flaxformer_models():
-    import flaxformer_models
+    from prompt_tuning_testing import flaxformer_models
 
     return flaxformer_models
 

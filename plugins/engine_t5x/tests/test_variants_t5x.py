@@ -197,7 +197,7 @@ class Noisy(PromptModule):
 
 @pytest.mark.parametrize("remat", ["legacy", "full"])
 def test_randomness_is_on_in_training_only(engines, remat):
-    import flaxformer_models
+    from prompt_tuning_testing import flaxformer_models
 
     module = flaxformer_models.encoder_decoder(lambda: Noisy(length=1), layer_remat=remat)
     model = engines.prompt_model.PromptEncoderDecoderModel(

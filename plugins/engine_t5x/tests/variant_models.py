@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from types import SimpleNamespace
 
-import flaxformer_models
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from prompt_tuning_engine_local.model import optimizers
 from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_engine_t5x import prompt_model, prompt_optimizer
+from prompt_tuning_testing import flaxformer_models
 from variants import ROWS, batch_of
 
 INPUTS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CheckResults,
         ContractError,
     )
+    from prompt_tuning_testing.contracts import check_plugin
     from prompt_tuning_testing.initializers import INITIALIZER_CHECKS, check_initializer
     from prompt_tuning_testing.parametrizing import parametrize_with_checks
     from prompt_tuning_testing.prompt_modules import PROMPT_CHECKS, check_prompt
@@ -32,11 +33,14 @@ __all__ = [
     "SampleVocabulary",
     "Samples",
     "check_initializer",
+    "check_plugin",
     "check_prompt",
     "parametrize_with_checks",
 ]
 
-_MODULES = ("checks", "initializers", "parametrizing", "prompt_modules", "sample_values")
+_MODULES = (
+    "checks", "contracts", "initializers", "parametrizing", "prompt_modules", "sample_values",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Check that an installed plugin keeps its contract."""
+"""Check that installed plugins keep their contracts."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError
-from prompt_tuning_testing.checks import CheckResults
-from prompt_tuning_testing.initializers import Shape, check_initializer
-from prompt_tuning_testing.prompt_modules import check_prompt
-from prompt_tuning_testing.sample_values import arguments_of
+from prompt_tuning_core.errors import InputError, UnknownPluginError, nearest
+from prompt_tuning_core.kinds import KINDS
+from prompt_tuning_core.registry import Plugin
+from prompt_tuning_testing import checks
+from prompt_tuning_testing.checks import CheckResult, CheckResults
+from prompt_tuning_testing.contracts import contract_of
 
 takes_unknown_flags = True  # --gin.NAME.PARAMETER=VALUE
 
 _QUICK = 2
-_DEFAULTS = {"initializer": 20, "prompt": 4}  # Examples, by kind.
+# The flags that are for one kind only, and the options of its subject.
+_OPTIONS = {"shape": ("initializer", "shapes"), "first_token": ("prompt", "first_tokens")}
+_BY_GIN = ("initializer", "prompt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.add_argument(
-        "name", metavar="NAME", help="an initializer or a prompt module, as gin files name it"
+        "name", metavar="NAME", help="a plugin, or a distribution for all plugins that it carries"
     )
+    parser.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
     parser.add_argument(
-        "--examples", type=int, metavar="N", help="examples of each check (default: 20, prompts 4)"
+        "--examples", type=int, metavar="N", help="examples of each check (default: by kind)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="determines the examples (default: 0)"
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
         action="append",
-        default=[],
+        type=_shape,
         metavar="PxH",
         help="of an initializer: a shape that it must serve, such as 20x512; without one, many are "
         "tried (repeatable)",
@@ -45,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--first-token",
         action="append",
-        default=[],
         type=int,
         metavar="ID",
         help="of a prompt module: an id that examples may begin with, if not any (repeatable)",
@@ -53,51 +56,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"as --examples={_QUICK}")
     parser.add_argument("--json", action="store_true", help="print a JSON array of the results")
     parser.epilog = (
-        "--gin.NAME.PARAMETER=VALUE gives the plugin an argument. Example: prompt-tuning check "
-        "init_random --gin.init_random.scale=0.1"
+        "--gin.NAME.PARAMETER=VALUE gives an initializer or a prompt module an argument. An engine "
+        "gets all other flags for its runs. The exit code is 1 if a check fails. Example: "
+        "prompt-tuning check init_random --gin.init_random.scale=0.1"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the table of the checks; returns 1 if one failed."""
-    name = arguments.name.removeprefix("plugins.")
-    installed = registry.process_registry()
-    plugin = installed.find_in_gin(name)
-    if plugin.kind not in _DEFAULTS:
-        kinds = " and ".join(_DEFAULTS)
-        raise InputError(f"{plugin} cannot be checked: there are checks of {kinds} plugins only")
-    factory = installed.load(plugin.kind, name)
-    given = _given(name, arguments.unknown)
-    examples = arguments.examples
-    if examples is None:
-        examples = _QUICK if arguments.quick else _DEFAULTS[plugin.kind]
-    if examples < 1:
-        raise InputError(f"--examples is {examples}, expected a number of at least 1")
-    shapes, first = [_shape(text) for text in arguments.shape], arguments.first_token
-    if (shapes and plugin.kind == "prompt") or (first and plugin.kind == "initializer"):
-        flag = "--shape" if shapes else "--first-token"
-        raise InputError(f"{flag} is not for a plugin of the kind {plugin.kind}")
-    options = {"max_examples": examples, "seed": arguments.seed}
-    if plugin.kind == "prompt":
-        found = check_prompt(factory, given, first_tokens=first, **options)
-    else:
-        try:
-            values = arguments_of(factory, given)
-        except InputError as error:
-            raise InputError(f"{plugin}: {error} (--gin.{name}.PARAMETER=VALUE)") from error
-        found = check_initializer(factory, values, shapes=shapes or None, **options)
-    command = f"prompt-tuning check {name} --examples={examples} --seed={arguments.seed}"
-    flags = [f"--shape={text}" for text in arguments.shape]
-    flags += [f"--first-token={token}" for token in first]
-    results = CheckResults(str(plugin), found, " ".join([command, *flags, *arguments.unknown]))
+    """Prints the table of the checks of each plugin; returns 1 if one failed."""
+    if arguments.examples is not None and arguments.examples < 1:
+        raise InputError(f"--examples is {arguments.examples}, expected a number of at least 1")
+    plugins = _named(arguments.name.removeprefix("plugins."), arguments.kind)
+    results = [_checked(plugin, arguments) for plugin in plugins]
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(result) for result in results], indent=2))
+        rows = [
+            {"kind": plugin.kind, "plugin": plugin.name, **dataclasses.asdict(result)}
+            for plugin, found in zip(plugins, results, strict=True)
+            for result in found
+        ]
+        print(json.dumps(rows, indent=2))
     else:
-        print(results)
-    return int(bool(results.failed))
+        print("\n\n".join(map(str, results)))
+    return int(any(found.failed for found in results))
 
 
-def _given(name: str, flags: Sequence[str]) -> Mapping[str, Any]:
+def _named(name: str, kind: str | None) -> list[Plugin]:
+    """Returns the plugins of a name, or of a distribution with this name."""
+    listed = registry.process_registry().discover()
+    of_kind = [plugin for plugin in listed if kind in (None, plugin.kind) and plugin.kind]
+    normal = registry.normalized(name)
+    found = [plugin for plugin in of_kind if plugin.name == name]
+    found = found or [p for p in of_kind if registry.normalized(p.distribution) == normal]
+    if not found:
+        known = [plugin.name for plugin in of_kind] + [plugin.distribution for plugin in of_kind]
+        what = f"{kind} plugin" if kind else "plugin"
+        raise UnknownPluginError(
+            f"no {what} or distribution named {name!r} is installed{nearest(name, set(known))}"
+        )
+    for plugin in found:
+        if plugin.status == "blocked":
+            raise InputError(f"{plugin} may not be used: {plugin.detail}")
+    return found
+
+
+def _checked(plugin: Plugin, arguments: argparse.Namespace) -> CheckResults:
+    """Returns the results of one plugin."""
+    installed = registry.process_registry()
+    usable = installed.check(plugin)
+    if usable.status != "ok":
+        return Unusable(usable)
+    contract = contract_of(plugin.kind)
+    examples = arguments.examples or (_QUICK if arguments.quick else contract.examples)
+    try:
+        subject = contract.subject(
+            installed.load_found(plugin),
+            _given(plugin, arguments.unknown),
+            max_examples=examples,
+            seed=arguments.seed,
+            **_options(plugin, arguments),
+        )
+    except InputError as error:
+        raise InputError(f"{plugin}: {error}") from error
+    results = checks.run_all(contract.checks, subject, seed=arguments.seed, max_examples=examples)
+    flags = [f"--kind={plugin.kind}", f"--examples={examples}", f"--seed={arguments.seed}"]
+    flags += [f"--shape={p}x{h}" for p, h in arguments.shape or ()]
+    flags += [f"--first-token={token}" for token in arguments.first_token or ()]
+    again = " ".join(["prompt-tuning check", plugin.name, *flags, *arguments.unknown])
+    return CheckResults(str(plugin), results, again)
+
+
+class Unusable(CheckResults):
+    """The one result of a plugin that cannot be loaded."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        statement = "it works with this core, can be imported, and is alone in having its name"
+        result = CheckResult("loads", 0, statement, "failed", plugin.detail, 1)
+        super().__init__(str(plugin), [result], f"prompt-tuning check {plugin.name}")
+        self._status = plugin.status
+
+    def __str__(self) -> str:
+        """Returns one line."""
+        return f"{self.subject} cannot be checked ({self._status}): {self[0].detail}"
+
+
+def _options(plugin: Plugin, arguments: argparse.Namespace) -> dict[str, Any]:
+    options = {}
+    for flag, (kind, option) in _OPTIONS.items():
+        value = getattr(arguments, flag)
+        if value and kind != plugin.kind:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is not for a plugin of the kind {plugin.kind}")
+        if value:
+            options[option] = value
+    return options
+
+
+def _given(plugin: Plugin, flags: Sequence[str]) -> Any:
+    """Returns what the flags give the plugin to be tried with; None without flags."""
+    if plugin.kind == "engine":
+        return list(flags) or None
+    if flags and plugin.kind not in _BY_GIN:
+        raise InputError(f"unknown flag {flags[0]!r}")
+    return _bindings(plugin.name, flags) or None
+
+
+def _bindings(name: str, flags: Sequence[str]) -> Mapping[str, Any]:
     """Returns the values of `--gin.NAME.PARAMETER=VALUE` by parameter."""
     given = {}
     for flag in flags:
@@ -115,8 +178,8 @@ def _given(name: str, flags: Sequence[str]) -> Mapping[str, Any]:
     return given
 
 
-def _shape(text: str) -> Shape:
+def _shape(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or "0" in match.groups():
-        raise InputError(f"--shape is {text!r}, expected two sizes such as 20x512")
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected two sizes such as 20x512")
     return int(match[1]), int(match[2])

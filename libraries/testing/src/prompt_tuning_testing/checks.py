@@ -102,20 +102,6 @@ class CheckResults(Sequence[CheckResult]):
         self._results = tuple(results)
         self.again = again
 
-    @classmethod
-    def of_front(
-        cls,
-        front: str,
-        factory: object,
-        results: Sequence[CheckResult],
-        max_examples: int,
-        seed: int,
-    ) -> CheckResults:
-        """Makes the results of a factory that a function, `front`, has checked."""
-        name = getattr(factory, "__qualname__", repr(factory))
-        again = f"{front}({name}, …, max_examples={max_examples}, seed={seed})"
-        return cls(name, results, again)
-
     @overload
     def __getitem__(self, index: int) -> CheckResult: ...
     @overload

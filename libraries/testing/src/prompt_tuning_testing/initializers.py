@@ -25,6 +25,7 @@ import numpy as np
 
 from prompt_tuning_testing import checks, other_process
 from prompt_tuning_testing.checks import Check, CheckResults, NotTriedError, require
+from prompt_tuning_testing.contracts import Contract, check_plugin
 from prompt_tuning_testing.sample_values import Arguments, Samples, SampleTable, arguments_of
 from prompt_tuning_testing.watching import same
 
@@ -204,8 +205,8 @@ def check_initializer(
       factory: The factory.
       arguments: Its keyword arguments; or a function that makes them from `Samples`, such as
         `lambda samples: {"embeddings": samples.table}`. Each example gets its own copy of lists,
-        tuples, mappings and arrays. Default: samples by the types of the parameters, or what the
-        factory's attribute `sample_arguments` makes.
+        tuples, mappings and arrays. Those not given are samples by the types of the parameters,
+        or what the factory's attribute `sample_arguments` makes.
       shapes: The shapes `(P, H)` to try, as a sequence, of which each is tried, or as a strategy of
         hypothesis. Default: P from 1 to 12, H from 1 to 16, and `REAL_SHAPES`. A shape may be
         refused by a `ValueError` that names both sizes, but not all of them.
@@ -222,26 +223,20 @@ def check_initializer(
       One result for each of `INITIALIZER_CHECKS`; `raise_if_failed()` is what a test needs.
 
     Raises:
-      InputError: If no arguments are given and the types of the parameters do not say them.
+      InputError: If an argument is not given and the type of its parameter does not say it.
       ImportError: If hypothesis isn't installed.
     """
-    subject = initializer_subject(
+    return check_plugin(
         factory,
+        "initializer",
         arguments,
         shapes=shapes,
         refuses=refuses,
         uses_rng=uses_rng,
         max_examples=max_examples,
         seed=seed,
-    )
-    results = checks.run_all(
-        INITIALIZER_CHECKS,
-        subject,
-        seed=seed,
-        max_examples=max_examples,
         expected_failures=expected_failures,
     )
-    return CheckResults.of_front("check_initializer", factory, results, max_examples, seed)
 
 
 def initializer_subject(
@@ -268,7 +263,7 @@ def initializer_subject(
         first = tuple(shapes) if isinstance(shapes, Sequence) else ()
     return InitializerSubject(
         factory=factory,
-        arguments=arguments_of(factory, {}) if arguments is None else arguments,
+        arguments=arguments if callable(arguments) else arguments_of(factory, arguments or {}),
         shapes=shapes,
         refuses=refuses or {},
         uses_rng=bool(getattr(factory, "uses_rng", True)) if uses_rng is None else uses_rng,
@@ -607,3 +602,5 @@ INITIALIZER_CHECKS: tuple[Check[InitializerSubject], ...] = (
         _check_bounded_memory_of_jax,
     ),
 )
+
+CONTRACT = Contract(INITIALIZER_CHECKS, initializer_subject, examples=20)

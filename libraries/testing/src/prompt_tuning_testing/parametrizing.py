@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_testing import checks
 from prompt_tuning_testing.checks import Check, CheckResults
-from prompt_tuning_testing.initializers import INITIALIZER_CHECKS, initializer_subject
-from prompt_tuning_testing.prompt_modules import PROMPT_CHECKS, prompt_subject
-from prompt_tuning_testing.sample_values import Arguments
+from prompt_tuning_testing.contracts import contract_of, name_of
 
 if TYPE_CHECKING:
     import pytest
 
 
 def parametrize_with_checks(
-    factory: Callable[..., Any],
-    arguments: Arguments | None = None,
+    plugin: object,
+    arguments: Any = None,
     *,
+    kind: str | None = None,
     max_examples: int | None = None,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
@@ -37,28 +36,30 @@ def parametrize_with_checks(
     ```
 
     Args:
-      factory: A factory of initializers, as for `check_initializer`, or a class of prompt modules,
-        as for `check_prompt`.
-      arguments: Its keyword arguments, or the fields of the prompt module.
+      plugin: The object of the plugin's entry point: a factory, a class or a module.
+      arguments: What to try it with, as for `check_plugin`.
+      kind: Its kind; None for a class of prompt modules or a factory of initializers.
       max_examples: The most examples that each check draws; None for the default of the kind.
       seed: Determines the examples.
-      expected_failures: Reasons by the names of checks that the factory is known to fail.
-      **options: The other arguments of `check_initializer` or of `check_prompt`.
+      expected_failures: Reasons by the names of checks that the plugin is known to fail.
+      **options: The other options of `check_plugin`.
+
+    Raises:
+      InputError: As `check_plugin`.
     """
     import pytest
 
-    all_checks, subject, count = _checks_of(factory, arguments, max_examples, seed, options)
-    name = getattr(factory, "__qualname__", repr(factory))
+    contract = contract_of(kind or _kind_of(plugin))
+    count = contract.examples if max_examples is None else max_examples
+    subject = contract.subject(plugin, arguments, max_examples=count, seed=seed, **options)
+    name = name_of(plugin)
     reasons = expected_failures or {}
 
-    def test_of(check: Check[Any]) -> Callable[[], None]:
-        def run() -> None:
-            result = checks.run(check, subject, seed=seed, max_examples=count)
-            if result.outcome == "not tried":
-                pytest.skip(result.detail)
-            CheckResults(name, [result], f"pytest -k {check.name}").raise_if_failed()
-
-        return run
+    def run(check: Check[Any]) -> None:
+        result = checks.run(check, subject, seed=seed, max_examples=count)
+        if result.outcome == "not tried":
+            pytest.skip(result.detail)
+        CheckResults(name, [result], f"pytest -k {check.name}").raise_if_failed()
 
     def marks_of(check: Check[Any]) -> list[pytest.MarkDecorator]:
         reason = reasons.get(check.name)
@@ -67,21 +68,14 @@ def parametrize_with_checks(
     return pytest.mark.parametrize(
         "check",
         [
-            pytest.param(test_of(check), id=check.name, marks=marks_of(check))
-            for check in all_checks
+            pytest.param(functools.partial(run, check), id=check.name, marks=marks_of(check))
+            for check in contract.checks
         ],
     )
 
 
-def _checks_of(
-    factory: Any, arguments: Any, max_examples: int | None, seed: int, options: Mapping[str, Any]
-) -> tuple[Sequence[Check[Any]], Any, int]:
-    """Returns the checks of a kind, what they try, and the number of examples."""
-    if isinstance(factory, type) and issubclass(factory, PromptModule):
-        if callable(arguments):
-            raise TypeError("the fields of a prompt module are a mapping, and no function")
-        subject = prompt_subject(factory, arguments, seed=seed, **options)
-        return PROMPT_CHECKS, subject, max_examples or 4
-    count = max_examples or 20
-    initializers = initializer_subject(factory, arguments, max_examples=count, seed=seed, **options)
-    return INITIALIZER_CHECKS, initializers, count
+def _kind_of(plugin: object) -> str:
+    from prompt_tuning_core.prompts import PromptModule
+
+    is_prompt = isinstance(plugin, type) and issubclass(plugin, PromptModule)
+    return "prompt" if is_prompt else "initializer"

@@ -26,6 +26,8 @@ from prompt_tuning_core.parameters import check_points, make_parameters
 from prompt_tuning_core.prompts import InputPrompt, PromptModule, Stack
 from prompt_tuning_testing import checks
 from prompt_tuning_testing.checks import Check, CheckResults, NotTriedError, require
+from prompt_tuning_testing.contracts import Contract, check_plugin
+from prompt_tuning_testing.prompts_in_models import Models
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -159,15 +161,16 @@ def check_prompt(
     Returns:
       One result for each of `PROMPT_CHECKS`.
     """
-    subject = prompt_subject(factory, fields, length=length, first_tokens=first_tokens, seed=seed)
-    results = checks.run_all(
-        PROMPT_CHECKS,
-        subject,
-        seed=seed,
+    return check_plugin(
+        factory,
+        "prompt",
+        fields,
+        length=length,
+        first_tokens=first_tokens,
         max_examples=max_examples,
+        seed=seed,
         expected_failures=expected_failures,
     )
-    return CheckResults.of_front("check_prompt", factory, results, max_examples, seed)
 
 
 def prompt_subject(
@@ -176,9 +179,17 @@ def prompt_subject(
     *,
     length: int = 3,
     first_tokens: Sequence[int] = (),
+    max_examples: int = 4,
     seed: int = 0,
 ) -> PromptSubject:
-    """Returns what the checks try; the arguments are those of `check_prompt`."""
+    """Returns what the checks try; the arguments are those of `check_prompt`.
+
+    Raises:
+      TypeError: If the fields are a function, as the arguments of an initializer may be.
+    """
+    del max_examples  # Each check draws its own.
+    if callable(fields):
+        raise TypeError("the fields of a prompt module are a mapping, and no function")
     samples: dict[str, Any] = {}
     for field in dataclasses.fields(factory) if isinstance(factory, type) else ():
         # `Sequence[Initializer]` may be empty.
@@ -454,6 +465,18 @@ def _check_saves_and_loads(subject: PromptSubject, nothing: None) -> None:
                 _require_close(made[name], leaf, f"{name}, before and after the file")
 
 
+def _check_cached(subject: PromptSubject, batch: Batch) -> None:
+    models = Models(subject.module(), subject.tokens(batch), subject.seed, layers=1)
+    _require_close(models.logits_by_steps, models.logits, "logits of decoding with a cache")
+
+
+def _check_flaxformer(subject: PromptSubject, batch: Batch) -> None:
+    models = Models(subject.module(), subject.tokens(batch), subject.seed)
+    # First: without Flaxformer, nothing needs to be compiled.
+    found = models.flaxformers_logits
+    _require_close(found, models.logits, "logits under Flaxformer, and in the engine local")
+
+
 PROMPT_CHECKS: tuple[Check[PromptSubject], ...] = (
     Check(
         "points",
@@ -518,4 +541,22 @@ PROMPT_CHECKS: tuple[Check[PromptSubject], ...] = (
         "a file of it gives the same module and values again",
         _check_saves_and_loads,
     ),
+    Check(
+        "cached",
+        10,
+        "decoding with a cache, one position after another, gives the same logits",
+        _check_cached,
+        PromptSubject.batches,
+        most=1,
+    ),
+    Check(
+        "flaxformer",
+        11,
+        "under Flaxformer a model gives the same logits",
+        _check_flaxformer,
+        PromptSubject.batches,
+        most=1,
+    ),
 )
+
+CONTRACT = Contract(PROMPT_CHECKS, prompt_subject, examples=4)

@@ -106,6 +106,7 @@ _first = {}
 
 @hookimpl
 def prompt_initialized(parameters):
+    _first.clear()  # This process may have trained another prompt before.
     _first.update({name: np.array(value) for name, value in parameters.items()})
 
 
@@ -179,7 +180,7 @@ _COMMAND = '''\
 
 
 def add_arguments(parser):
-    parser.add_argument("--name", required=True)
+    parser.add_argument("--name", required=True, help="who is greeted")
 
 
 def run(arguments):
@@ -200,18 +201,36 @@ def prompts():
 """
 
 _FORMAT = """\
+import os
+
 import numpy as np
 
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_files.formats import Prompt
 
 
 class Rows:
+    @staticmethod
+    def sample_prompt(folder):
+        path = folder / "prompt.rows"
+        path.write_text("rows\\n1 2 3\\n4 5 6\\n")
+        return path
+
     def recognizes_prompt(self, path):
+        if not os.path.isfile(path) or not os.access(path, os.R_OK):
+            return False
         with open(path, "rb") as file:
             return file.read(5) == b"rows\\n"
 
     def read_prompt(self, path, shape=None):
-        return Prompt(np.loadtxt(path, np.float32, skiprows=1, ndmin=2), {"from": "rows"})
+        try:
+            with open(path, encoding="ascii") as file:
+                array = np.array([line.split() for line in file][1:], np.float32)
+        except (OSError, ValueError) as error:
+            raise InputError(f"prompt {path}: not rows of numbers: {error}") from error
+        if array.ndim != 2 or array.size == 0 or shape not in (None, array.shape):
+            raise InputError(f"prompt {path}: has the shape {array.shape}, expected {shape}")
+        return Prompt(array, {"from": "rows"})
 """
 
 STRANGERS: dict[str, Stranger] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,39 @@ class TinyT5:
 
         Without others, the run takes 4 steps with 5 random positions, and writes to `run`.
         """
-        files = (
-            "models/t5_1_1_small_prompt.gin", "prompts/from_random_uniform.gin", "task.gin",
-            "runs/prompt_finetune.gin",
-        )  # fmt: skip
+        files = ("prompts/from_random_uniform.gin", "task.gin", "runs/prompt_finetune.gin")
         values = {
+            "INITIAL_CHECKPOINT_PATH": "model", "MODEL_DIR": "run", "PROMPT_LENGTH": 5,
+            "TRAIN_STEPS": 4, "EVAL_PERIOD": 4, "SAVE_PERIOD": 4, "RANDOM_SEED": 0,
+        }  # fmt: skip
+        return self._flags(files, {**values, **macros})
+
+    def eval_flags(self, **macros: object) -> list[str]:
+        """Returns the flags of `prompt-tuning eval` for the run in `run`; it writes to `eval`."""
+        values = {
+            "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "EVAL_OUTPUT_DIR": "eval",
+        }  # fmt: skip
+        return self._flags(("task.gin", "runs/prompt_eval.gin"), {**values, **macros})
+
+    def infer_flags(self, **macros: object) -> list[str]:
+        """Returns the flags of `prompt-tuning infer` for the run in `run`; it writes to `infer`."""
+        values = {
+            "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "INFER_OUTPUT_DIR": "infer",
+            "INFER_INPUT_FILE": "rows.jsonl",
+        }  # fmt: skip
+        return self._flags(("task.gin", "runs/prompt_infer.gin"), {**values, **macros})
+
+    def _flags(self, files: Sequence[str], values: Mapping[str, object]) -> list[str]:
+        sizes = {
             "NUM_HEADS": HEADS, "NUM_ENCODER_LAYERS": LAYERS, "NUM_DECODER_LAYERS": LAYERS,
             "HEAD_DIM": WIDTH // HEADS, "EMBED_DIM": WIDTH, "MLP_DIM": MLP_WIDTH,
             "NUM_EMBEDDINGS": VOCABULARY_SIZE, "VOCABULARY_FILE": "vocabulary.model",
-            "VOCABULARY_EXTRA_IDS": 0, "INITIAL_CHECKPOINT_PATH": "model", "MODEL_DIR": "run",
-            "MIXTURE_OR_TASK_NAME": "tiny", "TASK_FEATURE_LENGTHS": {"inputs": 20, "targets": 6},
-            "PROMPT_LENGTH": 5, "BATCH_SIZE": 2, "TRAIN_STEPS": 4, "EVAL_PERIOD": 4,
-            "SAVE_PERIOD": 4, "RANDOM_SEED": 0, **macros,
+            "VOCABULARY_EXTRA_IDS": 0, "MIXTURE_OR_TASK_NAME": "tiny", "BATCH_SIZE": 2,
+            "TASK_FEATURE_LENGTHS": {"inputs": 20, "targets": 6},
         }  # fmt: skip
-        bindings = [f"--gin.{name}={value!r}" for name, value in values.items()]
-        return [*(f"--gin_file={file}" for file in files), *bindings]
+        bindings = [f"--gin.{name}={value!r}" for name, value in {**sizes, **values}.items()]
+        named = ("models/t5_1_1_small_prompt.gin", *files)
+        return [*(f"--gin_file={file}" for file in named), *bindings]
 
 
 def write(folder: Path) -> TinyT5:

@@ -1,8 +1,9 @@
-"""The tiny T5 1.1 of the golden arrays, made of Flaxformer's modules; imports Flaxformer."""
+"""A tiny T5 1.1 with random weights, made of Flaxformer's modules; imports Flaxformer."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,23 +17,30 @@ from prompt_tuning_core.integrations.flaxformer import (
     PromptEncoder,
     PromptEncoderDecoder,
 )
+from prompt_tuning_core.prompts import PromptFactory
 
 
 def encoder_decoder(
-    prompt_factory=None,
-    one_hot=True,
-    dropout_rate=0.0,
-    prompt_decoder=True,
-    layer_remat="legacy",
-    scan_layers=False,
-):
-    """An encoder-decoder, with prompts where a factory is given.
+    prompt_factory: PromptFactory | None = None,
+    one_hot: bool = True,
+    dropout_rate: float = 0.0,
+    prompt_decoder: bool = True,
+    layer_remat: str = "legacy",
+    scan_layers: bool = False,
+) -> Any:
+    """Makes an encoder-decoder, with prompts where a factory is given.
 
-    Without `prompt_decoder`, its decoder is Flaxformer's own; `scan_layers` is the encoder's.
+    Args:
+      prompt_factory: Makes the prompt module; None for Flaxformer's own classes.
+      one_hot: True looks tokens up by a product with one-hot vectors.
+      dropout_rate: Of all dropout.
+      prompt_decoder: False leaves Flaxformer's own decoder.
+      layer_remat: Which values are computed again in the backward pass.
+      scan_layers: True scans the layers of the encoder.
     """
-    stack = {**_stack_settings(dropout_rate), "layer_remat": layer_remat}
+    stack: dict[str, Any] = {**_stack_settings(dropout_rate), "layer_remat": layer_remat}
     dropout = stack.pop("dropout_factory")
-    encoder_settings = {
+    encoder_settings: dict[str, Any] = {
         "layer_factory": functools.partial(_encoder_layer, dropout_rate),
         "input_dropout_factory": dropout,
         "output_dropout_factory": dropout,
@@ -62,8 +70,8 @@ def encoder_decoder(
     )
 
 
-def decoder_only(prompt_factory=None, dropout_rate=0.0):
-    """A decoder without an encoder, with a prompt where a factory is given."""
+def decoder_only(prompt_factory: PromptFactory | None = None, dropout_rate: float = 0.0) -> Any:
+    """Makes a decoder without an encoder, with a prompt where a factory is given."""
     settings = {
         "token_embedder_factory": functools.partial(_embed, True),
         **_decoder_settings(dropout_rate, cross_attention=False),
@@ -77,7 +85,7 @@ def decoder_only(prompt_factory=None, dropout_rate=0.0):
     )
 
 
-def _embed(one_hot):
+def _embed(one_hot: bool) -> Any:
     return embedding.Embed(
         num_embeddings=64,
         features=32,
@@ -88,7 +96,7 @@ def _embed(one_hot):
     )
 
 
-def _stack_settings(dropout_rate):
+def _stack_settings(dropout_rate: float) -> dict[str, Any]:
     return {
         "num_layers": 2,
         "dropout_factory": functools.partial(nn.Dropout, rate=dropout_rate, broadcast_dims=(-2,)),
@@ -104,7 +112,7 @@ def _stack_settings(dropout_rate):
     }
 
 
-def _decoder_settings(dropout_rate, cross_attention):
+def _decoder_settings(dropout_rate: float, cross_attention: bool) -> dict[str, Any]:
     return {
         "layer_factory": functools.partial(_decoder_layer, dropout_rate, cross_attention),
         "output_logits_factory": functools.partial(
@@ -118,7 +126,7 @@ def _decoder_settings(dropout_rate, cross_attention):
     }
 
 
-def _attention(dropout_rate):
+def _attention(dropout_rate: float) -> Any:
     return dense_attention.MultiHeadDotProductAttention(
         num_heads=4,
         head_dim=8,
@@ -128,7 +136,7 @@ def _attention(dropout_rate):
     )
 
 
-def _layer_settings(dropout_rate, shared_relative_position_bias):
+def _layer_settings(dropout_rate: float, shared_relative_position_bias: Any) -> dict[str, Any]:
     return {
         "mlp": dense.MlpBlock(
             use_bias=False,
@@ -143,14 +151,16 @@ def _layer_settings(dropout_rate, shared_relative_position_bias):
     }
 
 
-def _encoder_layer(dropout_rate, *, shared_relative_position_bias):
+def _encoder_layer(dropout_rate: float, *, shared_relative_position_bias: Any) -> Any:
     return t5_architecture.EncoderLayer(
         attention=_attention(dropout_rate),
         **_layer_settings(dropout_rate, shared_relative_position_bias),
     )
 
 
-def _decoder_layer(dropout_rate, cross_attention, *, shared_relative_position_bias):
+def _decoder_layer(
+    dropout_rate: float, cross_attention: bool, *, shared_relative_position_bias: Any
+) -> Any:
     return t5_architecture.DecoderLayer(
         self_attention=_attention(dropout_rate),
         encoder_decoder_attention=_attention(dropout_rate) if cross_attention else None,
