@@ -424,9 +424,11 @@ def test_plugins_of_others_from_their_check_to_their_end(authors):
     names = [name for kind, name in NEW.items() if kind != "configs"]
     listed = authors.plugins("--check")
     assert {listed[name]["status"] for name in (*names, "tell", "rows", "greet")} == {"ok"}
-    for name, *flags in ((NEW["initializer"], "--shape=2x3"), (NEW["prompt"],)):
-        checked = authors.prompt_tuning("check", name, "--examples=1", *flags)
-        assert "keeps its contract" in checked
+    assert "keeps its contract" in authors.prompt_tuning(
+        "check", NEW["initializer"], "--examples=1", "--shape=2x3"
+    )
+    for name in (NEW["prompt"], "tell", "rows", "greet"):
+        assert "keeps its contract" in authors.prompt_tuning("check", name, "--examples=1")
 
     (authors.folder / "task.gin").write_text(TASK)
     (authors.folder / "rows.jsonl").write_text('{"text": "a film", "label": "positive"}\n' * 4)

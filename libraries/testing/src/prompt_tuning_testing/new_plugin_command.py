@@ -119,7 +119,6 @@ def _files(kind: str, name: str, distribution: str, license_name: str) -> dict[s
         "a_kind": template.a_kind,
         "year": str(datetime.date.today().year),
         "usage": _usage(kind, name),
-        "check_line": f"prompt-tuning check {name}\n" if kind in ("initializer", "prompt") else "",
         "license_lines": "# Choose a license, and name it here."
         if license_name == "none"
         else f'license = "{license_name}"\nlicense-files = ["LICENSE"]',
