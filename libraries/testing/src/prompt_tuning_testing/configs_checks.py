@@ -6,6 +6,7 @@ the files, and reports what that did.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -254,7 +255,7 @@ def _check_names(subject: ConfigsSubject, nothing: None) -> None:
         known[kind] = {plugin.name for plugin in plugins if plugin.kind == kind}
     missing = []
     for file, path in subject.files.items():
-        for line, kind, name in _named(path.read_text(encoding="utf-8-sig", errors="replace")):
+        for line, kind, name in _named(_text(str(subject.folder), file)):
             where = f"{file}:{line}"
             if kind == "import":
                 missing += [] if _is_module(name) else [f"{where}: imports {name}"]
@@ -340,13 +341,22 @@ def answer() -> None:
     warnings.showwarning = lambda *_, **__: None
     logging.root.addHandler(logging.NullHandler())
     registry.process_registry().load("engine", engine)  # As a run does first.
+    errors = {}
+    os.mkdir("first")
+    for name in names:
+        with watching.restored(), watching.printed(), contextlib.chdir("first"):
+            errors[name] = _error(engine, folder, name)
+    # What their dependencies do when they are imported is not the files' doing; what the modules
+    # that the files name do is, so those are imported once more.
+    for module in {one.name for name in names for one in _named(_text(folder, name))}:
+        sys.modules.pop(module, None)
     found = {}
-    seen: set[str] = set()
+    seen = {"first"}
     for name in names:
         with watching.restored():
             before = dict(os.environ), os.getcwd()
             with watching.printed() as printed, watching.Audit.watch() as audit:
-                error = _error(engine, folder, name)
+                _error(engine, folder, name)
             does = [*audit.does, *(f"printed {text[:100]!r}" for text in printed)]
             if os.getcwd() != before[1]:
                 does.append("changed the working directory")
@@ -359,8 +369,12 @@ def answer() -> None:
                 for key in sorted(before[0].keys() | os.environ.keys())
                 if before[0].get(key) != os.environ.get(key)
             ]
-            found[name] = Found(error, does)
+            found[name] = Found(errors[name], does)
     Path(answers).write_text(json.dumps(found))
+
+
+def _text(folder: str, name: str) -> str:
+    return Path(folder, name).read_text(encoding="utf-8-sig", errors="replace")
 
 
 def _error(engine: str, folder: str, name: str) -> str:
@@ -372,6 +386,8 @@ def _error(engine: str, folder: str, name: str) -> str:
         with gin.unlock_config():
             gin_config.parse(flags, engine, fill=_fill)
     except (InputError, PluginError) as error:
+        if "<module '__main__'" in str(error):
+            return ""  # It is for a script, and only that script has what it names.
         return " ".join(str(error).replace(f"{folder}{os.sep}", "").split())
     except Exception as error:  # A module that a file imports may raise anything.
         return f"{name}: {one_line(error)}"

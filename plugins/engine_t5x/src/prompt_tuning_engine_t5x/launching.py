@@ -117,14 +117,10 @@ def _parse(command: str, arguments: Sequence[str]) -> Any:
     """Parses the flags of T5X's scripts other than gin's, and those of absl and JAX."""
     from absl import flags, logging
 
-    flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets keeps its data.")
-    flags.DEFINE_integer("shard_id", None, "Which shard of the task to infer.")
-    flags.DEFINE_list("seqio_additional_cache_dirs", [], "Where cached tasks are.")
-    flags.DEFINE_boolean("multiprocess_gpu", False, "Whether processes form one system.")
-    flags.DEFINE_string("coordinator_address", None, "IP address:port of the first process.")
-    flags.DEFINE_integer("process_count", None, "How many processes there are.")
-    flags.DEFINE_integer("process_index", None, "Which of them this is.")
-    flags.DEFINE_integer("initialization_timeout", None, "Seconds to wait for the others.")
+    if "tfds_data_dir" not in flags.FLAGS:
+        _define_flags()
+    for flag in flags.FLAGS.get_flags_for_module(__name__):
+        flag.unparse()  # This process may have run another command.
     try:
         rest = flags.FLAGS(["prompt-tuning", *arguments])[1:]
     except flags.Error as e:
@@ -135,6 +131,19 @@ def _parse(command: str, arguments: Sequence[str]) -> Any:
         raise InputError("--shard_id is a flag of prompt-tuning infer")
     logging.use_absl_handler()
     return flags.FLAGS
+
+
+def _define_flags() -> None:
+    from absl import flags
+
+    flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets keeps its data.")
+    flags.DEFINE_integer("shard_id", None, "Which shard of the task to infer.")
+    flags.DEFINE_list("seqio_additional_cache_dirs", [], "Where cached tasks are.")
+    flags.DEFINE_boolean("multiprocess_gpu", False, "Whether processes form one system.")
+    flags.DEFINE_string("coordinator_address", None, "IP address:port of the first process.")
+    flags.DEFINE_integer("process_count", None, "How many processes there are.")
+    flags.DEFINE_integer("process_index", None, "Which of them this is.")
+    flags.DEFINE_integer("initialization_timeout", None, "Seconds to wait for the others.")
 
 
 def _start(options: Any) -> None:
