@@ -254,7 +254,7 @@ def _check_names(subject: ConfigsSubject, nothing: None) -> None:
     for kind in ("hooks", "tasks"):
         known[kind] = {plugin.name for plugin in plugins if plugin.kind == kind}
     missing = []
-    for file, path in subject.files.items():
+    for file in subject.files:
         for line, kind, name in _named(_text(str(subject.folder), file)):
             where = f"{file}:{line}"
             if kind == "import":
