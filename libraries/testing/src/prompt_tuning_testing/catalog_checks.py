@@ -28,7 +28,7 @@ from prompt_tuning_testing.watching import Audit
 LISTS = ("models", "prompts")
 """The methods of a catalog."""
 
-_SECONDS = 2.0
+_SECONDS = 10.0
 # The beginnings of what `Audit` says of sockets and processes.
 _REACHING = ("connected", "bound", "asked", "started")
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")

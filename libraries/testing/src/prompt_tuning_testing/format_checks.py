@@ -44,7 +44,7 @@ _PAIRS = {
 _SHAPES = ((1, 1), (3, 8), (100, 512))
 _FACTS: Mapping[str, Any] = {"step": 7, "task": {"name": "wörter"}, "seeds": [1, 2.5, None, True]}
 _SECONDS = 30.0
-_PIPE_SECONDS = 1.0
+_PIPE_SECONDS = 3.0
 _LARGE = 1 << 28
 _LITTLE = 1 << 26
 """Bytes that reading a small file, or recognizing a large one, may take."""
