@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,12 +24,11 @@ from prompt_tuning_core import gin_config, registry
 from prompt_tuning_core.errors import InputError, PluginError, nearest, one_line
 from prompt_tuning_core.kinds import KINDS, SHARED
 from prompt_tuning_core.protocols import RunFlags
-from prompt_tuning_testing import watching
+from prompt_tuning_testing import child_processes, watching
 from prompt_tuning_testing.checks import BrokenClauseError, Check, NotTriedError, require
 from prompt_tuning_testing.contracts import Contract
 
 _USUAL = "local"
-_SECONDS = 300
 _PART = re.compile(r"[\w.+-]+")
 # Such as "/home/me/data" and "C:\\Users", but neither "gs://bucket/home/" nor "Q:\n".
 _OF_A_MACHINE = re.compile(
@@ -310,33 +306,16 @@ def _check_own_names(subject: ConfigsSubject, nothing: None) -> None:
 
 def _in_another_process(engine: str, folder: Path, names: Sequence[str]) -> dict[str, Found]:
     """Parses the files of a folder in another process, one after another."""
-    with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as temporary:
-        answers, elsewhere = Path(temporary, "found.json"), Path(temporary, "elsewhere")
-        elsewhere.mkdir()  # A run searches its current directory for gin files.
-        call = f"from {__name__} import answer; answer()"
-        process = subprocess.run(
-            [sys.executable, "-c", call, engine, str(folder), str(answers), *names],
-            cwd=elsewhere,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
-            },
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        if not answers.exists():
-            last = (process.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-            raise BrokenClauseError(f"the process that parses the files ends early: {last}")
-        return {name: Found(*found) for name, found in json.loads(answers.read_text()).items()}
+    try:
+        found = child_processes.ask(__name__, [engine, str(folder), *names])
+    except child_processes.EndedEarlyError as error:
+        raise BrokenClauseError(f"the process that parses the files ends early: {error}") from error
+    return {name: Found(*of) for name, of in found.items()}
 
 
 def answer() -> None:
-    """Parses the files that the arguments name; writes to a file what it found."""
-    engine, folder, answers, *names = sys.argv[1:]
+    """Parses the files that it is asked for; replies with what it found."""
+    engine, folder, *names = child_processes.question()[0]
     # Warnings are allowed, and no logger prints: neither is what a file prints.
     warnings.showwarning = lambda *_, **__: None
     logging.root.addHandler(logging.NullHandler())
@@ -370,7 +349,7 @@ def answer() -> None:
                 if before[0].get(key) != os.environ.get(key)
             ]
             found[name] = Found(errors[name], does)
-    Path(answers).write_text(json.dumps(found))
+    child_processes.reply(found)
 
 
 def _text(folder: str, name: str) -> str:

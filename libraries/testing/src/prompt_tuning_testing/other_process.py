@@ -9,30 +9,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import logging
-import os
 import pickle
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
-from prompt_tuning_testing import watching
+from prompt_tuning_testing import child_processes, watching
 from prompt_tuning_testing.checks import NotTriedError
 from prompt_tuning_testing.sample_values import SampleTable
 
 Shape = tuple[int, int]
-
-_SECONDS = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,23 +73,13 @@ def tried(task: Task, environment: Mapping[str, str]) -> Report:
     Raises:
       NotTriedError: If the factory or its arguments cannot be sent there, or the process ends.
     """
-    with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as folder:
-        file, found = Path(folder, "task"), Path(folder, "report.json")
-        file.write_bytes(_pickled(task))
-        (elsewhere := Path(folder, "elsewhere")).mkdir()
-        process = subprocess.run(
-            [sys.executable, "-c", f"from {__name__} import answer; answer()", file, found],
-            cwd=elsewhere,
-            env=_differing(environment),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
+    try:
+        found = child_processes.ask(
+            __name__, content=_pickled(task), environment=_differing(environment)
         )
-        if not found.exists():
-            last = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise NotTriedError(f"another process cannot run it: {last}")
-        return Report(**json.loads(found.read_text()))
+    except child_processes.EndedEarlyError as error:
+        raise NotTriedError(f"another process cannot run it: {error}") from error
+    return Report(**found)
 
 
 def _pickled(task: Task) -> bytes:
@@ -142,10 +125,7 @@ def _differing(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns an environment that differs where a value may depend on it."""
     return {
         **{n: v for n, v in environment.items() if not n.startswith("JAX_COMPILATION_CACHE")},
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "PYTHONHASHSEED": "12345" if environment.get("PYTHONHASHSEED") != "12345" else "54321",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "JAX_PLATFORMS": environment.get("JAX_PLATFORMS", "cpu"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "USER": "somebody-else",
         "LOGNAME": "somebody-else",
@@ -156,20 +136,18 @@ def _differing(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def answer() -> None:
-    """Runs the task of the file that is the first argument; writes the report to the second."""
-    file, found = sys.argv[1:]
+    """Runs the task that it is asked; replies with the report."""
     # Warnings are allowed, and no logger prints: neither is what a plugin prints.
     warnings.showwarning = lambda *_, **__: None
     logging.root.addHandler(logging.NullHandler())
-    with open(file, "rb") as stream:
-        task: Task = pickle.load(stream)  # Written by our own parent process.
+    task: Task = pickle.loads(child_processes.question()[1])  # Of our own parent process.
     jax.block_until_ready(jax.random.uniform(jax.random.PRNGKey(0), (2,)))
     watching.peak_memory()  # Starts over, so that the next one is what is held now.
     before = watching.peak_memory()
     report = watched(task)
     report["values"] = [_value(task, shape, seed) for shape, seed in task.examples]
     report["memory"] = watching.peak_memory() - before
-    Path(found).write_text(json.dumps(report))
+    child_processes.reply(report)
 
 
 def watched(task: Task) -> dict[str, Any]:

@@ -10,13 +10,10 @@ import dataclasses
 import functools
 import importlib
 import itertools
-import json
 import math
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +22,13 @@ import prompt_tuning_tasks as tasks
 from prompt_tuning_core.errors import InputError, PromptTuningError, one_line
 from prompt_tuning_core.kinds import KINDS
 from prompt_tuning_tasks import metrics
-from prompt_tuning_testing import watching
+from prompt_tuning_testing import child_processes, watching
 from prompt_tuning_testing.checks import BrokenClauseError, Check, NotTriedError, require
 from prompt_tuning_testing.contracts import Contract
 
 _MOST = 20
 """Examples that are tried of each split."""
 
-_SECONDS = 300
 _NAME = re.compile(r"[\w.:]+")  # What seqio, which T5X reads tasks with, allows.
 
 
@@ -285,32 +281,17 @@ def _require_numbers(found: Any, place: str) -> None:
 
 
 def _in_another_process(module: str) -> Imported:
-    with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as folder:
-        answers = Path(folder, "found.json")
-        call = f"from {__name__} import answer; answer()"
-        process = subprocess.run(
-            [sys.executable, "-c", call, module, str(answers)],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        if not answers.exists():
-            last = (process.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-            raise BrokenClauseError(
-                f"a new process cannot import {module}: {last}; or give the names of its tasks"
-            )
-        return Imported(*json.loads(answers.read_text()))
+    try:
+        return Imported(*child_processes.ask(__name__, [module]))
+    except child_processes.EndedEarlyError as error:
+        raise BrokenClauseError(
+            f"a new process cannot import {module}: {error}; or give the names of its tasks"
+        ) from error
 
 
 def answer() -> None:
-    """Imports the module of the first argument; writes to the second what it registered."""
-    module, answers = sys.argv[1:]
+    """Imports the module that it is asked for; replies with what it registered."""
+    ((module,), _) = child_processes.question()
     before = set(tasks.names())
     with watching.Audit.watch() as audit:
         importlib.import_module(module)
@@ -320,7 +301,7 @@ def answer() -> None:
     names = sorted(set(tasks.names()) - before)
     # seqio itself, TensorFlow and their like may do anything while they are imported.
     does = [] if others else audit.does
-    Path(answers).write_text(json.dumps(Imported(names, others, does)))
+    child_processes.reply(Imported(names, others, does))
 
 
 TASKS_CHECKS: tuple[Check[TasksSubject], ...] = (
