@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def call(initializer, key, shape, way):
     return jax.jit(lambda k: initializer(k, shape))(key)
 
 
+@pytest.fixture(scope="module")
+def sample(table):
+    """A function that returns an initializer's function of a key, compiled for all keys."""
+
+    @functools.cache
+    def make(way, population, length):
+        initializer = init_vocab(table, population)
+
+        def of_key(key):
+            return initializer(key, (length, WIDTH))
+
+        return jax.jit(of_key) if way == "jit" else of_key
+
+    return make
+
+
 def fallback(name, table):
     return init_vocab(table, 10) if name == "sample_pop10" else None
 
@@ -69,12 +86,11 @@ def fallback(name, table):
 @pytest.mark.parametrize("length", [5, 20, 60])
 @pytest.mark.filterwarnings("ignore:prompt length")
 @pytest.mark.slow
-def test_vocab(golden, table, way, seed, population, length):
+def test_vocab(golden, sample, way, seed, population, length):
     name = f"sample_k{seed}_pop{population}_P{length}"
     raw = golden[f"PRNGKey_k{seed}"]
-    initializer = init_vocab(table, population)
     for key in (raw, jnp.asarray(raw), jax.random.key(seed)):
-        prompt = call(initializer, key, (length, WIDTH), way)
+        prompt = sample(way, population, length)(key)
         close(prompt, golden[name])
         # All rows of the table differ, so the rows of the prompt tell the indices.
         same = (np.asarray(prompt)[:, None] == golden["embedding_table"]).all(-1)

@@ -34,12 +34,15 @@ def test_twenty_steps_have_the_loss_of_float32():
 
 
 def losses(dtype):
-    """Returns the losses of 20 steps, as `runs/demo.gin` takes them but for the batch size."""
+    """Returns the losses of 20 steps of `runs/demo.gin`, in smaller batches and of one length.
+
+    Each length would be compiled, which takes longer than its steps.
+    """
     network, frozen = with_activations(dtype)
     examples = batching.tokenize(
         DEMO_REVIEWS.examples("train"), network.vocabulary, base.LENGTHS, "training"
     )
-    batches = batching.training_batches([examples], base.LENGTHS, 16, 0)
+    batches = batching.training_batches([examples], base.LENGTHS, 16, 0, bucketing=False)
     optimizer = optimizers.adafactor(0.1)
     prompt = {PROMPT: formats.read_prompt("demo/demo_plot_or_review").array}
     state = optimizer.init(prompt)
@@ -59,7 +62,7 @@ def test_answers_are_those_of_float32_but_for_ties():
     answers, models = {}, {}
     for dtype in DTYPES:
         network, frozen = models[dtype] = with_activations(dtype)
-        predictor = Predictor(network, frozen, base.LENGTHS, 64, Placement())
+        predictor = Predictor(network, frozen, base.LENGTHS, 64, Placement(), bucketing=False)
         answers[dtype] = predictor.predict(examples, prompt)
     assert set(answers["float32"]) == {"positive", "negative"}
     differing = [

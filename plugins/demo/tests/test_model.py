@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from prompt_tuning_demo import model, prefixes, pretrain
+from prompt_tuning_demo import model, prefixes, pretrain, reviews
 from prompt_tuning_demo.recipe import EXTRA_IDS, Recipe
 from prompt_tuning_engine_local.model import model_files, prompted_model
 from prompt_tuning_engine_local.model.network import T5
@@ -65,7 +65,15 @@ def test_answers_are_one_piece_each(wording: prefixes.Wording) -> None:
 
 
 @pytest.mark.slow
-def test_a_small_recipe_makes_the_same_files_twice(tmp_path: Path) -> None:
+def test_a_small_recipe_makes_the_same_files_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = reviews.read_corpus()
+    # Of a quarter of the texts, in which each answer is still one piece.
+    texts = {split: some[::4] for split, some in corpus.reviews.items()}
+    plots = {split: some[::4] for split, some in corpus.plots.items()}
+    few = dataclasses.replace(corpus, reviews=texts, plots=plots)
+    monkeypatch.setattr(reviews, "read_corpus", lambda: few)
     recipe = Recipe(
         pieces=1000,
         emb_dim=16,
