@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_engine_local import extras
+from prompt_tuning_engine_local import extras, huge_pages
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
@@ -35,6 +35,7 @@ class LocalEngine:
                 f"unknown flag {flags.extra[0]!r}; the local engine takes --gin_file, "
                 "--gin_search_paths, --gin.NAME=VALUE and --hooks"
             )
+        huge_pages.start_again()  # Before anything slow is imported.
         import importlib
 
         import gin
