@@ -99,7 +99,7 @@ class ConfigsSubject:
 
     @functools.cached_property
     def lacks(self) -> str:
-        """What the engine lacks to run here; "" if nothing."""
+        """The requirement that the engine lacks here; "" if none."""
         try:
             engine = registry.process_registry().load("engine", self.engine)()
         except PluginError as error:
@@ -108,7 +108,7 @@ class ConfigsSubject:
 
     @functools.cached_property
     def parsed(self) -> dict[str, Found]:
-        """What another process found for each file.
+        """The findings of another process for each file.
 
         Raises:
           NotTriedError: If the engine cannot run here.

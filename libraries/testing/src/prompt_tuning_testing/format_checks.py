@@ -290,7 +290,7 @@ def _in_time(call: Callable[[], R], what: str) -> R:
 
 @contextlib.contextmanager
 def _memory() -> Iterator[list[int]]:
-    """Yields a list that has, after the block, the bytes that the block took at the most.
+    """Yields a list that has, after the block, the bytes that the block took at most.
 
     tracemalloc would not do: it may crash where a library's own threads free an array.
     """

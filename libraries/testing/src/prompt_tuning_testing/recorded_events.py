@@ -35,7 +35,7 @@ events: list[Event] = []
 
 @dataclasses.dataclass
 class Plan:
-    """What the next run meets.
+    """The accidents of the next run.
 
     Attributes:
       fails_at: A hook that raises a `RuntimeError`; "" for none.
@@ -50,7 +50,7 @@ _plan = Plan()
 
 
 def clear(*, fails_at: str = "", ends_at_step: int | None = None) -> None:
-    """Forgets the events, and sets what the next run meets, as `Plan` says."""
+    """Forgets the events, and sets the accidents of the next run, as `Plan` says."""
     events.clear()
     _plan.fails_at, _plan.ends_at_step = fails_at, ends_at_step
 
@@ -59,7 +59,7 @@ def _record(hook: str, **arguments: Any) -> None:
     kept = {n: v if n == "run" else copy.deepcopy(v) for n, v in arguments.items()}
     events.append(Event(hook, kept))
     if hook == _plan.fails_at:
-        raise RuntimeError(f"{NAME} fails at {hook}, as it was told")
+        raise RuntimeError(f"{NAME} fails at {hook}, as its plan says")
 
 
 @hookimpl

@@ -33,7 +33,7 @@ _NAME = re.compile(r"[\w.:]+")  # What seqio, which T5X reads tasks with, allows
 
 
 class Imported(NamedTuple):
-    """What importing a module did in a new process.
+    """The effects of importing a module in a new process.
 
     Attributes:
       names: The text tasks and mixtures that it registered.
@@ -60,7 +60,7 @@ class TasksSubject:
 
     @functools.cached_property
     def imported(self) -> Imported:
-        """What importing the module does."""
+        """The effects of importing the module."""
         if self.given is not None:
             return Imported(list(self.given), 0, [])
         return _in_another_process(self.module.__name__)

@@ -1,6 +1,6 @@
 """Huge pages for the memory of a step: the command starts itself once more to get them.
 
-glibc asks the kernel anew for each large array, and the kernel hands out its memory in pages of
+glibc asks the kernel for each large array again, and the kernel hands out its memory in pages of
 4 KiB: a step of T5 small takes 87,000 page faults. glibc can ask for huge pages instead, but reads
 that setting only when a process starts.
 """
