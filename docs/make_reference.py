@@ -40,7 +40,8 @@ MODULES = {
         f"prompt_tuning_testing.{name}"
         for name in (
             "contracts", "initializers", "prompt_modules", "engine_checks", "hooks_checks",
-            "configs_checks", "tasks_checks", "format_checks", "catalog_checks", "command_checks",
+            "configs_checks", "tasks_checks", "format_checks", "format_samples", "catalog_checks",
+            "command_checks",
             "parametrizing", "checks", "sample_values", "check_command", "new_plugin_command",
             "pytest_plugin", "tiny_t5", "recorded_events", "strangers", "wheels",
         )

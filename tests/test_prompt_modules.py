@@ -9,9 +9,8 @@ import pytest
 from bound_prompts import DECODER, ENCODER, P, made, normal
 from flax import linen as nn
 
-from prompt_tuning_core import prompts
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_core.prompts import InputPrompt, PromptModule, each, in_stack
+from prompt_tuning_core.prompts import InputPrompt, each, in_stack
 
 
 class Good(InputPrompt):
@@ -159,13 +158,6 @@ def test_an_initializer_that_cannot_serve_a_part_names_both_widths():
 def test_a_side_that_the_model_lacks_is_refused(sides, stacks):
     with pytest.raises(InputError, match=r"Good: sides is .*, expected a tuple of 'encoder'"):
         in_stack(Good(P, sides=sides), ENCODER, stacks)
-
-
-@pytest.mark.parametrize("former", ["side", "keys_values", "inputs_mask", "layer_input"])
-def test_a_former_name_is_refused_with_the_name_of_now(former):
-    module = type("Old", (PromptModule,), {former: "encoder"})
-    with pytest.raises(InputError, match=rf"Old: has '{former}', .* called \w+ now|, which adds"):
-        prompts.make(module)
 
 
 def test_each_makes_rows_with_keys_of_their_own():

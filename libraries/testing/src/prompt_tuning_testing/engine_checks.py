@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gin
 import numpy as np
 
 from prompt_tuning_core import registry
@@ -87,6 +88,8 @@ class Session:
                     f"{command} raises {one_line(raised)}, and no line explains it; expected an "
                     "InputError"
                 ) from raised
+            finally:
+                gin.clear_config()  # It names the modules of this run.
         return _Finished(code, error.getvalue(), list(recorded_events.events))
 
     def refused(self, named: str, command: str, *flags: str, **events: Any) -> None:

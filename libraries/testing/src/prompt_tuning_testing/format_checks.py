@@ -10,15 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import json
 import os
 import pickle
 import re
-import tempfile
 import threading
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,245 +24,35 @@ import numpy as np
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, PromptTuningError, one_line
 from prompt_tuning_core.kinds import KINDS
-from prompt_tuning_files.formats import Prompt, PromptWriter, Variable
+from prompt_tuning_files.formats import Prompt, Variable
 from prompt_tuning_testing import checks, watching
 from prompt_tuning_testing.checks import BrokenClauseError, Check, NotTriedError, require
 from prompt_tuning_testing.contracts import Contract
+from prompt_tuning_testing.format_samples import (
+    FACTS,
+    PAIRS,
+    FormatSubject,
+    Sample,
+    content_of,
+    foreign_files,
+    format_subject,
+    is_of_its_form,
+    npy_bytes,
+    odd_folder,
+    zip_bytes,
+)
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 R = TypeVar("R")
 
-_PAIRS = {
-    "prompt": ("recognizes_prompt", "read_prompt"),
-    "model": ("recognizes_model", "open_model"),
-}
 _SHAPES = ((1, 1), (3, 8), (100, 512))
-_FACTS: Mapping[str, Any] = {"step": 7, "task": {"name": "wörter"}, "seeds": [1, 2.5, None, True]}
 _SECONDS = 30.0
 _PIPE_SECONDS = 3.0
 _LARGE = 1 << 28
 _LITTLE = 1 << 26
 """Bytes that reading a small file, or recognizing a large one, may take."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A prompt or a model of a format's own form.
-
-    Attributes:
-      path: Its path within the folder that it is written to.
-      files: The content of each file by its path within the folder.
-    """
-
-    path: str
-    files: Mapping[str, bytes]
-
-    def write(self, folder: Path) -> str:
-        """Writes the files to a folder, and returns the path of the prompt or the model."""
-        for name, content in self.files.items():
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        return str(folder / self.path)
-
-    @property
-    def size(self) -> int:
-        """The bytes of all files."""
-        return sum(map(len, self.files.values()))
-
-    def with_file(self, name: str, content: bytes) -> Sample:
-        """Returns a sample with another content of one file."""
-        return dataclasses.replace(self, files={**self.files, name: content})
-
-
-@dataclasses.dataclass(frozen=True)
-class FormatSubject:
-    """A format class, and how to make files of its form.
-
-    Attributes:
-      form: The class.
-      arguments: A function from a folder, to which it writes files, to the paths of a "prompt" and
-        a "model" there; None to use the class's own `sample_prompt` and `sample_model`.
-      seed: Determines the content of what is written.
-    """
-
-    form: Any
-    arguments: Callable[[Path], Mapping[str, str | os.PathLike[str]]] | None = None
-    seed: int = 0
-
-    @functools.cached_property
-    def format(self) -> Any:
-        """An instance."""
-        return self.form()
-
-    @property
-    def whats(self) -> list[str]:
-        """The kinds of files that it reads: "prompt", "model", or both."""
-        return [what for what, pair in _PAIRS.items() if all(map(self._has, pair))]
-
-    def _has(self, method: str) -> bool:
-        return callable(getattr(self.form, method, None))
-
-    @property
-    def writes(self) -> bool:
-        """True if it writes prompts."""
-        return isinstance(self.format, PromptWriter)
-
-    @functools.cached_property
-    def samples(self) -> dict[str, Sample]:
-        """A sample of each kind of files that it reads, as far as it can be made."""
-        made = {}
-        for what in self.whats:
-            with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as folder:
-                path = self._made(what, Path(folder))
-                if path is not None:
-                    made[what] = _sample(Path(path), Path(folder), what)
-        return made
-
-    def _made(self, what: str, folder: Path) -> str | os.PathLike[str] | None:
-        given = {} if self.arguments is None else self.arguments(folder)
-        if what in given:
-            return given[what]
-        make = getattr(self.form, f"sample_{what}", None)
-        if make is not None:
-            found: str | os.PathLike[str] = make(folder)
-            return found
-        if what == "prompt" and self.writes:
-            path = self.path_to_write(folder)
-            self.format.write_prompt(path, self.array((3, 8)), _FACTS)
-            return path
-        return None
-
-    def path_to_write(self, folder: Path) -> str:
-        """Returns a path whose ending asks for this form."""
-        ending = self.format.prompt_endings[0]
-        return str(folder / ("prompt" if ending == "/" else f"prompt{ending}"))
-
-    def array(self, shape: tuple[int, int]) -> np.ndarray:
-        """Returns a prompt, whose values a form with fewer bits would not keep."""
-        array = np.random.default_rng(self.seed).standard_normal(shape).astype(np.float32)
-        odd = np.array([-0.0, 1e-40, np.finfo(np.float32).max / 4], np.float32)[: array.size]
-        array.flat[: odd.size] = odd
-        return array
-
-    def every_sample(self) -> list[tuple[str, Sample]]:
-        """Returns all samples with their kinds.
-
-        Raises:
-          NotTriedError: If there is none.
-        """
-        if not self.samples:
-            raise NotTriedError(_missing(self.whats[0]))
-        return list(self.samples.items())
-
-    def sample(self, what: str) -> Sample:
-        """Returns the sample of a prompt or of a model.
-
-        Raises:
-          NotTriedError: If there is none.
-        """
-        if what not in self.whats:
-            raise NotTriedError(f"it reads no {what}s")
-        if what not in self.samples:
-            raise NotTriedError(_missing(what))
-        return self.samples[what]
-
-    def recognizes(self, what: str, path: str) -> bool:
-        """Returns the format's answer for a path; any exception breaks the clause."""
-        try:
-            return bool(getattr(self.format, f"recognizes_{what}")(path))
-        except Exception as error:  # A format may raise anything.
-            raise BrokenClauseError(f"recognizes_{what} raises {one_line(error)}") from error
-
-    def read(self, what: str, path: str, seed: int = 0) -> Any:
-        """Reads a prompt; or opens a model and reads some of its variables."""
-        if what == "prompt":
-            return self.format.read_prompt(path)
-        model = self.format.open_model(path)
-        names = sorted(model.variables)
-        for name in np.random.default_rng(seed).permutation(names)[:4]:
-            model.read(str(name))
-        return model
-
-    @functools.cached_property
-    def _warmed(self) -> set[str]:
-        return set()
-
-    def warm(self, what: str) -> None:
-        """Reads a sound sample once, so that the format has imported what it needs."""
-        if what not in self._warmed:
-            self._warmed.add(what)
-            with _folder() as folder:
-                path = self.samples[what].write(folder)
-                self.recognizes(what, path)
-                self.read(what, path)
-
-    def seeds(self) -> SearchStrategy[int]:
-        """Makes the strategy of the seeds of damage."""
-        return checks.integers(0, 9999)
-
-
-def format_subject(
-    plugin: Any,
-    arguments: Callable[[Path], Mapping[str, str | os.PathLike[str]]] | None = None,
-    *,
-    seed: int = 0,
-    max_examples: int = 20,
-) -> FormatSubject:
-    """Returns what the checks try.
-
-    Args:
-      plugin: The format class.
-      arguments: A function from a folder, to which it writes files, to the paths of a "prompt" and
-        a "model" there; a format that writes prompts needs none.
-      seed: Determines the content of what is written.
-      max_examples: Not used: each check draws its own.
-
-    Raises:
-      InputError: If the arguments are no function.
-    """
-    del max_examples
-    if arguments is not None and not callable(arguments):
-        raise InputError(
-            f"the arguments of a format are {arguments!r}, expected a function from a folder to "
-            "{'prompt': path, 'model': path}"
-        )
-    return FormatSubject(plugin, arguments, seed)
-
-
-def _sample(path: Path, folder: Path, what: str) -> Sample:
-    if not path.is_relative_to(folder) or not path.exists():
-        raise BrokenClauseError(
-            f"the sample of a {what} is {path}, expected a file or a folder in the folder that is "
-            "given"
-        )
-    content = _content(folder)
-    require(any(content.values()), f"the sample of a {what} has no content")
-    return Sample(str(path.relative_to(folder)), content)
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    """Returns the content of each file below a folder, by its path there."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def _missing(what: str) -> str:
-    return (
-        f"it has no sample of a {what}: declare sample_{what}(folder) as a static method of the "
-        f"class, which writes one to the folder and returns its path, or give arguments"
-    )
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Yields a folder with blanks and letters beyond ASCII in its name."""
-    with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as folder:
-        inner = Path(os.path.realpath(folder), "a folder für 提示")
-        inner.mkdir()
-        yield inner
 
 
 def _in_time(call: Callable[[], R], what: str) -> R:
@@ -336,7 +123,7 @@ def _check_methods(subject: FormatSubject, nothing: None) -> None:
     except Exception as error:  # Its constructor may raise anything.
         found = f"is not made without arguments: {one_line(error)}"
         raise BrokenClauseError(found) from error
-    for pair in _PAIRS.values():
+    for pair in PAIRS.values():
         there = [callable(getattr(made, method, None)) for method in pair]
         has, lacks = pair if there[0] else pair[::-1]
         require(all(there) or not any(there), f"has {has} without {lacks}")
@@ -375,7 +162,7 @@ def _check_endings(subject: FormatSubject, nothing: None) -> None:
 
 def _check_own_files(subject: FormatSubject, nothing: None) -> None:
     for what, sample in subject.every_sample():
-        with _folder() as folder:
+        with odd_folder() as folder:
             path = sample.write(folder)
             require(subject.recognizes(what, path), f"its own {what} is not recognized: {path}")
             os.chdir(folder)
@@ -395,73 +182,17 @@ def _check_own_files(subject: FormatSubject, nothing: None) -> None:
                 )
 
 
-def _npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=array.dtype == object)
-    return stream.getvalue()
-
-
-def _zip(name: str, content: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(name, content)
-    return stream.getvalue()
-
-
-def _safetensors(name: str, array: np.ndarray) -> bytes:
-    header = {name: {"dtype": "F32", "shape": array.shape, "data_offsets": [0, array.nbytes]}}
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + array.tobytes()
-
-
-@functools.cache
-def _foreign() -> Mapping[str, bytes]:
-    """Returns the content of files of other forms, by what they are."""
-    generator = np.random.default_rng(0)
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    npy, safetensors = _npy(array), _safetensors("layer.bias", array)
-    return {
-        "an empty file": b"",
-        **{f"{n} random bytes": generator.bytes(n) for n in (1, 2, 7, 8, 64, 4096)},
-        **{f"{n} bytes of zeros": bytes(n) for n in (1, 8, 4096)},
-        "a file of text": b"Some text.\nAnother line of it.\n",
-        "a file of text in another encoding": "Grüße\n".encode("utf-16"),
-        "a table of text": b"text,label\nthis is,1\nthat was,0\n",
-        "a JSON object": b'{"name": "something", "values": [1, 2, 3]}\n',
-        "a JSON list": b"[1, 2, 3]\n",
-        "JSON Lines": b'{"text": "this is"}\n{"text": "that was"}\n',
-        "an array of NumPy": npy,
-        "the first bytes of an array of NumPy": npy[:5],
-        "a truncated header of NumPy": npy[:40],
-        "a pickle": pickle.dumps({"prompt": [1.0, 2.0]}),
-        "an old pickle": pickle.dumps({"prompt": [1.0, 2.0]}, 0),
-        "a zip archive": _zip("something.txt", b"text"),
-        "a safetensors file": safetensors,
-        "a truncated header of safetensors": safetensors[:30],
-        "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\n",
-    }
-
-
-def _is_of_its_form(content: bytes, heads: Sequence[bytes]) -> bool:
-    """True if a foreign file begins as a file of the sample does, so that it may be of its form."""
-    start = content[:4]
-    json_inside = content[8:10] == b'{"'  # As in safetensors, after the length of the header.
-    return any(
-        head[:4] == start or (json_inside and head[8:10] == b'{"') for head in heads if start
-    )
-
-
 def _check_foreign(subject: FormatSubject, nothing: None) -> None:
     heads = [
         content[:16] for sample in subject.samples.values() for content in sample.files.values()
     ]
-    with _folder() as folder:
+    with odd_folder() as folder:
         paths = {}
-        for number, (name, content) in enumerate(_foreign().items()):
+        for number, (name, content) in enumerate(foreign_files().items()):
             file = folder / f"foreign{number}" / "something"
             file.parent.mkdir()
             file.write_bytes(content)
-            if not _is_of_its_form(content, heads):
+            if not is_of_its_form(content, heads):
                 paths[name] = file
                 paths[f"a directory that holds {name}"] = file.parent
         (folder / "empty").mkdir()
@@ -486,7 +217,7 @@ def _check_foreign(subject: FormatSubject, nothing: None) -> None:
 def _check_pipes(subject: FormatSubject, nothing: None) -> None:
     if not hasattr(os, "mkfifo"):
         raise NotTriedError("this system has no pipes with names")
-    with _folder() as folder:
+    with odd_folder() as folder:
         endings = {Path(sample.path).suffix for sample in subject.samples.values()}
         for what in subject.whats:
             for ending in sorted(endings | {""}):
@@ -540,13 +271,13 @@ def _require_prompt(found: Any) -> None:
 
 def _check_reads_prompts(subject: FormatSubject, nothing: None) -> None:
     sample = subject.sample("prompt")
-    with _folder() as folder:
+    with odd_folder() as folder:
         path = sample.write(folder)
         found = subject.format.read_prompt(path)  # The first call may import and warm up.
         with watching.Audit.watch() as audit:
             again = subject.format.read_prompt(path)
         require(not audit.does, f"read_prompt {', '.join(audit.does)}")
-        require(_content(folder) == sample.files, "reading a prompt changes the files")
+        require(content_of(folder) == sample.files, "reading a prompt changes the files")
         _require_prompt(found)
         try:
             json.dumps(dict(found.provenance), allow_nan=False)
@@ -588,9 +319,9 @@ def _require_shapes(subject: FormatSubject, path: str, array: np.ndarray) -> Non
 def _check_round_trip(subject: FormatSubject, shape: tuple[int, int]) -> None:
     if not subject.writes:
         raise NotTriedError("it writes no prompts")
-    with _folder() as folder:
+    with odd_folder() as folder:
         path = subject.path_to_write(folder)
-        for time, facts in enumerate((_FACTS, {"step": 8}), 1):  # The second replaces the first.
+        for time, facts in enumerate((FACTS, {"step": 8}), 1):  # The second replaces the first.
             array = subject.array(shape) * np.float32(time)
             given = array.copy()
             subject.format.write_prompt(path, given, facts)
@@ -616,7 +347,7 @@ def _check_round_trip(subject: FormatSubject, shape: tuple[int, int]) -> None:
 def _check_cannot_write(subject: FormatSubject, nothing: None) -> None:
     if not subject.writes:
         raise NotTriedError("it writes no prompts")
-    with _folder() as folder:
+    with odd_folder() as folder:
         (folder / "file").write_bytes(b"text")
         in_the_way = Path(subject.path_to_write(folder))
         if subject.format.prompt_endings[0] == "/":
@@ -629,7 +360,7 @@ def _check_cannot_write(subject: FormatSubject, nothing: None) -> None:
             "below a file": subject.path_to_write(folder / "file"),
         }.items():
             try:
-                subject.format.write_prompt(path, subject.array((2, 3)), _FACTS)
+                subject.format.write_prompt(path, subject.array((2, 3)), FACTS)
             except InputError as error:
                 _require_one_line(error, path)
             except Exception as error:  # A writer may raise anything.
@@ -695,7 +426,7 @@ def _damages(subject: FormatSubject) -> SearchStrategy[Damage]:
 def _check_damage(subject: FormatSubject, damage: Damage) -> None:
     for what, sound in subject.every_sample():
         sample, name = damage.of(sound)
-        with _folder() as folder:
+        with odd_folder() as folder:
             subject.warm(what)
             path = sample.write(folder)
             where = f"{what}, damaged in {name}"
@@ -724,7 +455,7 @@ def _check_damage(subject: FormatSubject, damage: Damage) -> None:
 
 def _check_models(subject: FormatSubject, nothing: None) -> None:
     sample = subject.sample("model")
-    with _folder() as folder:
+    with odd_folder() as folder:
         path = sample.write(folder)
         model = subject.format.open_model(path)
         require(model.variables, "a model has no variables")
@@ -747,7 +478,7 @@ def _check_models(subject: FormatSubject, nothing: None) -> None:
             except (PromptTuningError, LookupError):
                 continue
             raise BrokenClauseError(f"a variable that is not there is {found!r}, expected an error")
-        require(_content(folder) == sample.files, "reading a model changes the files")
+        require(content_of(folder) == sample.files, "reading a model changes the files")
 
 
 def _require_variable(name: str, variable: Any) -> None:
@@ -801,7 +532,7 @@ class _Trap:
 
 def _check_no_pickle(subject: FormatSubject, nothing: None) -> None:
     for what, sample in subject.every_sample():
-        with _folder() as folder:
+        with odd_folder() as folder:
             opened = folder / "opened"
             path = sample.write(folder)
             for name, content in list(sample.files.items())[:8]:
@@ -823,20 +554,20 @@ def _traps(content: bytes, folder: str) -> dict[str, bytes]:
     trap = _Trap(folder)
     array = np.empty((2, 3), object)
     array[:] = trap
-    pickled, npy = pickle.dumps(trap, 2), _npy(array)
+    pickled, npy = pickle.dumps(trap, 2), npy_bytes(array)
     inside = re.search(rb"\x80[\x02-\x05]", content)
     before = content[: inside.start()] if inside else content[:16]
     return {
         "a pickle": pickled,
         "an array of objects": npy,
-        "an archive of arrays of objects": _zip("prompt.npy", npy),
+        "an archive of arrays of objects": zip_bytes("prompt.npy", npy),
         "a file that begins as its own and goes on as a pickle": before + pickled,
     }
 
 
 def _check_light(subject: FormatSubject, nothing: None) -> None:
     for what, sample in subject.every_sample():
-        with _folder() as folder:
+        with odd_folder() as folder:
             path = sample.write(folder)
             subject.warm(what)
             for name in sample.files:

@@ -143,6 +143,8 @@ def in_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     yield site
     monkeypatch.undo()
     registry.configure()
+    if "gin" in sys.modules:  # Its configuration names fake modules.
+        sys.modules["gin"].clear_config()
     # Another test may have a fake module of the same name.
     for name in set(sys.modules) - modules:
         if str(site.folder) in str(getattr(sys.modules[name], "__file__", "")):
