@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 
+import pytest
 import rich.console
 
 from prompt_tuning_engine_local.runs import reporting, state_store
@@ -51,3 +52,39 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path):
     report.close()
     assert path.read_text().splitlines() == whole
     assert list(report.history["loss"]) == [1, 2]
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def time(self):
+        return self.now
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_without_a_terminal_there_is_a_line_each_minute(tmp_path, monkeypatch, is_terminal):
+    clock = Clock()
+    monkeypatch.setattr(reporting, "time", clock)
+    shown = io.StringIO()
+    console = rich.console.Console(file=shown, force_terminal=is_terminal)
+    report = reporting.TrainingReport(tmp_path, console)
+    with report.training(steps=100, batch_size=8, done=10):
+        for step in range(11, 101):
+            clock.now += 4.0
+            report.step(step, {reporting.LOSS: 1 / step})
+    report.close()
+    lines = [line for line in shown.getvalue().splitlines() if "steps taken" in line]
+    if is_terminal:
+        assert lines == []
+        return
+    assert len(lines) == 6
+    assert lines[0] == (
+        "step 25: loss per token 0.040, 25 of 100 steps taken, 2 examples/s, 0:05:00 left"
+    )
+    assert lines[-1].endswith("100 of 100 steps taken, 2 examples/s, 0:00:00 left")

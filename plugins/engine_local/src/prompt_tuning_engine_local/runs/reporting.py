@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import math
 import time
@@ -21,6 +22,9 @@ from prompt_tuning_files import strict_json
 from prompt_tuning_files.prompt_files import atomic_write
 
 LOSS = "loss_per_nonpadding_target_token"
+SECONDS_BETWEEN_LINES = 60.0
+"""The longest silence while training, where no terminal shows a progress bar."""
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -50,16 +54,19 @@ class TrainingReport:
         self._lines = self._reopen(directory / METRICS_FILE, resumed_at)
         self._progress: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
+        self._plain: _PlainProgress | None = None
 
     @contextlib.contextmanager
     def training(self, steps: int, batch_size: int, done: int = 0) -> Iterator[None]:
-        """Shows a progress bar on a terminal while the block runs.
+        """Shows a progress bar on a terminal while the block runs, or else a line each minute.
 
         Args:
           steps: Number of steps of the whole run.
           batch_size: Examples in each step.
           done: Number of steps taken before the run was resumed.
         """
+        if not self._console.is_terminal:
+            self._plain = _PlainProgress(steps, batch_size, done)
         with rich.progress.Progress(
             rich.progress.TextColumn("training"),
             rich.progress.BarColumn(),
@@ -78,6 +85,9 @@ class TrainingReport:
         self._keep("train", step, metrics)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, advance=1, loss=f"loss {metrics[LOSS]:.3f}")
+        line = None if self._plain is None else self._plain.line(step, metrics[LOSS])
+        if line is not None:
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records and prints the metrics of an evaluation."""
@@ -223,6 +233,39 @@ class _TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class _PlainProgress:
+    """Lines of progress, for logs and pipes.
+
+    Args:
+      steps: Number of steps of the whole run.
+      batch_size: Examples in each step.
+      done: Number of steps taken before.
+    """
+
+    def __init__(self, steps: int, batch_size: int, done: int) -> None:
+        self._steps = steps
+        self._batch_size = batch_size
+        self._taken = self._shown = done
+        self._time = time.monotonic()
+
+    def line(self, step: int, loss: float) -> str | None:
+        """Returns a line after a step; None if the last one was shown shortly before.
+
+        The speed is that of the steps since the last line, evaluations and saves included.
+        """
+        self._taken += 1
+        now = time.monotonic()
+        if now - self._time < SECONDS_BETWEEN_LINES:
+            return None
+        speed = (self._taken - self._shown) / max(now - self._time, 1e-9)
+        self._shown, self._time = self._taken, now
+        left = datetime.timedelta(seconds=round((self._steps - self._taken) / speed))
+        return (
+            f"step {step}: loss per token {loss:.3f}, {self._taken} of {self._steps} steps taken, "
+            f"{speed * self._batch_size:.3g} examples/s, {left} left"
+        )
 
 
 class _ExamplesPerSecond(rich.progress.ProgressColumn):

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -132,6 +133,7 @@ class StateStore:
           InputError: If a state cannot be read at this time, or belongs to another prompt or
             optimizer; nothing is changed then.
         """
+        _ignore_late_callbacks()
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = Path(self._manager.directory) / str(step)
             _check_readable(folder)
@@ -141,7 +143,6 @@ class StateStore:
                 raise
             except Exception as error:  # Orbax and tensorstore raise many kinds for damaged files.
                 _set_aside(folder, error)
-                _ignore_late_callbacks()
                 self._manager.reload()
         return None
 
@@ -237,10 +238,12 @@ def _check_readable(folder: Path) -> None:
                 refuse(error)
 
 
+@functools.cache  # Once in a process: it stays.
 def _ignore_late_callbacks() -> None:
     """Ignores what tensorstore's threads report to the event loop of a restore that failed.
 
-    Orbax has closed the loop by then, and Python would print each of them.
+    Orbax has closed the loop by then, at any time from here on, and Python would print each of
+    them.
     """
     before = sys.unraisablehook
 
