@@ -32,7 +32,10 @@ FILES = [
 NEED_T5X = ("prompt_tuning_engine_t5x.", "prompt_tuning_core.integrations.flaxformer.")
 
 # What the embedded engine does and T5X does not.
-ONLY_LOCAL = {"ALLOW_CHANGES", "BEST_METRIC", "NUM_DEVICES", "STRICT_LENGTHS"}
+ONLY_LOCAL = {
+    "ALLOW_CHANGES", "BEST_IS_LOWEST", "BEST_METRIC", "EARLY_STOPPING", "EVAL_LOSS", "NUM_DEVICES",
+    "STRICT_LENGTHS",
+}  # fmt: skip
 
 
 def parameters(name: str) -> set[str]:

@@ -47,6 +47,13 @@ VALUES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"toy/tasks.TextTask.metrics": ["exact"]}, "unknown metric 'exact'"),
     ({"toy/tasks.TextTask.metrics": [3]}, "a metric is 3, expected a name or a function"),
+    (
+        {"EARLY_STOPPING": 2},
+        "EARLY_STOPPING is 2, and BEST_METRIC is None: name the metric, such as",
+    ),
+    ({"EARLY_STOPPING": 0}, "EARLY_STOPPING is 0, expected a whole number of at least 1"),
+    ({"EVAL_LOSS": 1}, "EVAL_LOSS is 1, expected True or False"),
+    ({"BEST_IS_LOWEST": "yes"}, "BEST_IS_LOWEST is 'yes', expected True or False"),
     ({"BEST_METRIC": "acuracy"}, "BEST_METRIC 'acuracy' is no metric here; did you mean 'acc"),
     (
         {"MIXTURE_OR_TASK_NAME": "mix", "BEST_METRIC": "accuracy"},

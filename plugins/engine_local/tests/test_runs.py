@@ -605,3 +605,63 @@ def test_two_devices_give_the_prompt_of_one(project, succeed):
     succeed(["train", *training_flags(MODEL_DIR="one", **changes)], project)
     prompts = [np.load(project / run / "prompt_6.npy") for run in ("run", "one")]
     np.testing.assert_allclose(*prompts, rtol=0, atol=1e-5 * np.abs(prompts[1]).max())
+
+
+def eval_values(folder, name):
+    """Returns the values of a metric of a run's evaluations, by step."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if f"eval/{name}" in row]
+    return {row["step"]: row[f"eval/{name}"] for row in rows}
+
+
+def test_the_validation_loss_is_that_of_training_on_the_same_examples(project, succeed):
+    rows = len((project / "rows.jsonl").read_text().splitlines())
+    flags = training_flags(
+        EVAL_LOSS=True, BATCH_SIZE=rows, BUCKETING=False, DROPOUT_RATE=0.0, Z_LOSS=0.0,
+        TRAIN_STEPS=2, EVAL_PERIOD=1,
+    )  # fmt: skip
+    succeed(["train", *flags], project)
+    found = eval_values(project / "run", "loss")
+    lines = (project / "run" / "metrics.jsonl").read_text().splitlines()
+    trained = {
+        row["step"]: row["train/loss_per_nonpadding_target_token"]
+        for row in map(json.loads, lines)
+        if "train/loss" in row
+    }
+    # Training's is that of the prompt before the step.
+    assert found[0] == pytest.approx(trained[1], rel=1e-5)
+    assert found[1] == pytest.approx(trained[2], rel=1e-5)
+
+
+def test_the_prompt_of_the_lowest_loss_is_the_best(project, succeed):
+    # So large a rate that the loss rises.
+    flags = training_flags(
+        BEST_METRIC="loss", EVAL_PERIOD=1, SAVE_PERIOD=1,
+        **{"optimizers.adafactor.learning_rate": 30.0},
+    )  # fmt: skip
+    succeed(["train", *flags], project)
+    found = eval_values(project / "run", "loss")
+    best = min(found, key=found.get)
+    assert found[best] < max(found.values())
+    provenance = json.loads((project / "run" / "best_prompt.json").read_text())
+    assert provenance["step"] == best
+    assert provenance["metrics"]["validation"]["loss"] == found[best]
+
+
+def test_a_run_ends_when_evaluations_get_no_better(project, succeed):
+    # Answers of random weights are never right, so no value is above the first.
+    flags = training_flags(
+        BEST_METRIC="exact_match", EARLY_STOPPING=2, EVAL_PERIOD=2, SAVE_PERIOD=3, TRAIN_STEPS=20
+    )
+    finished = succeed(["train", *flags], project)
+    assert eval_values(project / "run", "exact_match") == {0: 0.0, 2: 0.0, 4: 0.0}
+    line = "ended at step 4: the last 2 evaluations gave no better exact_match (EARLY_STOPPING)\n"
+    assert line in finished.stdout
+    assert prompt_files.newest(project / "run").name == "prompt_4.npy"
+    again = succeed(["train", *flags], project)
+    assert line in again.stdout
+    assert prompt_files.newest(project / "run").name == "prompt_4.npy"
+    more = training_flags(
+        BEST_METRIC="exact_match", EARLY_STOPPING=3, EVAL_PERIOD=2, SAVE_PERIOD=3, TRAIN_STEPS=20
+    )
+    assert "ended at step 6: the last 3" in succeed(["train", *more], project).stdout

@@ -26,7 +26,7 @@ from prompt_tuning_files.npy_header import read_npy_header
 _TEMPORARY = ".partial"
 
 BEST = "best_prompt"
-"""The name, without ending, of the prompt of a run with the highest value of BEST_METRIC."""
+"""The name, without ending, of the prompt of a run with the best value of BEST_METRIC."""
 
 ENDINGS = (".npy", ".safetensors")
 """The endings of a run's prompts: a plain prompt, and a prompt module with all of its arrays."""

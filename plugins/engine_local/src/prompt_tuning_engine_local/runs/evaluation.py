@@ -23,6 +23,9 @@ from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_tasks import Example, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
+LOSS = "loss"
+"""The metric of the validation loss (EVAL_LOSS)."""
+
 # Texts of similar length share a batch within a part, so that a part is worth many batches.
 _BATCHES_OF_A_PART = 32
 
@@ -136,17 +139,30 @@ class Predictor:
         """
         return component.read(split, self._reading)
 
-    def evaluate_prepared(self, split: Split, prompt: Params | None) -> Evaluation:
-        """Scores the predictions for a split from `prepare` with the task's metrics."""
+    def evaluate_prepared(
+        self, split: Split, prompt: Params | None, *, loss: bool = False
+    ) -> Evaluation:
+        """Scores the predictions for a split from `prepare` with the task's metrics.
+
+        Args:
+          split: The split.
+          prompt: The prompt's parameters; None for the bare model.
+          loss: True adds the metric `loss`: the mean of the negative log-likelihood of each target
+            token, EOS included, without dropout, label smoothing and z loss.
+        """
         ids = self._answer(split.tokenized, prompt)
-        scores = self._log_likelihoods(split.tokenized, prompt) if split.needs_scores else None
-        answers = Answers(ids, self._decoded(ids), scores)
+        needs_scores = loss or split.needs_scores
+        scores = self._log_likelihoods(split.tokenized, prompt) if needs_scores else None
+        answers = Answers(ids, self._decoded(ids), scores if split.needs_scores else None)
+        metrics = dict(split.metrics(answers))
+        if loss and scores is not None:
+            metrics = _with_loss(metrics, split, scores)
         return Evaluation(
             split.task_name,
-            split.metrics(answers),
+            metrics,
             split.examples,
             answers.texts,
-            None if scores is None else scores.tolist(),
+            None if answers.scores is None else answers.scores.tolist(),
         )
 
     def evaluate(self, task: TextTask, split: str, prompt: Params | None) -> Evaluation:
@@ -218,18 +234,34 @@ def chosen(metrics: Mapping[str, float], name: str) -> float:
     return metrics[name]
 
 
-def metrics_of_targets(task: EngineTask, splits: Iterable[Split]) -> dict[str, float]:
-    """Returns the metrics, as `metrics_of`, of a model whose answers are the targets.
+def metrics_of_targets(
+    task: EngineTask, splits: Iterable[Split], *, loss: bool = False
+) -> dict[str, float]:
+    """Returns the metrics, as `metrics_of`, of a model that is certain of the targets.
 
     It needs no model, so a run learns the names of its metrics before it begins.
+
+    Raises:
+      InputError: If a task has a metric `loss` of its own, and `loss` asks for the model's.
     """
-    return metrics_of(
-        task,
-        [
-            Evaluation(split.task_name, split.metrics(_targets_of(split)), split.examples, ())
-            for split in splits
-        ],
-    )
+
+    def evaluation(split: Split) -> Evaluation:
+        metrics = dict(split.metrics(_targets_of(split)))
+        if loss:
+            metrics = _with_loss(metrics, split, np.zeros(len(split.tokenized), np.float32))
+        return Evaluation(split.task_name, metrics, split.examples, ())
+
+    return metrics_of(task, [evaluation(split) for split in splits])
+
+
+def _with_loss(metrics: dict[str, float], split: Split, scores: np.ndarray) -> dict[str, float]:
+    """Adds the loss per target token to the metrics of a split."""
+    if LOSS in metrics:
+        raise InputError(
+            f"task {split.task_name!r} has a metric {LOSS!r} of its own; set EVAL_LOSS = False"
+        )
+    tokens = sum(len(example.targets) for example in split.tokenized)
+    return {**metrics, LOSS: -float(scores.sum(dtype=np.float64)) / max(tokens, 1)}
 
 
 def _targets_of(split: Split) -> Answers:

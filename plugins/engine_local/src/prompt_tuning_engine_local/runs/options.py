@@ -109,6 +109,9 @@ MACROS: Mapping[str, Check] = {
     "SAVE_PERIOD": _whole(1),
     "KEEP_CHECKPOINTS": _whole(1).or_none(" for every prompt"),
     "BEST_METRIC": _TEXT.or_none(),
+    "BEST_IS_LOWEST": _BOOL.or_none(" for the loss alone"),
+    "EVAL_LOSS": _BOOL,
+    "EARLY_STOPPING": _whole(1).or_none(" to take all steps"),
     "RANDOM_SEED": _SEED.or_none(" to draw one"),
     "NUM_DEVICES": _whole(1).or_none(" for all"),
     "HOOKS": _NAMES,
@@ -228,8 +231,14 @@ class TrainingOptions(Options):
       save_period: Steps between saves (SAVE_PERIOD).
       keep_checkpoints: How many of the newest prompts and states to keep; None keeps every prompt.
         At least two states are kept, to resume the run (KEEP_CHECKPOINTS).
-      best_metric: The prompt with the highest value of this metric is kept as
-        `best_prompt.npy`; None keeps no best prompt (BEST_METRIC).
+      best_metric: The prompt with the best value of this metric, or of the validation loss,
+        `"loss"`, is kept as `best_prompt.npy`; None keeps no best prompt (BEST_METRIC).
+      best_is_lowest: True if the lowest value of `best_metric` is the best; None for the loss alone
+        (BEST_IS_LOWEST).
+      eval_loss: True also evaluates the loss per target token, as the metric `loss`; where
+        `best_metric` is the loss, it is evaluated in any case (EVAL_LOSS).
+      early_stopping: The run ends when so many evaluations in turn gave no better value of
+        `best_metric`; None takes all steps (EARLY_STOPPING).
       random_seed: Determines initial values, order and dropout; None draws a seed (RANDOM_SEED).
       train_split: The split to train on.
       eval_split: The split to evaluate on.
@@ -250,6 +259,9 @@ class TrainingOptions(Options):
     save_period: int = _set_by("SAVE_PERIOD", default=1000)
     keep_checkpoints: int | None = _set_by("KEEP_CHECKPOINTS", default=None)
     best_metric: str | None = _set_by("BEST_METRIC", default=None)
+    best_is_lowest: bool | None = _set_by("BEST_IS_LOWEST", default=None)
+    eval_loss: bool = _set_by("EVAL_LOSS", default=False)
+    early_stopping: int | None = _set_by("EARLY_STOPPING", default=None)
     random_seed: int | None = _set_by("RANDOM_SEED", default=None)
     train_split: str = _set_by("train_split", default="train")
     eval_split: str = _set_by("eval_split", default="validation")
@@ -263,6 +275,26 @@ class TrainingOptions(Options):
         super().__post_init__()
         if self.pack:
             raise InputError("PACK is True, and prompt tuning does not support packed examples")
+        if self.early_stopping is not None and self.best_metric is None:
+            raise InputError(
+                f"EARLY_STOPPING is {self.early_stopping}, and BEST_METRIC is None: name the "
+                "metric, such as BEST_METRIC = 'loss'"
+            )
+
+    @property
+    def evaluates_loss(self) -> bool:
+        """True if evaluations need the validation loss."""
+        return self.eval_loss or self._best_is_loss
+
+    @property
+    def lowest_is_best(self) -> bool:
+        """True if a lower value of `best_metric` is better."""
+        return self._best_is_loss if self.best_is_lowest is None else self.best_is_lowest
+
+    @property
+    def _best_is_loss(self) -> bool:
+        # That of a task of a mixture is TASK/loss.
+        return self.best_metric is not None and self.best_metric.rpartition("/")[2] == "loss"
 
     def last_step(self, first: int) -> int:
         """Returns the step to stop at, for a model of step `first`.

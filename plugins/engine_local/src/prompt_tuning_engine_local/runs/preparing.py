@@ -152,8 +152,7 @@ def prepare(options: TrainingOptions) -> Prepared:
         loaded.predictor.prepare(component, options.eval_split)
         for component in task.components(options.eval_split)
     ]
-    if options.best_metric is not None:
-        evaluation.chosen(evaluation.metrics_of_targets(task, eval_sets), options.best_metric)
+    _check_metrics(options, task, eval_sets)
     facts = run_facts.describe_run(
         options.model,
         loaded.frozen,
@@ -196,6 +195,14 @@ def _check_optimizer(optimizer: object) -> None:
             f"OPTIMIZER is {optimizer!r}, expected an optax optimizer such as "
             "@optimizers.adafactor()"
         )
+
+
+def _check_metrics(options: TrainingOptions, task: EngineTask, eval_sets: Sequence[Split]) -> None:
+    """Refuses a BEST_METRIC that evaluations will not have, before anything is written."""
+    if options.best_metric is not None or options.evaluates_loss:
+        metrics = evaluation.metrics_of_targets(task, eval_sets, loss=options.evaluates_loss)
+        if options.best_metric is not None:
+            evaluation.chosen(metrics, options.best_metric)
 
 
 def _keys(seed: int) -> jax.Array:

@@ -22,8 +22,8 @@ _FREE = {
         f"options.TrainingOptions.{name}"
         for name in (
             "total_steps", "relative_steps", "eval_period", "save_period", "keep_checkpoints",
-            "best_metric", "eval_split", "hooks", "model_dir", "checkpoint_path", "num_devices",
-            "allow_changes", "record_settings",
+            "best_metric", "best_is_lowest", "eval_loss", "early_stopping", "eval_split", "hooks",
+            "model_dir", "checkpoint_path", "num_devices", "allow_changes", "record_settings",
         )
     ),
     "embeddings.checkpoint_load.checkpoint_path",

@@ -153,11 +153,21 @@ class _Trainer:
         self._metrics: Mapping[str, float] = state.notes.get("metrics", {})
         # Values of another metric or split are no less and no more.
         best = state.notes.get("best", [])
-        self._best: float | None = best[1] if best[:1] == [self._best_of] else None
+        is_same = best[:1] == [self._best_of]
+        self._best: float | None = best[1] if is_same else None
+        # Evaluations since the best one.
+        self._not_better = best[2] if is_same and len(best) > 2 else 0
 
     @property
-    def _best_of(self) -> list[str | None]:
-        return [self._options.best_metric, self._options.eval_split]
+    def _best_of(self) -> list[Any]:
+        options = self._options
+        which = [options.best_metric, options.eval_split]
+        return [*which, "lowest"] if options.lowest_is_best else which
+
+    @property
+    def _stops_early(self) -> bool:
+        limit = self._options.early_stopping
+        return limit is not None and self._not_better >= limit
 
     def run(self) -> TrainingRun:
         """Takes the remaining steps, and draws the curves."""
@@ -167,6 +177,13 @@ class _Trainer:
                 self._save()
             self._take_steps()
             self._store.wait()
+            if self._stops_early:
+                self._console.print(
+                    f"ended at step {self._step}: the last {self._not_better} evaluations gave no "
+                    f"better {self._options.best_metric} (EARLY_STOPPING)",
+                    highlight=False,
+                    soft_wrap=True,
+                )
         self._report.draw(self._prepared.directory / CURVES_FILE)
         return self._finished()
 
@@ -222,20 +239,21 @@ class _Trainer:
             interruptions.Interruptions() as interrupted,
             self._report.training(all_steps, options.batch_size, done=taken),
         ):
-            for step in range(self._step + 1, prepared.last + 1):
+            # A run that has stopped early takes no step when its command is given again.
+            until = self._step if self._stops_early else prepared.last
+            for step in range(self._step + 1, until + 1):
                 batch = placement.split(next(prepared.batches))
                 is_ended = self._advance(
                     step,
                     *step_fn(self._prompt, self._optimizer, frozen, batch, dropout_rng, step),
                 )
                 is_last = is_ended or step == prepared.last
-                evaluates = is_last or step % options.eval_period == 0
-                saves = is_last or step % options.save_period == 0 or interrupted.received
-                if evaluates or saves:
+                if is_last or step % options.eval_period == 0:
                     _check_finite_prompt(self._prompt, step, prepared.directory)
-                if evaluates:
                     self._evaluate()
-                if saves:
+                    is_last = is_last or self._stops_early
+                if is_last or step % options.save_period == 0 or interrupted.received:
+                    _check_finite_prompt(self._prompt, step, prepared.directory)
                     self._save()
                 if interrupted.received:
                     self._store.wait()
@@ -264,18 +282,31 @@ class _Trainer:
         """Evaluates the prompt, and saves it as the best one if it is the best so far."""
         prepared, best_metric = self._prepared, self._options.best_metric
         predictor = prepared.loaded.predictor
+        loss = self._options.evaluates_loss
         self._metrics = metrics_of(
             prepared.task,
-            [predictor.evaluate_prepared(one, self._prompt) for one in prepared.eval_sets],
+            [
+                predictor.evaluate_prepared(one, self._prompt, loss=loss)
+                for one in prepared.eval_sets
+            ],
         )
         self._report.evaluation(self._step, self._metrics)
         if best_metric is not None:
             value = evaluation.chosen(self._metrics, best_metric)
             # NaN, such as the correlation of equal answers, is never the best.
-            if not math.isnan(value) and (self._best is None or value > self._best):
-                self._best = value
+            if self._is_better(value):
+                self._best, self._not_better = value, 0
                 self._write_prompt(prompt_files.BEST)
+            elif self._step > prepared.first:  # Before the first step, nothing was tried.
+                self._not_better += 1
         prepared.hook.evaluated(step=self._step, metrics=dict(self._metrics))
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if self._best is None:
+            return True
+        return value < self._best if self._options.lowest_is_best else value > self._best
 
     def _save(self) -> None:
         """Writes the prompt, and starts to write the state in the background."""
@@ -285,7 +316,7 @@ class _Trainer:
         notes = {
             "data": self._prepared.batches.get_state(),
             "metrics": dict(self._metrics),
-            "best": [self._best_of, self._best],
+            "best": [self._best_of, self._best, self._not_better],
         }
         self._store.save(TrainingState(self._step, self._prompt, self._optimizer, notes))
         for old in prompt_files.by_step(directory)[: -keep if keep else 0]:
