@@ -35,13 +35,13 @@ def test_places(place, expected):
 
 
 @given(
-    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(1, 6), min_size=4, max_size=4),
     prompt_length=st.integers(1, 4),
     name=st.sampled_from(["prefix", "prefix_after_bos", "suffix"]),
 )
 @pytest.mark.slow
 def test_nothing_is_lost_and_order_is_kept(lengths, prompt_length, name):
-    total = max(lengths)
+    total = 6  # The same in all examples, since JAX compiles for each shape.
     tokens = np.zeros((len(lengths), total), np.int32)
     for row, length in enumerate(lengths):
         tokens[row, :length] = np.arange(1, length + 1)

@@ -53,7 +53,7 @@ def test_a_sound_initializer(stranger, main):
 
 def test_a_prompt_module(main):
     code, shown, error = main(
-        "check", "prompt_multitask", "--quick", "--first-token=5", "--first-token=4",
+        "check", "prompt_multitask", "--examples=1", "--first-token=5", "--first-token=4",
         "--gin.prompt_multitask.tasks=2", "--gin.prompt_multitask.sentinel=5",
     )  # fmt: skip
     assert (code, error) == (0, "")
