@@ -558,7 +558,7 @@ SOUND: dict[str, tuple[Callable[..., Any], Any, Mapping[str, Any]]] = {
             "orthogonal",
         )
     },
-    "jax zeros": (lambda: jax.nn.initializers.zeros, {}, {"uses_rng": False}),
+    "jax zeros": (lambda: jax.nn.initializers.zeros, {}, {"uses_rng": False, **FEW}),
     "jax constant": (jax.nn.initializers.constant, {"value": 0.1}, {"uses_rng": False, **FEW}),
     "flax variance_scaling": (
         nn.initializers.variance_scaling,
@@ -566,7 +566,7 @@ SOUND: dict[str, tuple[Callable[..., Any], Any, Mapping[str, Any]]] = {
         FEW,
     ),
     "a large scale": (jax.nn.initializers.normal, {"stddev": 100.0}, FEW),
-    "Fourier": (fourier, {}, {}),
+    "Fourier": (fourier, {}, FEW),
     "a fixed array": (
         fixed_array,
         {"array": ARRAY},

@@ -23,9 +23,10 @@ def init_deaf():
 def init_needy(path):
     return init_sound()
 
-def init_samples(path):
+def init_samples(path, scale=1.0):
     assert path == "/here", path
-    return init_sound()
+    assert scale == 2.0, scale
+    return init_sound(scale)
 
 init_samples.sample_arguments = lambda samples: {"path": "/here"}
 """
@@ -42,13 +43,12 @@ def stranger(site):
 
 def test_a_sound_initializer(stranger, main):
     code, shown, error = main(
-        "check", "init_sound", *SMALL, "--gin.init_sound.scale=2.0", "--seed=7"
+        "check", "plugins.init_samples", *SMALL, "--gin.init_samples.scale=2.0", "--seed=7"
     )
     assert (code, error) == (0, "")
     first, *lines = shown.splitlines()
-    assert first == "initializer plugin 'init_sound' of check-me 1.0 keeps its contract"
+    assert first == "initializer plugin 'init_samples' of check-me 1.0 keeps its contract"
     assert len(lines) == 11
-    assert main("check", "plugins.init_samples", *SMALL)[0] == 0
 
 
 def test_a_prompt_module(main):

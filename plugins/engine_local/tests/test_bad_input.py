@@ -346,22 +346,20 @@ def test_texts_to_evaluate_that_are_too_long(project, complaint):
     assert "long.jsonl:1: the inputs have 10 ids" in line
 
 
-def test_a_metric_that_returns_no_mapping(project):
-    (project / "own.py").write_text("def half(targets, predictions):\n    return 0.5\n")
+def test_a_metric_that_returns_no_mapping(project, run_here):
+    source = "def half(targets, predictions):\n    return 0.5\n"
+    (project / "metric_of_half.py").write_text(source)
     with (project / "task.gin").open("a") as file:
-        file.write("import own\ntoy/tasks.TextTask.metrics = [@own.half]\n")
-    finished = run_command(["train", *training_flags()], project)
+        file.write("import metric_of_half\ntoy/tasks.TextTask.metrics = [@metric_of_half.half]\n")
+    finished = run_here(["train", *training_flags()], project)
     assert finished.returncode == 2, finished.stderr
     assert "the metric half returned 0.5; expected a mapping of names" in finished.stderr
 
 
-def test_task_modules_that_raise(project):
-    (project / "raising.py").write_text("raise RuntimeError('no data today')\n")
-    flags = training_flags(MIXTURE_OR_TASK_MODULE="raising")
-    line = complaint_of_a_process(
-        ["train", *flags], project, PYTHONPATH=str(project), PYTHONDONTWRITEBYTECODE="1"
-    )
-    assert "'raising' fails to import: RuntimeError: no data today" in line
+def test_task_modules_that_raise(project, complaint):
+    (project / "raising_tasks.py").write_text("raise RuntimeError('no data today')\n")
+    line = complaint(["train", *training_flags(MIXTURE_OR_TASK_MODULE="raising_tasks")])
+    assert "'raising_tasks' fails to import: RuntimeError: no data today" in line
 
 
 @pytest.mark.parametrize("how", ["module", "gin"])
@@ -398,10 +396,10 @@ def test_a_directory_that_holds_prompts_of_no_known_run(project, complaint):
     assert "MODEL_DIR run holds prompt_3.npy and no run.json" in line
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(project, golden):
+def test_a_loss_that_is_not_finite_stops_the_run(project, run_here):
     np.save(project / "huge.npy", np.full((5, 32), 3e38, np.float32))
     flags = training_flags("prompts/from_file.gin", PROMPT_FILE="huge.npy")
-    finished = run_command(["train", *flags], project)
+    finished = run_here(["train", *flags], project)
     assert finished.returncode == 2, finished.stderr
     assert "the loss is nan at step" in finished.stderr
     # What diverged is not saved.
