@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.examples is not None and arguments.examples < 1:
         raise InputError(f"--examples is {arguments.examples}, expected a number of at least 1")
     plugins = _named(arguments.name.removeprefix("plugins."), arguments.kind)
-    results = [_checked(plugin, arguments) for plugin in plugins]
+    # What plugins print is no part of the results.
+    with contextlib.redirect_stdout(sys.stderr):
+        results = [_checked(plugin, arguments) for plugin in plugins]
     if arguments.json:
         rows = [
             {"kind": plugin.kind, "plugin": plugin.name, **dataclasses.asdict(result)}
