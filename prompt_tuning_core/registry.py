@@ -137,6 +137,24 @@ class Registry:
             self._plugins = _discover(self.filters)
         return self._plugins
 
+    def named(self, name: str, kind: str | None = None) -> list[Plugin]:
+        """Lists the plugins of a name, or else of a distribution's name, in any state.
+
+        Raises:
+          UnknownPluginError: If there are none.
+        """
+        listed = [plugin for plugin in self.discover() if plugin.kind == (kind or plugin.kind)]
+        found = [p for p in listed if p.name == name] or [
+            p for p in listed if normalized(p.distribution) == normalized(name)
+        ]
+        if not found:
+            what = f"{kind} plugin" if kind else "plugin"
+            known = {known for plugin in listed for known in (plugin.name, plugin.distribution)}
+            raise UnknownPluginError(
+                f"no {what} or distribution named {name!r} is installed{nearest(name, known)}"
+            )
+        return found
+
     def find(self, kind: str, name: str) -> Plugin:
         """Returns the one plugin of this kind and name.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands.text_tables import aligned
-from prompt_tuning_core.errors import InputError, UnknownPluginError, nearest
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.kinds import KINDS
 
 _FIELDS = ("kind", "name", "usage", "distribution", "version", "status", "description", "detail")
@@ -37,17 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints a row for each plugin; returns 1 if `--check` finds one that cannot be used."""
     installed = registry.process_registry()
+    if arguments.imports and not arguments.name:
+        raise InputError("--import shows one plugin: write list-plugins NAME --import")
     plugins = [p for p in installed.discover() if arguments.kind in (None, p.kind)]
     if arguments.name:
-        known = {name for plugin in plugins for name in (plugin.name, plugin.distribution)}
-        plugins = [p for p in plugins if arguments.name in (p.name, p.distribution)]
-        if not plugins:
-            raise UnknownPluginError(
-                f"no plugin or distribution named {arguments.name!r} is installed"
-                f"{nearest(arguments.name, known)}"
-            )
-    elif arguments.imports:
-        raise InputError("--import shows one plugin: write list-plugins NAME --import")
+        plugins = installed.named(arguments.name, arguments.kind)
     # Hide output of a plugin's import: it is not part of the list.
     with contextlib.redirect_stdout(sys.stderr):
         if arguments.check:

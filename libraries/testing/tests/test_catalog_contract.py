@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import socket
@@ -244,14 +243,9 @@ def test_a_broken_catalog_takes_no_name(in_process):
     check_plugin(SOUND, "catalog").raise_if_failed()
 
 
-def test_a_new_project_keeps_the_contract(main, in_process, tmp_path, monkeypatch):
+def test_a_new_project_keeps_the_contract(new_module, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert main("new-plugin", "names_of_a_test", "--kind=catalog", "--folder=new")[0] == 0
-    (file,) = Path("new", "src").glob("*/__init__.py")
-    spec = importlib.util.spec_from_file_location("names_of_a_test", file.absolute())
-    catalog = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(catalog)
-    results = check_plugin(catalog, "catalog")
+    results = check_plugin(new_module("names_of_a_test", "catalog"), "catalog")
     results.raise_if_failed()
     skipped = {result.name for result in results if result.outcome == "not tried"}
     assert skipped == {"prompts_are_read"}

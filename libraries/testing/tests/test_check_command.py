@@ -89,6 +89,7 @@ def test_a_wrong_initializer(stranger, main):
         ("check init_sond", "named 'init_sond' is installed; did you mean 'init_sound'"),
         ("check prompt_basic --shape=2x3", "--shape is not for a plugin of the kind prompt"),
         ("check init_sound --first-token=3", "--first-token is not for a plugin of the kind init"),
+        ("check unread", "unread 1.0: its entry_points.txt cannot be read"),
         ("check init_sound --kind=hooks", "no hooks plugin or distribution named 'init_sound' is"),
         ("check init_sound --kind=hook", "argument --kind: invalid choice: 'hook'"),
         ("check tell --gin.tell.x=1", "unknown flag '--gin.tell.x=1'"),
@@ -107,6 +108,7 @@ def test_a_wrong_initializer(stranger, main):
 )
 def test_misuse_is_one_line(stranger, site, main, line, expected):
     STRANGERS["hooks"].put(site)
+    site.distribution("unread", "prompt_tuning.initializers\nx = y:z\n")
     registry.configure()
     code, shown, error = main(*line.split(), "--json")
     assert (code, shown) == (2, "")

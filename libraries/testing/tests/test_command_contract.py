@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import os
 import sys
@@ -368,11 +367,7 @@ def test_a_strangers_command_keeps_the_contract(in_process):
     check_plugin(command, "command", lambda folder: ["--name=you"]).raise_if_failed()
 
 
-def test_a_new_project_keeps_the_contract(main, in_process):
-    assert main("new-plugin", "show-of-a-test", "--kind=command", "--folder=new")[0] == 0
-    (file,) = Path("new", "src").glob("*/__init__.py")
-    spec = importlib.util.spec_from_file_location("show_of_a_test", file.absolute())
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
+def test_a_new_project_keeps_the_contract(new_module):
+    command = new_module("show-of-a-test", "command")
     results = check_plugin(command, "command", lambda folder: [_prompt(folder)])
     assert {result.outcome for result in results} == {"passed"}, str(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
@@ -582,13 +581,8 @@ def test_arguments_that_are_no_function():
         check_plugin(Sound, "format", {"prompt": "p"})
 
 
-def test_the_format_of_new_plugin_keeps_the_contract(main, in_process):
-    assert main("new-plugin", "planted_rows", "--kind=format", "--folder=project")[0] == 0
-    file = in_process.cwd / "project/src/prompt_tuning_planted_rows/__init__.py"
-    spec = importlib.util.spec_from_file_location("planted_rows_of_new_plugin", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    results = check_plugin(module.Format, "format")
+def test_the_format_of_new_plugin_keeps_the_contract(new_module):
+    results = check_plugin(new_module("planted_rows", "format").Format, "format")
     results.raise_if_failed()
     assert {r.name for r in results if r.outcome == "not tried"} == {
         "endings", "round_trip", "cannot_write", "models",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import sys
@@ -381,11 +380,6 @@ def test_a_strangers_hooks_keep_the_contract(in_process):
     assert {result.outcome for result in results} == {"passed"}, str(results)
 
 
-def test_a_new_project_keeps_the_contract(main, in_process):
-    assert main("new-plugin", "hooks_of_a_test", "--kind=hooks", "--folder=new")[0] == 0
-    (file,) = Path("new", "src").glob("*/__init__.py")
-    spec = importlib.util.spec_from_file_location("hooks_of_a_test", file.absolute())
-    plugin = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plugin)
-    results = check_plugin(plugin, "hooks")
+def test_a_new_project_keeps_the_contract(new_module):
+    results = check_plugin(new_module("hooks_of_a_test", "hooks"), "hooks")
     assert {result.outcome for result in results} == {"passed"}, str(results)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError, UnknownPluginError, nearest
+from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.kinds import KINDS
 from prompt_tuning_core.registry import Plugin
 from prompt_tuning_testing import checks
@@ -85,19 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _named(name: str, kind: str | None) -> list[Plugin]:
-    """Returns the plugins of a name, or of a distribution with this name."""
-    listed = registry.process_registry().discover()
-    of_kind = [plugin for plugin in listed if kind in (None, plugin.kind) and plugin.kind]
-    normal = registry.normalized(name)
-    found = [plugin for plugin in of_kind if plugin.name == name]
-    found = found or [p for p in of_kind if registry.normalized(p.distribution) == normal]
-    if not found:
-        known = [plugin.name for plugin in of_kind] + [plugin.distribution for plugin in of_kind]
-        what = f"{kind} plugin" if kind else "plugin"
-        raise UnknownPluginError(
-            f"no {what} or distribution named {name!r} is installed{nearest(name, set(known))}"
-        )
+    """Returns the plugins of a name or of a distribution, none of which is blocked."""
+    found = registry.process_registry().named(name, kind)
     for plugin in found:
+        if not plugin.kind:  # Of a distribution whose entry points cannot be read.
+            raise InputError(f"{plugin.distribution} {plugin.version}: {plugin.detail}")
         if plugin.status == "blocked":
             raise InputError(f"{plugin} may not be used: {plugin.detail}")
     return found

@@ -269,8 +269,8 @@ def _check_calls_hooks(subject: EngineSubject, nothing: None) -> None:
     session = subject.session
     events = session.trained.events
     hooks = [event.hook for event in events]
-    for hook, times in (("prompt_initialized", "once"), ("run_finished", "once")):
-        require(hooks.count(hook) == 1, f"calls {hook} {hooks.count(hook)} times, expected {times}")
+    for hook in ("prompt_initialized", "run_finished"):
+        require(hooks.count(hook) == 1, f"calls {hook} {hooks.count(hook)} times, expected once")
     require(hooks[0] == "prompt_initialized", f"calls {hooks[0]} before prompt_initialized")
     require(hooks[-1] == "run_finished", f"calls {hooks[-1]} after run_finished")
     for hook in ("step_logged", "prompt_saved"):

@@ -248,12 +248,14 @@ class _Trainer:
                     *step_fn(self._prompt, self._optimizer, frozen, batch, dropout_rng, step),
                 )
                 is_last = is_ended or step == prepared.last
-                if is_last or step % options.eval_period == 0:
+                evaluates = is_last or step % options.eval_period == 0
+                saves = is_last or step % options.save_period == 0 or interrupted.received
+                if evaluates or saves:
                     _check_finite_prompt(self._prompt, step, prepared.directory)
+                if evaluates:
                     self._evaluate()
                     is_last = is_last or self._stops_early
-                if is_last or step % options.save_period == 0 or interrupted.received:
-                    _check_finite_prompt(self._prompt, step, prepared.directory)
+                if saves or is_last:
                     self._save()
                 if interrupted.received:
                     self._store.wait()
