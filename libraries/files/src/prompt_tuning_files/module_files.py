@@ -44,6 +44,8 @@ __all__ = [
     "describe",
     "encoded",
     "is_plain",
+    "matching",
+    "module_of",
     "parse",
     "save",
     "saved_prompt",
@@ -242,13 +244,7 @@ class PromptFile:
         from prompt_tuning_core.prompts import made_by
 
         saved = self._saved()
-        try:
-            module = registry.process_registry().load("prompt", saved.plugin)(**saved.fields)
-        except TypeError as error:
-            raise InputError(
-                f"prompt {self.path}: {saved.plugin!r}, as it is installed, has other fields than "
-                f"{sorted(saved.fields)} ({error}); install the version that the file names"
-            ) from error
+        module = module_of(self.path, saved)
         named = [] if factory is None else [made_by(factory)]
         with contextlib.suppress(ValueError, KeyError):  # No gin file names it.
             named.append(gin.get_configurable(f"prompt_tuning_core.plugins.{saved.plugin}")())
@@ -278,21 +274,7 @@ class PromptFile:
         Raises:
           InputError: If the file has other names or shapes.
         """
-        import jax.numpy as jnp
-
-        from prompt_tuning_core.prompts import described
-
-        start, arrays = f"{module.stack.side}/prompt/", self._saved().parameters
-        found = {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
-        for name in {**expected, **found}:
-            shapes = [tree[name].shape if name in tree else None for tree in (found, expected)]
-            if shapes[0] != shapes[1]:
-                raise InputError(
-                    f"prompt {self.path}: the parameter {start + name!r} has the shape "
-                    f"{shapes[0]}, and {described(module)} has {shapes[1]} in this model (None: "
-                    "there is none); give a prompt of this model"
-                )
-        return {name: jnp.asarray(found[name]) for name in expected}
+        return matching(self.path, self._saved().parameters, module, expected)
 
     def _saved(self) -> SavedModule:
         assert self._module is not None, "a plain prompt has neither a module nor its values"
@@ -305,7 +287,6 @@ class PromptFile:
         located = formats.locate_prompt(self._given, whole=self._whole)
         prompt: formats.Prompt = located.format.read_prompt(located.path)
         if prompt.module is not None:
-            _check_plugin(located.path, prompt.module)
             known = prompt.provenance.get("vocabulary")
             vocabularies.check_same(located.path, known, self._vocab)
         return prompt.module
@@ -325,6 +306,61 @@ def saved_prompt(
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise InputError(f"path is {path!r}, expected a prompt file; set PROMPT_FILE")
     return PromptFile(path, plain, vocab, whole)
+
+
+def module_of(path: str, saved: SavedModule) -> PromptModule:
+    """Makes the prompt module in a file, without an initializer.
+
+    Args:
+      path: The file, for messages.
+      saved: What the file says of the module.
+
+    Raises:
+      InputError: If its plugin is missing, of another major version, or has other fields.
+      PluginError: If the plugin cannot be used.
+    """
+    _check_plugin(path, saved)
+    try:
+        return registry.process_registry().load("prompt", saved.plugin)(**saved.fields)
+    except TypeError as error:
+        raise InputError(
+            f"prompt {path}: {saved.plugin!r}, as it is installed, has other fields than "
+            f"{sorted(saved.fields)} ({error}); install the version that the file names"
+        ) from error
+
+
+def matching(
+    path: str,
+    arrays: Mapping[str, np.ndarray],
+    module: PromptModule,
+    expected: Mapping[str, Any],
+) -> dict[str, jax.Array]:
+    """Returns the arrays of a prompt that belong to a module, by the names within it.
+
+    Args:
+      path: The prompt's file, for messages.
+      arrays: By name, such as `encoder/prompt/up/kernel`.
+      module: The module, whose `stack` is set.
+      expected: Its parameters, or their shapes, by name within the module.
+
+    Raises:
+      InputError: If there are other names or shapes.
+    """
+    import jax.numpy as jnp
+
+    from prompt_tuning_core.prompts import described
+
+    start = f"{module.stack.side}/prompt/"
+    found = {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
+    for name in {**expected, **found}:
+        shapes = [tree[name].shape if name in tree else None for tree in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"prompt {path}: the parameter {start + name!r} has the shape {shapes[0]}, and "
+                f"{described(module)} has {shapes[1]} in this model (None: there is none); give a "
+                "prompt of this model"
+            )
+    return {name: jnp.asarray(found[name]) for name in expected}
 
 
 def _check_plugin(path: str, module: SavedModule) -> None:

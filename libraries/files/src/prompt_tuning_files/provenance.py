@@ -18,7 +18,7 @@ _VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
 _NOT_OF_A_RUN = ("format", "catalog", "command")
 
 
-def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
+def facts(distributions: Sequence[str] = (), config: str | None = None) -> dict[str, Any]:
     """Returns the facts of this process's run, JSON-serialisable.
 
     Call it after the run has called its gin configurables: the operative config and the list of
@@ -27,14 +27,17 @@ def facts(distributions: Sequence[str] = ()) -> dict[str, Any]:
     Args:
       distributions: Distributions whose version is recorded, in addition to the core, JAX, Flax,
         optax and numpy.
+      config: The settings of a run that no gin file describes, as lines `NAME = VALUE`; None takes
+        gin's operative config.
 
     Returns:
       `initializer` (the bindings that name initializers and those of these, a line each),
-      `plugins`, `versions`, `started` (UTC) and `config` (the operative config).
+      `plugins`, `versions`, `started` (UTC) and `config`.
     """
-    import gin  # Here: reading a prompt does not need it.
+    if config is None:
+        import gin  # Here: reading a prompt does not need it.
 
-    config = gin.operative_config_str()
+        config = gin.operative_config_str()
     plugins = [p for p in registry.process_registry().loaded() if p.kind not in _NOT_OF_A_RUN]
     return {
         "initializer": _initializers(

@@ -1,4 +1,14 @@
-"""The embedded engine: trains, evaluates and infers on one machine, without TensorFlow."""
+"""The embedded engine: trains, evaluates and infers on one machine, without TensorFlow.
+
+From Python:
+
+    import prompt_tuning_engine_local as prompt_tuning
+
+    model = prompt_tuning.load_model("t5_small")
+    prompt = prompt_tuning.train(model, rows, 100, validation=more_rows)
+    prompt.save("my_prompt")
+    model.generate(["a text"], prompt)
+"""
 
 from __future__ import annotations
 
@@ -10,8 +20,38 @@ from prompt_tuning_engine_local import extras, huge_pages
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
+    from prompt_tuning_engine_local.api.answering import Model, load_model
+    from prompt_tuning_engine_local.api.prompt_values import Prompt, load_prompt
+    from prompt_tuning_engine_local.api.train_prompt import PromptTraining, train
 
-__all__ = ["LocalEngine"]
+__all__ = [
+    "LocalEngine",
+    "Model",
+    "Prompt",
+    "PromptTraining",
+    "keep_what_is_compiled",
+    "load_model",
+    "load_prompt",
+    "train",
+]
+
+_HOMES = {
+    "Model": "answering",
+    "load_model": "answering",
+    "Prompt": "prompt_values",
+    "load_prompt": "prompt_values",
+    "PromptTraining": "train_prompt",
+    "train": "train_prompt",
+}
+"""The modules of the Python API, imported when a name is first used: they import JAX."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.api.{_HOMES[name]}"), name)
 
 
 class LocalEngine:

@@ -81,6 +81,16 @@ class EncoderDecoderModel:
                 "set VOCABULARY_EXTRA_IDS to as many as the model has"
             )
 
+    @functools.cached_property
+    def compiled_generate(self) -> Any:
+        """`generate`, compiled once for all that use this model."""
+        return jax.jit(self.generate, static_argnums=3)
+
+    @functools.cached_property
+    def compiled_score(self) -> Any:
+        """`score`, compiled once for all that use this model."""
+        return jax.jit(self.score)
+
     @property
     def counts_padding(self) -> bool:
         """True if the training loss depends on the padding of targets."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
@@ -18,6 +18,7 @@ from prompt_tuning_engine_local.data.engine_task import (
     Split,
 )
 from prompt_tuning_engine_local.data.text_components import TextComponent
+from prompt_tuning_engine_local.model.prompt_of_each import PromptTable
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_tasks import Example, TextTask
@@ -47,6 +48,22 @@ class Evaluation:
     examples: Sequence[Example]
     predictions: Sequence[str]
     scores: Sequence[float] | None = None
+
+
+class PromptChoice(NamedTuple):
+    """Plain prompts of which each example has its own; for a predictor of `PromptOfEach`.
+
+    Attributes:
+      table: The prompts.
+      numbers: int32 `[N]`, the number of each example's prompt.
+    """
+
+    table: PromptTable
+    numbers: np.ndarray
+
+
+AnyPrompt = Params | PromptChoice | None
+"""A prompt's parameters, a prompt for each example, or None for the bare model."""
 
 
 class Predictor:
@@ -82,13 +99,13 @@ class Predictor:
         self._batch_size = batch_size
         self._placement = placement
         self._padded = batching.padded_lengths(lengths, bucketing=bucketing)
-        self._generate = jax.jit(model.generate, static_argnums=3)
-        self._score = jax.jit(model.score)
+        self._generate = model.compiled_generate
+        self._score = model.compiled_score
 
     def predict(
         self,
         texts: Sequence[str | Example],
-        prompt: Params | None,
+        prompt: AnyPrompt,
         what: str = "inputs",
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[str]:
@@ -96,7 +113,7 @@ class Predictor:
 
         Args:
           texts: Inputs, as text or as examples; the targets of examples are not used.
-          prompt: The prompt's parameters; None for the bare model.
+          prompt: The prompt; see `AnyPrompt`.
           what: Names the texts in warnings.
           progress: Called with the number of texts answered so far.
 
@@ -106,7 +123,7 @@ class Predictor:
         return self._decoded(self._answer(self._tokenized(texts, what), prompt, progress))
 
     def predict_in_parts(
-        self, texts: Sequence[str | Example], prompt: Params | None, what: str = "inputs"
+        self, texts: Sequence[str | Example], prompt: AnyPrompt, what: str = "inputs"
     ) -> Iterator[list[str]]:
         """Yields the answers of `predict` a few batches at a time, in order.
 
@@ -115,7 +132,9 @@ class Predictor:
         tokenized = self._tokenized(texts, what)
         size = self._batch_size * _BATCHES_OF_A_PART
         return (
-            self._decoded(self._answer(tokenized[start : start + size], prompt))
+            self._decoded(
+                self._answer(tokenized[start : start + size], _part(prompt, start, start + size))
+            )
             for start in range(0, len(tokenized), size)
         )
 
@@ -126,10 +145,33 @@ class Predictor:
             Example(text, "") if isinstance(text, str) else dataclasses.replace(text, targets="")
             for text in texts
         ]
+        return self._ids_of(examples, what)
+
+    def _ids_of(self, examples: Sequence[Example], what: str) -> list[batching.TokenizedExample]:
         reading = self._reading
         return batching.tokenize(
             examples, reading.vocabulary, reading.lengths, what, strict=reading.strict
         )
+
+    def score(
+        self, texts: Sequence[str], targets: Sequence[str], prompt: AnyPrompt, what: str = "inputs"
+    ) -> np.ndarray:
+        """Returns the log-likelihood of a target for each text, EOS included.
+
+        Args:
+          texts: Inputs.
+          targets: As many targets.
+          prompt: The prompt; see `AnyPrompt`.
+          what: Names the texts in warnings.
+
+        Returns:
+          float32 `[N]`.
+
+        Raises:
+          InputError: If a text is too long and lengths are strict.
+        """
+        examples = [Example(*pair) for pair in zip(texts, targets, strict=True)]
+        return self._log_likelihoods(self._ids_of(examples, what), prompt)
 
     def prepare(self, component: Component, split: str) -> Split:
         """Reads a split of a task, once for many evaluations.
@@ -140,13 +182,13 @@ class Predictor:
         return component.read(split, self._reading)
 
     def evaluate_prepared(
-        self, split: Split, prompt: Params | None, *, loss: bool = False
+        self, split: Split, prompt: AnyPrompt, *, loss: bool = False
     ) -> Evaluation:
         """Scores the predictions for a split from `prepare` with the task's metrics.
 
         Args:
           split: The split.
-          prompt: The prompt's parameters; None for the bare model.
+          prompt: The prompt; see `AnyPrompt`.
           loss: True adds the metric `loss`: the mean of the negative log-likelihood of each target
             token, EOS included, without dropout, label smoothing and z loss.
         """
@@ -165,12 +207,12 @@ class Predictor:
             None if answers.scores is None else answers.scores.tolist(),
         )
 
-    def evaluate(self, task: TextTask, split: str, prompt: Params | None) -> Evaluation:
+    def evaluate(self, task: TextTask, split: str, prompt: AnyPrompt) -> Evaluation:
         """Scores the predictions for a split of a text task with the task's metrics."""
         return self.evaluate_prepared(self.prepare(TextComponent(task), split), prompt)
 
     def evaluate_examples(
-        self, task: TextTask, examples: Sequence[Example], prompt: Params | None, split: str
+        self, task: TextTask, examples: Sequence[Example], prompt: AnyPrompt, split: str
     ) -> Evaluation:
         """Scores the predictions for given examples of a split of a text task."""
         read = TextComponent(task).read_examples(examples, split, self._reading)
@@ -179,16 +221,16 @@ class Predictor:
     def _answer(
         self,
         examples: Sequence[batching.TokenizedExample],
-        prompt: Params | None,
+        prompt: AnyPrompt,
         progress: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
         """Returns the ids of each answer, int32 `[N, T]`."""
         length = self._reading.lengths.targets
         answers = np.zeros((len(examples), length), np.int32)
         done = 0
-        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
+        for batch, rows, own in self._batches(examples, prompt):
             tokens = self._placement.split(batch["encoder_input_tokens"])
-            ids = self._generate(prompt, self.frozen, tokens, length)
+            ids = self._generate(own, self.frozen, tokens, length)
             # The rows after these only fill the batch.
             answers[rows] = np.asarray(ids)[: len(rows)]
             done += len(rows)
@@ -196,17 +238,36 @@ class Predictor:
         return answers
 
     def _log_likelihoods(
-        self, examples: Sequence[batching.TokenizedExample], prompt: Params | None
+        self, examples: Sequence[batching.TokenizedExample], prompt: AnyPrompt
     ) -> np.ndarray:
         """Returns the log-likelihood of each example's targets, float32 `[N]`."""
         scores = np.zeros(len(examples), np.float32)
-        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
-            values = self._score(prompt, self.frozen, self._placement.split(batch))
+        for batch, rows, own in self._batches(examples, prompt):
+            values = self._score(own, self.frozen, self._placement.split(batch))
             scores[rows] = np.asarray(values)[: len(rows)]
         return scores
 
+    def _batches(
+        self, examples: Sequence[batching.TokenizedExample], prompt: AnyPrompt
+    ) -> Iterator[tuple[batching.Batch, np.ndarray, Params | None]]:
+        """Yields the batches of `batching.evaluation_batches`, each with its prompt."""
+        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
+            if isinstance(prompt, PromptChoice):
+                filled = np.pad(rows, (0, self._batch_size - len(rows)), mode="edge")
+                numbers = self._placement.split(prompt.numbers[filled])
+                yield batch, rows, prompt.table.parameters(numbers)
+            else:
+                yield batch, rows, prompt
+
     def _decoded(self, ids: np.ndarray) -> list[str]:
         return [self._reading.vocabulary.decode(row) for row in ids]
+
+
+def _part(prompt: AnyPrompt, start: int, stop: int) -> AnyPrompt:
+    """Returns the prompt of some of the examples."""
+    if isinstance(prompt, PromptChoice):
+        return prompt._replace(numbers=prompt.numbers[start:stop])
+    return prompt
 
 
 def metrics_of(task: EngineTask, evaluations: Iterable[Evaluation]) -> dict[str, float]:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optax
+import rich.console
 
 from prompt_tuning_core.errors import InputError
+from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.model.losses import LossNormalizingFactor
+from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 
 
@@ -161,6 +164,25 @@ def _set_by(macro: str, **default: Any) -> Any:
     return dataclasses.field(metadata={"macro": macro}, **default)
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Objects that a Python program gives, where a gin file gives names of them.
+
+    Attributes:
+      frozen: The frozen model, which has been read before.
+      task: The task or mixture.
+      settings: The settings of the run, for its provenance, as lines `NAME = VALUE`.
+      console: Where the run shows its progress.
+      keeps_files: False if the run's directory is removed after it.
+    """
+
+    frozen: FrozenModel
+    task: EngineTask
+    settings: str
+    console: rich.console.Console
+    keeps_files: bool = True
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options that all three commands have; checking them reads no file.
@@ -182,6 +204,7 @@ class Options:
         it, with a warning (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
       extra_hooks: Names of hooks plugins from the command line.
+      given: What a Python program gives; None in a run that gin files describe.
 
     Raises:
       InputError: If a value has the wrong type or is out of range.
@@ -198,6 +221,7 @@ class Options:
     strict_lengths: bool = _set_by("STRICT_LENGTHS", default=False)
     hooks: Sequence[str] = _set_by("HOOKS", default=())
     extra_hooks: Sequence[str] = ()
+    given: Given | None = None
 
     def __post_init__(self) -> None:
         """Checks each field against the table."""

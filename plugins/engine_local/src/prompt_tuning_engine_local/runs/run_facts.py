@@ -20,10 +20,11 @@ def describe_run(
     lengths: FeatureLengths,
     seed: int,
     examples_sha256: str,
+    settings: str | None = None,
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
-    See `prompt_tuning_files.provenance.facts` for the right time to call it.
+    See `prompt_tuning_files.provenance.facts` for `settings`, and for the right time to call it.
     """
     seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
     return {
@@ -46,5 +47,5 @@ def describe_run(
         },
         "prompt_module": module_files.describe(model.module),
         "seed": seed,
-        **provenance.facts(("prompt-tuning-engine-local", *seqio)),
+        **provenance.facts(("prompt-tuning-engine-local", *seqio), settings),
     }

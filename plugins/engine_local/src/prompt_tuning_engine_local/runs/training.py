@@ -68,8 +68,39 @@ class TrainingRun:
     history: Mapping[str, Mapping[int, float]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step that was taken.
+
+    Attributes:
+      number: Of the step, counted from the loaded model's.
+      metrics: Those of its batch, such as `loss`.
+      evaluation: Those of the evaluation after it; None if there was none.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, float] | None
+
+
 def train(options: TrainingOptions) -> TrainingRun:
-    """Trains a prompt and writes it, with its provenance, to MODEL_DIR.
+    """Trains a prompt; see `Training`.
+
+    Raises:
+      PromptTuningError: As `Training`.
+      KeyboardInterrupt: If the run was interrupted; its state has been saved.
+    """
+    training = Training(options)
+    for _ in training:
+        pass
+    return training.finished
+
+
+class Training:
+    """A run that trains a prompt and writes it, with its provenance, to MODEL_DIR.
+
+    Constructing one reads and checks everything, and writes nothing. Iterating over it takes one
+    step after another. A loop that ends early leaves the run at its last save.
 
     The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
     before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
@@ -77,27 +108,60 @@ def train(options: TrainingOptions) -> TrainingRun:
     resumes it from the last save, with the same result as a run that never stopped. A larger
     `total_steps` continues a finished run.
 
-    Returns:
-      The finished run.
+    Args:
+      options: The run's options.
 
     Raises:
       PromptTuningError: If something given cannot be used, or the directory holds another run;
         nothing is written then.
-      KeyboardInterrupt: If the run was interrupted; its state has been saved.
     """
-    prepared = prepare(options)
-    directory = prepared.directory
-    with (
-        _writing(directory),
-        # First: opening the store removes the leftovers of a killed save.
-        state_store.lock(directory),
-        contextlib.closing(
-            state_store.StateStore(directory, options.keep_checkpoints or 2)
-        ) as store,
-    ):
-        run = _Trainer(options, prepared, store).run()
-    prepared.hook.run_finished(run=run)
-    return run
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self._options = options
+        self._prepared = prepare(options)
+        self._trainer: _Trainer | None = None
+        self._finished: TrainingRun | None = None
+
+    def __iter__(self) -> Iterator[Step]:
+        """Takes the remaining steps.
+
+        Raises:
+          PromptTuningError: If the run cannot go on, or its directory cannot be written to.
+          KeyboardInterrupt: If the run was interrupted; its state has been saved.
+        """
+        options, prepared = self._options, self._prepared
+        directory = prepared.directory
+        with (
+            _writing(directory),
+            # First: opening the store removes the leftovers of a killed save.
+            state_store.lock(directory),
+            contextlib.closing(
+                state_store.StateStore(directory, options.keep_checkpoints or 2)
+            ) as store,
+        ):
+            self._trainer = _Trainer(options, prepared, store)
+            yield from self._trainer.steps()
+            self._finished = self._trainer.finished()
+        prepared.hook.run_finished(run=self._finished)
+
+    def stop(self) -> None:
+        """Ends the run at the step that the iteration has just given, as at its last step."""
+        if self._trainer is not None:
+            self._trainer.is_stopping = True
+
+    @property
+    def finished(self) -> TrainingRun:
+        """The finished run.
+
+        Raises:
+          InputError: If steps are left to take.
+        """
+        if self._finished is None:
+            raise InputError(
+                f"the run in {self._prepared.directory} has not finished; iterate over it to its "
+                "end"
+            )
+        return self._finished
 
 
 @contextlib.contextmanager
@@ -130,6 +194,9 @@ class _Trainer:
     Raises:
       InputError: If another process has begun a run in the directory, or its run is past the last
         step.
+
+    Attributes:
+      is_stopping: True ends the run at the step that `steps` has just given.
     """
 
     def __init__(
@@ -138,7 +205,9 @@ class _Trainer:
         self._options = options
         self._prepared = prepared
         self._store = store
-        self._console = rich.console.Console()
+        given = options.given
+        self._console = rich.console.Console() if given is None else given.console
+        self.is_stopping = False
         # A copy, since the training step reuses the parameters' memory.
         self._initial = {name: np.array(leaf) for name, leaf in prepared.prompt.items()}
         saved = self._newest_state()
@@ -150,6 +219,7 @@ class _Trainer:
         self._step = state.step
         self._prompt: Params = prepared.loaded.placement.everywhere(state.prompt)
         self._optimizer = prepared.loaded.placement.everywhere(state.optimizer)
+        self._values: Mapping[str, float] = {}
         self._metrics: Mapping[str, float] = state.notes.get("metrics", {})
         # Values of another metric or split are no less and no more.
         best = state.notes.get("best", [])
@@ -169,13 +239,13 @@ class _Trainer:
         limit = self._options.early_stopping
         return limit is not None and self._not_better >= limit
 
-    def run(self) -> TrainingRun:
+    def steps(self) -> Iterator[Step]:
         """Takes the remaining steps, and draws the curves."""
         with contextlib.closing(self._report):
             if self._is_new:
                 self._evaluate()
                 self._save()
-            self._take_steps()
+            yield from self._take_steps()
             self._store.wait()
             if self._stops_early:
                 self._console.print(
@@ -185,7 +255,6 @@ class _Trainer:
                     soft_wrap=True,
                 )
         self._report.draw(self._prepared.directory / CURVES_FILE)
-        return self._finished()
 
     def _first_state(self) -> TrainingState:
         first, prompt = self._prepared.first, self._prepared.prompt
@@ -229,7 +298,7 @@ class _Trainer:
             file.write(prepared.facts["config"].encode())
         return saved
 
-    def _take_steps(self) -> None:
+    def _take_steps(self) -> Iterator[Step]:
         options, prepared = self._options, self._prepared
         frozen, placement = prepared.loaded.frozen.params, prepared.loaded.placement
         step_fn = make_step(options.model, options.optimizer)
@@ -249,7 +318,7 @@ class _Trainer:
                 )
                 is_last = is_ended or step == prepared.last
                 evaluates = is_last or step % options.eval_period == 0
-                saves = is_last or step % options.save_period == 0 or interrupted.received
+                saves = is_last or step % options.save_period == 0 or bool(interrupted.received)
                 if evaluates or saves:
                     _check_finite_prompt(self._prompt, step, prepared.directory)
                 if evaluates:
@@ -263,8 +332,21 @@ class _Trainer:
                         f"stopped at step {step}; the same command goes on from there"
                     )
                     interrupted.stop()
-                if is_last:
+                yield Step(step, self._values, dict(self._metrics) if evaluates else None)
+                if self.is_stopping and not is_last:
+                    self._end(step, evaluates, saves)
+                if self.is_stopping or is_last:
                     break
+
+    def _end(self, step: int, is_evaluated: bool, is_saved: bool) -> None:
+        """Does what is left to do at the last step of a run that is stopped."""
+        if not is_evaluated:
+            _check_finite_prompt(self._prompt, step, self._prepared.directory)
+            self._evaluate()
+        if not is_saved:
+            self._save()
+        elif not is_evaluated:
+            self._write_prompt(f"prompt_{step}")  # With the metrics.
 
     def _advance(
         self, step: int, prompt: Params, optimizer: Any, metrics: Mapping[str, jax.Array]
@@ -277,6 +359,7 @@ class _Trainer:
         values = {name: float(value) for name, value in metrics.items()}
         _check_finite(values["loss"], step, self._prepared.directory)
         self._step, self._prompt, self._optimizer = step, prompt, optimizer
+        self._values = values
         self._report.step(step, values)
         return True in self._prepared.hook.step_logged(step=step, metrics=values)
 
@@ -343,7 +426,7 @@ class _Trainer:
             provenance,
         )
 
-    def _finished(self) -> TrainingRun:
+    def finished(self) -> TrainingRun:
         """Returns the finished run, and prints its first and last metrics."""
         options, prepared = self._options, self._prepared
         run = TrainingRun(
@@ -360,7 +443,8 @@ class _Trainer:
             history=self._report.history,
         )
         self._console.print(_summary(run, options.eval_split, prepared.first, self._step))
-        self._console.print(f"prompt: {run.prompt_path}", highlight=False, soft_wrap=True)
+        if options.given is None or options.given.keeps_files:
+            self._console.print(f"prompt: {run.prompt_path}", highlight=False, soft_wrap=True)
         return run
 
 

@@ -1,0 +1,263 @@
+"""Trains a prompt from Python: the settings of a run as keywords, with the defaults of gin."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import optax
+import rich.console
+
+from prompt_tuning_core import prompts, registry
+from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.prompts import PromptFactory, PromptModule
+from prompt_tuning_core.protocols import Initializer
+from prompt_tuning_engine_local.api.answering import LENGTHS, Model
+from prompt_tuning_engine_local.api.prompt_values import Prompt, load_prompt
+from prompt_tuning_engine_local.data import find_task
+from prompt_tuning_engine_local.data.engine_task import EngineTask
+from prompt_tuning_engine_local.data.text_components import TextEngineTask
+from prompt_tuning_engine_local.model import optimizers
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_engine_local.runs import training
+from prompt_tuning_engine_local.runs.options import Given, TrainingOptions
+from prompt_tuning_engine_local.runs.training import Step
+from prompt_tuning_tasks import Row, Sources, Task, TextTask
+
+__all__ = ["PromptTraining", "train"]
+
+P = ParamSpec("P")
+
+
+@dataclasses.dataclass(eq=False)
+class PromptTraining:
+    """A training run: iterate over it for one step after another, or call `run`.
+
+    Each setting has the default of its gin macro, which is named in brackets.
+
+    Attributes:
+      model: The frozen model.
+      task: A text task or a mixture, the name of a registered one, or rows with the columns
+        "inputs" and "targets" (MIXTURE_OR_TASK_NAME).
+      steps: How many steps to take (TRAIN_STEPS_RELATIVE).
+      validation: The rows to evaluate on, where `task` is rows.
+      prompt: The prompt module: a plugin's name, or a function that makes one; None for the plain
+        prompt (PROMPT).
+      length: P, the number of prompt vectors (PROMPT_LENGTH).
+      initializer: Makes the first value: `initializer(rng, shape)`, or a `Prompt` to train further;
+        None for random uniform values in [0, 0.5).
+      learning_rate: Of Adafactor: a number or an optax schedule (LEARNING_RATE).
+      optimizer: An optax optimizer in the place of Adafactor (OPTIMIZER).
+      dropout_rate: In the frozen model (DROPOUT_RATE).
+      z_loss: See `losses.cross_entropy` (Z_LOSS).
+      label_smoothing: See `losses.cross_entropy` (LABEL_SMOOTHING).
+      loss_normalizing_factor: See `losses.cross_entropy` (LOSS_NORMALIZING_FACTOR).
+      task_feature_lengths: The most ids of "inputs" and "targets"; None for the model's own
+        (TASK_FEATURE_LENGTHS).
+      model_dir: The directory of the run, which the same call resumes; None keeps no file
+        (MODEL_DIR).
+      callbacks: Each is called after each step; one that returns True ends the run.
+      quiet: True shows no progress.
+
+    The others are those of `options.TrainingOptions`.
+
+    Raises:
+      PromptTuningError: If something given cannot be used; nothing is written then.
+    """
+
+    model: Model
+    task: Task | str | Sequence[Row]
+    steps: int
+    _: dataclasses.KW_ONLY
+    validation: Sequence[Row] | None = None
+    prompt: str | PromptFactory | None = None
+    length: int = 100
+    initializer: Initializer | Prompt | None = None
+    learning_rate: optax.ScalarOrSchedule = 0.3
+    optimizer: optax.GradientTransformation | None = None
+    dropout_rate: float = 0.1
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    loss_normalizing_factor: float | str | None = None
+    task_feature_lengths: Mapping[str, int] | None = None
+    model_dir: str | Path | None = None
+    callbacks: Sequence[Callable[[Step], bool | None]] = ()
+    quiet: bool = False
+    # Fields of TrainingOptions.
+    batch_size: int = 128
+    eval_period: int = 1000
+    save_period: int = 1000
+    keep_checkpoints: int | None = None
+    best_metric: str | None = None
+    best_is_lowest: bool | None = None
+    eval_loss: bool = False
+    early_stopping: int | None = None
+    random_seed: int | None = None
+    train_split: str = "train"
+    eval_split: str = "validation"
+    shuffle: bool = True
+    bucketing: bool = True
+    strict_lengths: bool = False
+    hooks: Sequence[str] = ()
+    allow_changes: Sequence[str] = ()
+    record_settings: bool = True
+
+    def __post_init__(self) -> None:
+        """Reads and checks everything."""
+        directory = self.model_dir
+        if directory is None:
+            directory = tempfile.mkdtemp(prefix="prompt-tuning-")
+            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        self._training = training.Training(self._options(str(directory)))
+
+    def __iter__(self) -> Iterator[Step]:
+        """Takes the remaining steps.
+
+        Raises:
+          PromptTuningError: If the run cannot go on.
+        """
+        for step in self._training:
+            yield step
+            if True in [callback(step) for callback in self.callbacks]:
+                self._training.stop()
+
+    def run(self) -> Prompt:
+        """Takes the remaining steps, and returns the prompt.
+
+        Returns:
+          The prompt with the best value of `best_metric`, if that is set; else the last one.
+
+        Raises:
+          PromptTuningError: If the run cannot go on.
+        """
+        for _ in self:
+            pass
+        return self.trained
+
+    @property
+    def trained(self) -> Prompt:
+        """The prompt of the finished run; see `run`.
+
+        Raises:
+          InputError: If steps are left to take.
+        """
+        finished = self._training.finished
+        found = load_prompt(finished.directory)
+        return dataclasses.replace(
+            found, name=f"of the task {finished.task.name!r}", history=finished.history
+        )
+
+    def _options(self, directory: str) -> TrainingOptions:
+        model = self._prompted_model()
+        lengths = self.task_feature_lengths or self.model.lengths or LENGTHS
+        passed = (_names(self) & _names(TrainingOptions)) - _MADE - {"optimizer"}
+        task = self._task()
+        return TrainingOptions(
+            model=model,
+            model_dir=directory,
+            checkpoint_path=self.model.path,
+            task_feature_lengths=lengths,
+            mixture_or_task_name=task.name,
+            relative_steps=self.steps,
+            optimizer=self.optimizer or optimizers.adafactor(self.learning_rate),
+            num_devices=self.model.placement.num_devices,
+            given=Given(
+                self.model.frozen,
+                task,
+                self._settings(lengths),
+                rich.console.Console(quiet=self.quiet),
+                keeps_files=self.model_dir is not None,
+            ),
+            **{name: getattr(self, name) for name in passed},
+        )
+
+    def _task(self) -> EngineTask:
+        if isinstance(self.task, str):
+            return find_task.find(self.task, None)
+        if isinstance(self.task, Sequence):
+            if self.validation is None:
+                raise InputError(
+                    "the task is rows, and validation is None; give the rows to evaluate on: "
+                    "validation=[{'inputs': …, 'targets': …}]"
+                )
+            rows = {self.train_split: self.task, self.eval_split: self.validation}
+            splits: dict[str, Sources] = {
+                split: functools.partial(list, found) for split, found in rows.items()
+            }
+            return TextEngineTask(TextTask("rows", splits))
+        return TextEngineTask(self.task)
+
+    def _prompted_model(self) -> EncoderDecoderModel:
+        module = self._module()
+        return EncoderDecoderModel(
+            dataclasses.replace(self.model.config, dropout_rate=self.dropout_rate),
+            self.model.vocabulary,
+            lambda: module,
+            self.z_loss,
+            self.label_smoothing,
+            self.loss_normalizing_factor,
+        )
+
+    def _module(self) -> PromptModule:
+        load = registry.process_registry().load
+        factory, first = self.prompt, self.initializer
+        return prompts.make(
+            load("prompt", factory) if isinstance(factory, str) else factory,
+            self.length,
+            default=load("prompt", "prompt_basic"),
+            default_init=lambda: load("initializer", "init_random")(),
+            prompt_init=first.values if isinstance(first, Prompt) else first,
+        )
+
+    def _settings(self, lengths: Mapping[str, int]) -> str:
+        """Returns the settings as lines `NAME = VALUE`, for provenance and to resume the run."""
+        values = {
+            "options.TrainingOptions.relative_steps": self.steps,
+            "options.TrainingOptions.task_feature_lengths": dict(lengths),
+        }
+        for name in _names(self) - _MADE:
+            is_option = name in _names(TrainingOptions)
+            owner = "options.TrainingOptions" if is_option else "PromptTraining"
+            values[f"{owner}.{name}"] = getattr(self, name)
+        return "".join(f"{name} = {_written(value)}\n" for name, value in sorted(values.items()))
+
+
+_MADE = {
+    "model", "task", "steps", "validation", "task_feature_lengths", "callbacks", "model_dir",
+    "quiet",
+}  # fmt: skip
+"""Fields whose value another fact of the run shows, or on which no step depends."""
+
+
+def _names(settings: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(settings)}
+
+
+def _written(value: object) -> str:
+    """Returns a value as gin writes it; the name of an object that has no such form, as a text."""
+    text = repr(value)
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return repr(f"{named.__module__}.{named.__qualname__}")
+    return text
+
+
+def _as_function(training_class: Callable[P, PromptTraining]) -> Callable[P, Prompt]:
+    @functools.wraps(training_class)
+    def train(*args: P.args, **kwargs: P.kwargs) -> Prompt:
+        return training_class(*args, **kwargs).run()
+
+    return train
+
+
+train = _as_function(PromptTraining)
+"""Trains a prompt and returns it; the arguments are those of `PromptTraining`."""

@@ -1,0 +1,75 @@
+"""Plain prompts that differ from example to example of a batch, over one frozen model.
+
+The prompts are rows of one table `[N, P, H]`; P is the length of the longest. A shorter one is
+padded on its left, and the padding is masked. So each prompt stands directly in front of its input,
+and every relative position is that of a run with this prompt alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning_core.prompts import PromptModule
+
+_NAME = "encoder/prompt"
+
+
+class PromptOfEach(PromptModule):
+    """Places in front of each example its own prompt, padded on the left to the longest.
+
+    The variables are those of `PromptTable.parameters`; nothing here is trained.
+    """
+
+    def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
+        """Returns `[B, P + T, H]`; see `PromptModule.input`."""
+        del tokens
+        table, numbers = self._variable("table"), self._variable("numbers")
+        return jnp.concatenate([table[numbers].astype(embedded.dtype), embedded], axis=1)
+
+    def input_mask(self, tokens: jax.Array) -> jax.Array:
+        """Returns `[B, P + T]`, False for the padding of short prompts."""
+        longest = self._variable("table").shape[1]
+        lengths = self._variable("lengths")[self._variable("numbers")]
+        in_prompt = jnp.arange(longest) >= longest - lengths[:, None]
+        return jnp.concatenate([in_prompt, tokens > 0], axis=1)
+
+    def _variable(self, name: str) -> Any:
+        return self.get_variable("params", name)
+
+
+class PromptTable(NamedTuple):
+    """Plain prompts, side by side.
+
+    Attributes:
+      table: float32 `[N, P, H]`, padded on the left with zeros.
+      lengths: int32 `[N]`.
+    """
+
+    table: Any
+    lengths: Any
+
+    @classmethod
+    def of(cls, prompts: Sequence[np.ndarray]) -> PromptTable:
+        """Makes a table of matrices `[P, H]` of one width."""
+        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+        table = np.zeros((len(prompts), lengths.max(), prompts[0].shape[1]), np.float32)
+        for row, prompt in zip(table, prompts, strict=True):
+            row[len(row) - len(prompt) :] = prompt
+        return cls(table, lengths)
+
+    def parameters(self, numbers: Any) -> dict[str, Any]:
+        """Returns the parameters of `PromptOfEach` for a batch.
+
+        Args:
+          numbers: int32 `[B]`, the number of each example's prompt.
+        """
+        return {
+            f"{_NAME}/table": self.table,
+            f"{_NAME}/lengths": self.lengths,
+            f"{_NAME}/numbers": numbers,
+        }
