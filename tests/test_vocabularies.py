@@ -17,7 +17,7 @@ from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SMALL = golden_data.VOCABULARY
-DEMO = ROOT / "plugins/demo/src/prompt_tuning_demo/model/vocabulary.model"
+DEMO = ROOT / "plugins/demo/src/prompt_tuning_demo/model/spiece.model"
 USER_DEFINED, BYTE = 4, 6  # Kinds of pieces.
 
 

@@ -6,10 +6,55 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.commands import engines
 from prompt_tuning_core.errors import InputError
+
+if TYPE_CHECKING:
+    from prompt_tuning_core.protocols import RunFlags
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds T5X's flags for gin, and `--hooks`."""
+    for flag, metavar, text in (
+        ("--gin_file", "FILE", "a gin file (repeatable; later ones override)"),
+        ("--gin_search_paths", "FOLDERS", "folders to look in first, joined by commas"),
+        ("--gin_bindings", "NAME=VALUE", "as --gin.NAME=VALUE"),
+        ("--hooks", "NAMES", "hooks plugins to run, joined by commas"),
+    ):
+        parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
+    parser.epilog = "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable)."
+
+
+def flags_of(arguments: argparse.Namespace) -> RunFlags:
+    """Returns the flags of a run, and puts the current directory on Python's path.
+
+    Args:
+      arguments: What the parser of a command with `takes_unknown_flags` and `add_flags` gave.
+
+    Raises:
+      InputError: If a binding has no value.
+    """
+    from prompt_tuning_core.protocols import RunFlags  # Here: `--help` is quicker without.
+
+    bindings = [flag for flag in arguments.unknown if flag.startswith("--gin.")]
+    for binding in bindings:
+        if "=" not in binding:
+            raise InputError(f"{binding!r} has no value; write {binding}=VALUE")
+    bindings = [binding.removeprefix("--gin.") for binding in bindings]
+    # A task module may be in the current directory, as with `python -m`. Last on the path, so
+    # that no file there hides an installed package.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    return RunFlags(
+        gin_files=tuple(arguments.gin_file),
+        gin_bindings=tuple(map(_spaced, [*arguments.gin_bindings, *bindings])),
+        gin_search_paths=_split(arguments.gin_search_paths),
+        hooks=_split(arguments.hooks),
+        extra=tuple(flag for flag in arguments.unknown if not flag.startswith("--gin.")),
+    )
 
 
 class EngineCommand:
@@ -29,35 +74,11 @@ class EngineCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the flags that all engines share."""
         engines.add_argument(parser)
-        for flag, metavar, text in (
-            ("--gin_file", "FILE", "a gin file (repeatable; later ones override)"),
-            ("--gin_search_paths", "FOLDERS", "folders to look in first, joined by commas"),
-            ("--gin_bindings", "NAME=VALUE", "as --gin.NAME=VALUE"),
-            ("--hooks", "NAMES", "hooks plugins to run, joined by commas"),
-        ):
-            parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
-        parser.epilog = "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable)."
+        add_flags(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Runs the engine."""
-        from prompt_tuning_core.protocols import RunFlags  # Here: `--help` is quicker without.
-
-        bindings = [flag for flag in arguments.unknown if flag.startswith("--gin.")]
-        for binding in bindings:
-            if "=" not in binding:
-                raise InputError(f"{binding!r} has no value; write {binding}=VALUE")
-        bindings = [binding.removeprefix("--gin.") for binding in bindings]
-        flags = RunFlags(
-            gin_files=tuple(arguments.gin_file),
-            gin_bindings=tuple(map(_spaced, [*arguments.gin_bindings, *bindings])),
-            gin_search_paths=_split(arguments.gin_search_paths),
-            hooks=_split(arguments.hooks),
-            extra=tuple(flag for flag in arguments.unknown if not flag.startswith("--gin.")),
-        )
-        # A task module may be in the current directory, as with `python -m`. Last on the path, so
-        # that no file there hides an installed package.
-        if not {"", os.getcwd()} & set(sys.path):
-            sys.path.append(os.getcwd())
+        flags = flags_of(arguments)
         engine = registry.process_registry().load("engine", engines.chosen(arguments.engine))
         getattr(engine(), self._name)(flags)
         return 0

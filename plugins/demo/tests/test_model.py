@@ -91,7 +91,7 @@ def test_a_small_recipe_makes_the_same_files_twice(
     for name in ("a", "b"):
         pretrain.pretrain(recipe, tmp_path / name)
     made = {path.name for path in (tmp_path / "a").iterdir()}
-    assert made == {"model.safetensors", "vocabulary.model", "model.json"}
+    assert made == {"model.safetensors", "spiece.model", "model.json"}
     for name in made:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     model_files.load(tmp_path / "a", _parameters(recipe))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_core.errors import InputError
@@ -68,28 +68,58 @@ def find(path: str | os.PathLike[str]) -> TrainedPrompt | None:
 
 def announce(macros: Macros) -> FilledMacros:
     """Notes which prompt PROMPT_FILE means; for `gin_config.parse` in training."""
-    prompt = _named(macros)
-    return FilledMacros() if prompt is None else FilledMacros(notes=[prompt.choice])
+    return FilledMacros(notes=[prompt.choice for prompt in _named(macros)])
 
 
 def fill(macros: Macros) -> FilledMacros:
-    """Fills missing macros from the prompt in PROMPT_FILE; for `eval` and `infer`.
+    """Fills missing macros from the prompts in use; for `eval` and `infer`.
+
+    These are the prompt in PROMPT_FILE, or those in PROMPT_FILES. Of several prompts, the longest
+    TASK_FEATURE_LENGTHS count, and other macros only if all prompts agree. The first then stands for
+    all as PROMPT_FILE.
 
     Raises:
       InputError: As `macros_of`.
     """
-    prompt = _named(macros)
-    if prompt is None:
+    prompts = _named(macros)
+    if not prompts:
         return FilledMacros()
-    found = macros_of(prompt, macros.given, macros.known)
+    found = _common([macros_of(prompt, macros.given, macros.known) for prompt in prompts])
+    if not isinstance(macros.known.get("PROMPT_FILE"), str):
+        found["PROMPT_FILE"] = prompts[0].given
+        if prompts[0].length:
+            found["PROMPT_LENGTH"] = prompts[0].length
     values = {name: value for name, value in found.items() if name in macros.used}
-    notes = [f"of this prompt: {name} = {value!r}" for name, value in values.items()]
-    return FilledMacros(values, f"the provenance of {prompt.path}", [prompt.choice, *notes])
+    whose = "this prompt" if len(prompts) == 1 else "these prompts"
+    notes = [f"of {whose}: {name} = {value!r}" for name, value in values.items()]
+    origin = f"the provenance of {', '.join(prompt.path for prompt in prompts)}"
+    return FilledMacros(values, origin, [*(prompt.choice for prompt in prompts), *notes])
 
 
-def _named(macros: Macros) -> TrainedPrompt | None:
-    path = macros.known.get("PROMPT_FILE")
-    return find(path) if isinstance(path, str) and "PROMPT_FILE" in macros.used else None
+def _named(macros: Macros) -> list[TrainedPrompt]:
+    """Finds the prompts that PROMPT_FILE or PROMPT_FILES mean, where a value refers to these."""
+    one, several = (macros.known.get(name) for name in ("PROMPT_FILE", "PROMPT_FILES"))
+    paths: list[Any] = [one] if "PROMPT_FILE" in macros.used else []
+    if isinstance(several, Mapping) and "PROMPT_FILES" in macros.used and one is None:
+        paths = list(several.values())
+    found = [find(path) for path in paths if isinstance(path, str)]
+    return [prompt for prompt in found if prompt is not None]
+
+
+def _common(macros: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the macros that all prompts give, and the longest of their lengths."""
+    first = macros[0]
+    found = {
+        name: value
+        for name, value in first.items()
+        if all(others.get(name) == value for others in macros)
+    }
+    lengths = [_mapping(others.get("TASK_FEATURE_LENGTHS")) for others in macros]
+    if all(lengths):
+        found["TASK_FEATURE_LENGTHS"] = {
+            name: max(one[name] for one in lengths) for name in lengths[0]
+        }
+    return found
 
 
 def macros_of(

@@ -55,7 +55,8 @@ class Example:
       inputs: The input text.
       targets: The target text.
       place: Its file and line for errors, such as `train.tsv:7`; "" if they are not known.
-      columns: For predictions, the columns of its row that the template leaves out.
+      columns: For predictions, the columns of its row that the template leaves out; or those that
+        `TextTask.examples` was asked to keep.
     """
 
     inputs: str
@@ -131,8 +132,12 @@ class TextTask:
         """The task itself with rate 1; see `Mixture.components`."""
         return ((self, 1.0),)
 
-    def examples(self, split: str) -> list[Example]:
+    def examples(self, split: str, columns: Sequence[str] = ()) -> list[Example]:
         """Reads a split.
+
+        Args:
+          split: Its name.
+          columns: The columns that the examples keep, where their rows have them.
 
         Raises:
           InputError: If the task has no such split, a file is missing, or a row cannot be used; the
@@ -143,7 +148,12 @@ class TextTask:
                 f"task {self.name!r} has no split {split!r}{nearest(split, self.splits)}"
             )
         examples = [
-            Example(self._render(self.inputs, row, place), self._target(row, place), place)
+            Example(
+                self._render(self.inputs, row, place),
+                self._target(row, place),
+                place,
+                {column: row[column] for column in columns if column in row},
+            )
             for place, row in _rows(self.splits[split], f"task {self.name!r}, split {split!r}")
         ]
         if not examples:

@@ -38,7 +38,7 @@ from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_files.own_formats import MODEL_FILE
 
-VOCABULARY_FILE = "vocabulary.model"
+VOCABULARY_FILE = "spiece.model"
 DESCRIPTION_FILE = "model.json"
 
 Params = Any  # the network's parameter tree
@@ -201,7 +201,7 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
 
     Args:
       recipe: All choices.
-      out_dir: Gets `vocabulary.model`, `model.safetensors` and `model.json`.
+      out_dir: Gets `spiece.model`, `model.safetensors` and `model.json`.
 
     Raises:
       InputError: If the data package is not installed, or another version of it.

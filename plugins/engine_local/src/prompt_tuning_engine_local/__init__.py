@@ -12,17 +12,16 @@ From Python:
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_engine_local import extras, huge_pages
+from prompt_tuning_engine_local import huge_pages
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
     from prompt_tuning_engine_local.api.answering import Model, load_model
-    from prompt_tuning_engine_local.api.prompt_values import Prompt, load_prompt
     from prompt_tuning_engine_local.api.train_prompt import PromptTraining, train
+    from prompt_tuning_engine_local.runs.prompt_values import Prompt, load_prompt
 
 __all__ = [
     "LocalEngine",
@@ -36,12 +35,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Model": "answering",
-    "load_model": "answering",
-    "Prompt": "prompt_values",
-    "load_prompt": "prompt_values",
-    "PromptTraining": "train_prompt",
-    "train": "train_prompt",
+    "Model": "api.answering",
+    "load_model": "api.answering",
+    "Prompt": "runs.prompt_values",
+    "load_prompt": "runs.prompt_values",
+    "PromptTraining": "api.train_prompt",
+    "train": "api.train_prompt",
 }
 """The modules of the Python API, imported when a name is first used: they import JAX."""
 
@@ -51,7 +50,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.api.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 class LocalEngine:
@@ -59,50 +58,36 @@ class LocalEngine:
 
     def train(self, flags: RunFlags) -> None:
         """Trains a prompt; see `training.train`."""
-        self._run("training.train", "TrainingOptions", "runs/prompt_finetune.gin", flags)
+        self._run("train", flags)
 
     def eval(self, flags: RunFlags) -> None:
         """Evaluates a prompt; see `inference.evaluate`."""
-        self._run("inference.evaluate", "EvaluationOptions", "runs/prompt_eval.gin", flags)
+        self._run("eval", flags)
 
     def infer(self, flags: RunFlags) -> None:
         """Answers the texts of a file; see `inference.infer`."""
-        self._run("inference.infer", "InferenceOptions", "runs/prompt_infer.gin", flags)
+        self._run("infer", flags)
 
-    def _run(self, function: str, options_class: str, runs_file: str, flags: RunFlags) -> None:
-        if flags.extra:
-            raise InputError(
-                f"unknown flag {flags.extra[0]!r}; the local engine takes --gin_file, "
-                "--gin_search_paths, --gin.NAME=VALUE and --hooks"
-            )
+    def _run(self, command: str, flags: RunFlags) -> None:
+        refuse_other_flags(flags)
         huge_pages.start_again()  # Before anything slow is imported.
-        import importlib
-
-        import gin
-
-        from prompt_tuning_core import gin_config
-        from prompt_tuning_files import trained_prompts
-
         keep_what_is_compiled()
-        options = importlib.import_module(f"{__name__}.runs.options")
-        try:
-            fill = (
-                trained_prompts.announce if function == "training.train" else trained_prompts.fill
-            )
-            parsed = gin_config.parse(flags, engine="local", fill=fill, check=options.check)
-        except InputError as e:  # It may come from a module that a gin file imports.
-            raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
-        for note in parsed.notes:
-            sys.stdout.write(f"{note}\n")
-        try:
-            configured = gin.get_configurable(getattr(options, options_class))
-        except (KeyError, ValueError):
-            raise InputError(
-                f"no gin file configures options.{options_class}: add --gin_file={runs_file}"
-            ) from None
-        module, _, name = function.partition(".")
-        run = getattr(importlib.import_module(f"{__name__}.runs.{module}"), name)
-        run(configured(extra_hooks=flags.hooks))
+        from prompt_tuning_engine_local.runs import from_gin
+
+        from_gin.run(command, flags)
+
+
+def refuse_other_flags(flags: RunFlags) -> None:
+    """Refuses flags that this engine does not know.
+
+    Raises:
+      InputError: If there is one.
+    """
+    if flags.extra:
+        raise InputError(
+            f"unknown flag {flags.extra[0]!r}; the local engine takes --gin_file, "
+            "--gin_search_paths, --gin.NAME=VALUE and --hooks"
+        )
 
 
 def keep_what_is_compiled() -> None:

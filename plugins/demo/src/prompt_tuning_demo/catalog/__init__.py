@@ -1,15 +1,18 @@
-"""A catalog of the prompts trained for the demo's model; files are `MODEL/TASK.npy` here."""
+"""A catalog of the demo's model and the prompts trained for it, files `MODEL/TASK.npy` here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from prompt_tuning_demo import model
 from prompt_tuning_files.names import Known, prompts_in
 
 
 def models() -> tuple[Known, ...]:
-    """Lists no models: the demo's gin files name its own."""
-    return ()
+    """Lists the demo's model, `demo`; its vocabulary lies beside it."""
+    folder = str(Path(model.checkpoint_path()).parent)
+    facts = {"LAYERS": "2 + 1", "WIDTH": "128", "PATH": folder}
+    return (Known("demo", lambda: folder, address=folder, facts=facts),)
 
 
 def prompts() -> tuple[Known, ...]:

@@ -20,4 +20,4 @@ def checkpoint_sha256() -> str:
 
 def vocabulary_path() -> str:
     """Returns the path of its SentencePiece `.model` file."""
-    return str(_DIRECTORY / "vocabulary.model")
+    return str(_DIRECTORY / "spiece.model")

@@ -14,7 +14,6 @@ import numpy as np
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
-from prompt_tuning_engine_local.api.prompt_values import Prompt, plain_matrices
 from prompt_tuning_engine_local.model import model_files, sizes
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.network import T5Config
@@ -22,6 +21,7 @@ from prompt_tuning_engine_local.model.prompt_of_each import PromptOfEach, Prompt
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import AnyPrompt, Predictor, PromptChoice
+from prompt_tuning_engine_local.runs.prompt_values import Prompt, plain_matrices
 from prompt_tuning_files import embeddings, module_files, vocabularies
 from prompt_tuning_files.vocabularies import EXTRA_IDS, SentencePieceVocabulary
 from prompt_tuning_tasks.feature_lengths import FeatureLengths

@@ -20,7 +20,6 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptFactory, PromptModule
 from prompt_tuning_core.protocols import Initializer
 from prompt_tuning_engine_local.api.answering import LENGTHS, Model
-from prompt_tuning_engine_local.api.prompt_values import Prompt, load_prompt
 from prompt_tuning_engine_local.data import find_task
 from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.data.text_components import TextEngineTask
@@ -28,6 +27,7 @@ from prompt_tuning_engine_local.model import optimizers
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_engine_local.runs import training
 from prompt_tuning_engine_local.runs.options import Given, TrainingOptions
+from prompt_tuning_engine_local.runs.prompt_values import Prompt, load_prompt
 from prompt_tuning_engine_local.runs.training import Step
 from prompt_tuning_tasks import Row, Sources, Task, TextTask
 
@@ -169,10 +169,10 @@ class PromptTraining:
             optimizer=self.optimizer or optimizers.adafactor(self.learning_rate),
             num_devices=self.model.placement.num_devices,
             given=Given(
-                self.model.frozen,
-                task,
-                self._settings(lengths),
-                rich.console.Console(quiet=self.quiet),
+                frozen=self.model.frozen,
+                task=task,
+                settings=self._settings(lengths),
+                console=rich.console.Console(quiet=self.quiet),
                 keeps_files=self.model_dir is not None,
             ),
             **{name: getattr(self, name) for name in passed},

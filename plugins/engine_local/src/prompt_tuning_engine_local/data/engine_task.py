@@ -27,12 +27,14 @@ class Reading:
       lengths: The most ids.
       strict: True makes a longer example an error (STRICT_LENGTHS).
       seed: For tasks whose examples are partly random.
+      columns: Columns of the rows that `Split.examples` keep.
     """
 
     vocabulary: SentencePieceVocabulary
     lengths: FeatureLengths
     strict: bool = False
     seed: int = EVALUATION_SEED
+    columns: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ class TextComponent:
         Raises:
           InputError: If it cannot be read, or a text is too long and lengths are strict.
         """
-        examples = self.task.examples(split)
+        examples = self.task.examples(split, reading.columns)
         _warn_of_targets(examples, reading.vocabulary, f"task {self.name!r}, split {split!r}")
         return self.read_examples(examples, split, reading)
 

@@ -164,9 +164,9 @@ def _set_by(macro: str, **default: Any) -> Any:
     return dataclasses.field(metadata={"macro": macro}, **default)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """Objects that a Python program gives, where a gin file gives names of them.
+    """Objects that a Python program gives to a run; None for what the other options describe.
 
     Attributes:
       frozen: The frozen model, which has been read before.
@@ -176,10 +176,10 @@ class Given:
       keeps_files: False if the run's directory is removed after it.
     """
 
-    frozen: FrozenModel
-    task: EngineTask
-    settings: str
-    console: rich.console.Console
+    frozen: FrozenModel | None = None
+    task: EngineTask | None = None
+    settings: str | None = None
+    console: rich.console.Console | None = None
     keeps_files: bool = True
 
 
@@ -204,7 +204,7 @@ class Options:
         it, with a warning (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
       extra_hooks: Names of hooks plugins from the command line.
-      given: What a Python program gives; None in a run that gin files describe.
+      given: What a Python program gives.
 
     Raises:
       InputError: If a value has the wrong type or is out of range.
@@ -221,7 +221,7 @@ class Options:
     strict_lengths: bool = _set_by("STRICT_LENGTHS", default=False)
     hooks: Sequence[str] = _set_by("HOOKS", default=())
     extra_hooks: Sequence[str] = ()
-    given: Given | None = None
+    given: Given = Given()
 
     def __post_init__(self) -> None:
         """Checks each field against the table."""

@@ -113,12 +113,9 @@ def load(options: Options, placement: Placement) -> Loaded:
             f"MODEL is {options.model!r}, expected an EncoderDecoderModel: name a models file"
         )
     model, lengths = options.model, FeatureLengths.of(options.task_feature_lengths)
-    if options.given is None:
-        frozen = model_files.load(
-            options.checkpoint_path, model.frozen_parameters, placement.everywhere
-        )
-    else:
-        frozen = options.given.frozen
+    frozen = options.given.frozen or model_files.load(
+        options.checkpoint_path, model.frozen_parameters, placement.everywhere
+    )
     predictor = Predictor(
         model,
         frozen.params,
@@ -142,7 +139,7 @@ def prepare(options: TrainingOptions) -> Prepared:
     directory = _usable_directory(options.model_dir)
     earlier = state_store.read_run(directory)
     hook = load_hooks(options)
-    task = _task(options)
+    task = options.given.task or find_task.find(options.task_name, options.mixture_or_task_module)
     loaded = load(options, placement)
     last = options.last_step(loaded.frozen.step)
     seed = options.random_seed
@@ -164,7 +161,7 @@ def prepare(options: TrainingOptions) -> Prepared:
         loaded.lengths,
         seed,
         batching.checksum(examples),
-        None if options.given is None else options.given.settings,
+        options.given.settings,
     )
     changes = resuming.check_same_run(directory, earlier, facts, options.allow_changes)
     batches = batching.training_batches(
@@ -191,12 +188,6 @@ def prepare(options: TrainingOptions) -> Prepared:
         batches=batches,
         eval_sets=eval_sets,
     )
-
-
-def _task(options: Options) -> EngineTask:
-    if options.given is not None:
-        return options.given.task
-    return find_task.find(options.task_name, options.mixture_or_task_module)
 
 
 def _check_optimizer(optimizer: object) -> None:

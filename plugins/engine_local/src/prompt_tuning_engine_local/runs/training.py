@@ -205,8 +205,7 @@ class _Trainer:
         self._options = options
         self._prepared = prepared
         self._store = store
-        given = options.given
-        self._console = rich.console.Console() if given is None else given.console
+        self._console = options.given.console or rich.console.Console()
         self.is_stopping = False
         # A copy, since the training step reuses the parameters' memory.
         self._initial = {name: np.array(leaf) for name, leaf in prepared.prompt.items()}
@@ -443,7 +442,7 @@ class _Trainer:
             history=self._report.history,
         )
         self._console.print(_summary(run, options.eval_split, prepared.first, self._step))
-        if options.given is None or options.given.keeps_files:
+        if options.given.keeps_files:
             self._console.print(f"prompt: {run.prompt_path}", highlight=False, soft_wrap=True)
         return run
 
