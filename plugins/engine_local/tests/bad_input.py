@@ -94,6 +94,20 @@ VALUES: list[tuple[dict[str, Any], str]] = [
     ({"options.TrainingOptions.train_split": ""}, "train_split is '', expected a text in quo"),
     ({"optimizers.adafactor.learning_rate": "0.3"}, "adafactor.learning_rate is '0.3', expec"),
     ({"optimizers.adafactor.learning_rate": -1}, "expected a number of at least 0, or an opta"),
+    ({"LEARNING_RATE": -1}, "LEARNING_RATE is -1, expected a number of at least 0"),
+    (
+        {"LEARNING_RATE_SCHEDULE": "cosin"},
+        "unknown LEARNING_RATE_SCHEDULE 'cosin'; did you mean 'cosine'",
+    ),
+    (
+        {"LEARNING_RATE_SCHEDULE": "linear"},
+        "DECAY_STEPS is None, and LEARNING_RATE_SCHEDULE = 'linear' needs the number of steps unt",
+    ),
+    (
+        {"LEARNING_RATE_SCHEDULE": "cosine", "DECAY_STEPS": 3, "WARMUP_STEPS": 3},
+        "DECAY_STEPS is 3, and includes the WARMUP_STEPS, which are 3; expected more",
+    ),
+    ({"DECAY_STEPS": 3}, "DECAY_STEPS is 3, and LEARNING_RATE_SCHEDULE = 'constant' has no end"),
     ({"optimizers.adafactor.decay_rate": "x"}, "adafactor.decay_rate is 'x', expected a numb"),
     ({"optimizers.adafactor.weight_decay_rate": "x"}, "expected a number of at least 0, or No"),
     ({"optimizers.adafactor.step_offset": True}, "adafactor.step_offset is True, expected a"),

@@ -113,8 +113,12 @@ def plain_step(optimizer):
 
         (loss, per_token), gradient = jax.value_and_grad(loss_of, has_aux=True)(prompt)
         updates, state = optimizer.update(gradient, state, prompt)
-        metrics = {"loss": loss, reporting.LOSS: per_token}
-        return optax.apply_updates(prompt, updates), state, metrics
+        prompt = optax.apply_updates(prompt, updates)
+        more = {
+            "gradient_norm": optax.tree.norm(gradient), "prompt_norm": optax.tree.norm(prompt),
+            "learning_rate": optax.tree.get(state, "learning_rate"),
+        }  # fmt: skip
+        return prompt, state, {"loss": loss, reporting.LOSS: per_token, **more}
 
     return jax.jit(step_fn, donate_argnums=(0, 1), compiler_options=devices.compiler_options())
 

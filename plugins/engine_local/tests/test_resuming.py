@@ -217,17 +217,6 @@ def test_train_steps_may_be_raised(project, unbroken, run_here):
     assert f"TRAIN_STEPS is 8, and the run in run has reached step {STEPS}" in lowered.stderr
 
 
-SCHEDULE = """
-from __gin__ import dynamic_registration
-import optax
-from prompt_tuning_engine_local.model import optimizers
-
-optimizers.adafactor.learning_rate = @optax.cosine_decay_schedule()
-optax.cosine_decay_schedule.init_value = 0.3
-optax.cosine_decay_schedule.decay_steps = %TRAIN_STEPS
-"""
-
-
 @pytest.fixture
 def train(project, run_here):
     """Trains in this process; returns the exit code and standard error."""
@@ -240,26 +229,25 @@ def train(project, run_here):
 
 
 def test_a_change_that_reaches_the_steps_is_refused_unless_it_is_allowed(project, train):
-    (project / "schedule.gin").write_text(SCHEDULE)
-    schedule = "--gin_file=schedule.gin"
-    assert train(schedule, TRAIN_STEPS=2)[0] == 0
-    code, error = train(schedule, TRAIN_STEPS=4)
+    schedule = ["--gin.LEARNING_RATE_SCHEDULE='cosine'", "--gin.DECAY_STEPS=%TRAIN_STEPS"]
+    assert train(*schedule, TRAIN_STEPS=2)[0] == 0
+    code, error = train(*schedule, TRAIN_STEPS=4)
     assert code == 2
     assert (
-        "there TRAIN_STEPS is 2, and here 4 (which sets optax.cosine_decay_schedule.decay_steps); "
+        "there TRAIN_STEPS is 2, and here 4 (which sets schedules.learning_rate.decay_steps); "
         "give another directory, or the same value, or allow it: ALLOW_CHANGES = ['TRAIN_STEPS']"
     ) in error
-    code, error = train(schedule, TRAIN_STEPS=4, ALLOW_CHANGES=["TRAIN_STEP"])
+    code, error = train(*schedule, TRAIN_STEPS=4, ALLOW_CHANGES=["TRAIN_STEP"])
     assert code == 2
     assert "ALLOW_CHANGES has 'TRAIN_STEP', and no binding" in error
     assert "did you mean 'TRAIN_STEPS'" in error
-    code, error = train(schedule, TRAIN_STEPS=4, ALLOW_CHANGES=["TRAIN_STEPS"])
+    code, error = train(*schedule, TRAIN_STEPS=4, ALLOW_CHANGES=["TRAIN_STEPS"])
     assert code == 0, error
     facts = json.loads((project / "run" / "prompt_4.json").read_text())
     assert facts["changes"] == [{"step": 2, "name": "TRAIN_STEPS", "before": "2", "after": "4"}]
     # What is only reported may change, and the changes of before stay on record.
     reported = {"toy/tasks.TextTask.metrics": ["accuracy"], "EVAL_PERIOD": 1, "TRAIN_STEPS": 4}
-    code, error = train(schedule, **reported)
+    code, error = train(*schedule, **reported)
     assert code == 0, error
     facts = json.loads((project / "run" / "run.json").read_text())
     assert [change["step"] for change in facts["changes"]] == [2]
@@ -273,12 +261,13 @@ def test_a_change_that_reaches_the_steps_is_refused_unless_it_is_allowed(project
     ],
 )
 def test_a_run_that_diverged_goes_on_with_a_lower_rate(project, train, periods, found):
-    rate = "optimizers.adafactor.learning_rate"
+    rate = "LEARNING_RATE"
     # In the first case, the step that diverges is the last one.
     changes = {"TRAIN_STEPS": periods, "EVAL_PERIOD": periods, "SAVE_PERIOD": periods}
     code, error = train(**changes, **{rate: 3e38})
     assert code == 2
-    assert f"{found}; the last prompt saved is run/prompt_0.npy; lower" in error
+    assert f"{found}; the last prompt saved is run/prompt_0.npy; lower the learning rate" in error
+    assert f"ALLOW_CHANGES = ['{rate}']" in error
     assert [path.name for path in (project / "run").glob("*.npy")] == ["prompt_0.npy"]
     code, error = train(ALLOW_CHANGES=[rate], **changes, **{rate: 0.3})
     assert code == 0, error
@@ -295,8 +284,9 @@ import jax
 import optax
 from optax import contrib
 
-def plateau():
-    return optax.chain(optax.adam(0.1), contrib.reduce_on_plateau(patience=1))
+def plateau(rate=None):
+    adam = optax.inject_hyperparams(optax.adam)(rate)
+    return optax.chain(adam, contrib.reduce_on_plateau(patience=1))
 
 def lbfgs():
     return optax.lbfgs()
@@ -310,11 +300,14 @@ def noisy():
 def test_an_optimizer_that_wants_more_than_the_gradient_trains_and_resumes(
     project, train, site, name
 ):
-    """It wants the loss, or has a typed random key in its state."""
+    """It wants the loss and takes our schedule, or has a typed random key in its state."""
     (site.folder / f"optimizers_{name}.py").write_text(OPTIMIZERS)
     (project / "own.gin").write_text(
         f"from __gin__ import dynamic_registration\nimport optimizers_{name}\n"
         f"OPTIMIZER = @optimizers_{name}.{name}()\n"
+        "from prompt_tuning_engine_local.model import schedules\n"
+        f"optimizers_{name}.plateau.rate = @schedules.learning_rate()\n"
+        "LEARNING_RATE_SCHEDULE = 'linear'\nDECAY_STEPS = 10\n"
     )
     for directory, steps in (("run", 2), ("run", 4), ("unbroken", 4)):
         code, error = train("--gin_file=own.gin", MODEL_DIR=directory, TRAIN_STEPS=steps)
@@ -325,6 +318,10 @@ def test_an_optimizer_that_wants_more_than_the_gradient_trains_and_resumes(
     )
     np.testing.assert_array_equal(resumed, unbroken)
     assert np.abs(resumed - first).max() > 0
+    if name == "plateau":
+        curves = (project / "run" / "metrics.jsonl").read_text().splitlines()
+        rates = [json.loads(row).get("train/learning_rate") for row in curves]
+        np.testing.assert_allclose([rate for rate in rates if rate], [0.3, 0.27, 0.24, 0.21])
 
 
 def test_the_best_prompt_is_one_with_a_number(project, train, site):

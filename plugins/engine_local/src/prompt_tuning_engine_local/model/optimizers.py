@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ def adafactor(
     matrix is never factored. The update of each array is clipped as a whole.
 
     Args:
-      learning_rate: A constant or an optax schedule.
+      learning_rate: A constant or an optax schedule, such as `schedules.learning_rate` makes. The
+        state keeps the rate of the last step as `learning_rate`.
       decay_rate: Exponent of the second moment's decay, `1 - t^-decay_rate` at step t = 1, 2, …,
         counted from the step of the loaded model (`start_at`).
       step_offset: Subtracted from the step in that decay; the step of the loaded model makes the
@@ -66,11 +67,39 @@ def adafactor(
         min_dim_size_to_factor=128,
     )
 
-    of_arrays = _as_matrices_or_vectors(inner)
+    of_arrays, kept = _as_matrices_or_vectors(inner), _keep(learning_rate)
     if not factors:
-        return of_arrays
+        return optax.chain(of_arrays, kept)
     decay = optax.add_decayed_weights(-(weight_decay_rate or 0.0))
-    return optax.chain(of_arrays, _scale_by_name(factors), decay)
+    return optax.chain(of_arrays, _scale_by_name(factors), decay, kept)
+
+
+class LearningRateState(NamedTuple):
+    """The number of steps taken, int32, and the learning rate of the last one, float32."""
+
+    taken: jax.Array
+    learning_rate: jax.Array
+
+
+def _keep(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Keeps the learning rate of each step in the state, and changes no update."""
+
+    def at(count: jax.Array) -> jax.Array:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        return jnp.asarray(rate, jnp.float32)
+
+    def init(params: optax.Params) -> LearningRateState:
+        del params
+        count = jnp.zeros([], jnp.int32)
+        return LearningRateState(count, at(count))
+
+    def update(
+        updates: optax.Updates, state: LearningRateState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, LearningRateState]:
+        del params
+        return updates, LearningRateState(optax.safe_increment(state.taken), at(state.taken))
+
+    return optax.GradientTransformation(init, update)
 
 
 def _as_matrices_or_vectors(

@@ -81,6 +81,7 @@ _LENGTHS = Check(
     ),
 )
 
+_NOT_NEGATIVE = Check("a number of at least 0", lambda value: _is_number(value) and value >= 0)
 _FRACTION = Check(
     "a number of at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1
 )
@@ -141,7 +142,12 @@ MACROS: Mapping[str, Check] = {
             or (isinstance(value, str) and value.upper() in LossNormalizingFactor.__members__)
         ),
     ),
-    "Z_LOSS": Check("a number of at least 0", lambda value: _is_number(value) and value >= 0),
+    "Z_LOSS": _NOT_NEGATIVE,
+    # The optimizer.
+    "LEARNING_RATE": _NOT_NEGATIVE,
+    "LEARNING_RATE_SCHEDULE": _TEXT,
+    "WARMUP_STEPS": _whole(0),
+    "DECAY_STEPS": _whole(1).or_none(),
     # Fields that no packaged file sets by a macro.
     "train_split": _TEXT,
     "eval_split": _TEXT,

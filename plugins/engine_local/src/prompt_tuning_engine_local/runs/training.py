@@ -452,6 +452,11 @@ def make_step(
 ) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
     """Returns the jitted training step; it computes gradients of trained parameters only.
 
+    Its metrics are the loss, `gradient_norm` (the L2 norm of the gradient over all trained arrays,
+    before the optimizer changes it), `prompt_norm` (that of the trained arrays after the update),
+    those of the prompt modules, and `learning_rate` if the optimizer's state has one of this name,
+    as Adafactor's has, and that of `optax.inject_hyperparams`.
+
     Optimizers that want more than the gradient, such as `optax.contrib.reduce_on_plateau` and
     `optax.lbfgs`, get the loss (`value`), the gradient (`grad`) and the loss function (`value_fn`).
     """
@@ -484,9 +489,20 @@ def make_step(
             grad=gradient,
             value_fn=lambda trained: loss_of(trained)[0],
         )
-        return {**fixed, **optax.apply_updates(trained, updates)}, state, metrics
+        trained = optax.apply_updates(trained, updates)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["prompt_norm"] = optax.tree.norm(trained)
+        rates = optax.tree.get_all_with_path(state, "learning_rate", filtering=_is_array)
+        if len(rates) == 1:
+            metrics["learning_rate"] = rates[0][1]
+        return {**fixed, **trained}, state, metrics
 
     return jax.jit(step_fn, donate_argnums=(0, 1), compiler_options=devices.compiler_options())
+
+
+def _is_array(path: Any, value: Any) -> bool:
+    del path
+    return isinstance(value, jax.Array)
 
 
 def _as_numpy(prompt: Params) -> dict[str, np.ndarray]:
@@ -514,7 +530,7 @@ def _after_divergence(directory: Path) -> str:
         return "no prompt was saved; lower the learning rate"
     return (
         f"the last prompt saved is {kept}; lower the learning rate, in another MODEL_DIR, or from "
-        "there with ALLOW_CHANGES = ['optimizers.adafactor.learning_rate']"
+        "there with ALLOW_CHANGES = ['LEARNING_RATE']"
     )
 
 
