@@ -73,8 +73,8 @@ MODULES = {
             "data.batch_plan", "model.prompted_model", "model.network",
             "model.encoder", "model.decoder", "model.prompt_points", "model.network_config",
             "model.attention", "model.blocks", "model.sizes",
-            "model.losses", "model.optimizers", "model.schedules", "model.decoding",
-            "model.model_files",
+            "model.losses", "model.optimizers", "model.schedules", "model.microbatches",
+            "model.decoding", "model.model_files",
         )
     ],
     "engine-t5x": [

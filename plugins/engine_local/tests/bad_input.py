@@ -115,6 +115,10 @@ VALUES: list[tuple[dict[str, Any], str]] = [
         {"vocabularies.SentencePieceVocabulary.extra_ids": 10**9},
         "VOCABULARY_EXTRA_IDS is 1000000000, expected a whole number from 0 to 1000000",
     ),
+    (
+        {"NUM_MICROBATCHES": 2},
+        "BATCH_SIZE is 3, and NUM_MICROBATCHES = 2 cannot cut it into equal parts for 1 devi",
+    ),
     ({"NUM_DEVICES": 99}, "NUM_DEVICES is 99, and there are 1 local devices of kind cpu"),
     # Tasks.
     ({"toy/tasks.TextTask.inputs": 5}, "task 'toy' has the inputs 5, expected a template"),

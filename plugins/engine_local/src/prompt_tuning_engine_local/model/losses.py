@@ -28,6 +28,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     loss_normalizing_factor: float | str | None = None,
+    whole_divisor: jax.Array | float | None = None,
 ) -> jax.Array:
     """Returns the loss of a batch, as T5X's `compute_weighted_cross_entropy` defines it.
 
@@ -43,6 +44,8 @@ def cross_entropy(
       z_loss: Factor of the z-loss.
       loss_normalizing_factor: None sums over the weighted tokens; a number divides that sum; a
         name of `LossNormalizingFactor` (in any case) divides by what it says.
+      whole_divisor: The `divisor` of the batch of which these are some rows, so that the losses of
+        all rows have the sum that the batch has; None if these rows are the batch.
 
     Returns:
       Scalar float32.
@@ -66,6 +69,8 @@ def cross_entropy(
         loss -= least
     loss += z_loss * jnp.square(log_z)
     total = jnp.sum(loss * weights)
+    if whole_divisor is not None:
+        factor = whole_divisor
     return total if factor is None else total / factor
 
 
@@ -81,6 +86,17 @@ def target_log_probabilities(logits: jax.Array, targets: jax.Array) -> tuple[jax
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - log_z, log_z
+
+
+def divisor(
+    weights: jax.Array, loss_normalizing_factor: float | str | None
+) -> jax.Array | float | None:
+    """Returns the divisor of the summed loss of a batch; arguments and errors as `cross_entropy`.
+
+    Returns:
+      A number, or None for no division.
+    """
+    return _normalizer(loss_normalizing_factor, weights)[0]
 
 
 def _normalizer(

@@ -192,6 +192,32 @@ class EncoderDecoderModel:
           Two float32 scalars: the loss as normalised for training, with the prompt's penalty, and
           the sum of the same loss, without it, divided by the sum of the loss weights.
         """
+        loss, per_token = self.loss_of_targets(prompt, frozen, batch, dropout_rng)
+        penalty = self.penalty(prompt)
+        return loss if penalty is None else loss + penalty, per_token
+
+    def divisors(self, batch: Params) -> tuple[jax.Array | float | None, ...]:
+        """Returns the divisors of a batch's two losses, of which its parts have the same."""
+        weights = batch["decoder_loss_weights"]
+        return tuple(losses.divisor(weights, factor) for factor in self._normalizers)
+
+    def loss_of_targets(
+        self,
+        prompt: Params,
+        frozen: Params,
+        batch: Params,
+        dropout_rng: jax.Array | None,
+        divisors: tuple[jax.Array | float | None, ...] = (None, None),
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns `loss` without the penalty.
+
+        Args:
+          prompt: See `loss`.
+          frozen: See `loss`.
+          batch: See `loss`; a batch or some of its rows.
+          dropout_rng: See `loss`.
+          divisors: The `divisors` of the whole batch, if `batch` is only some of its rows.
+        """
         check_not_packed(*(batch.get(f"{side}_segment_ids") for side in _SIDES))
         logits: Any = self.network.apply(
             _variables(frozen, prompt),
@@ -204,12 +230,15 @@ class EncoderDecoderModel:
         targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         loss, per_token = (
             losses.cross_entropy(
-                logits, targets, weights, self.label_smoothing, self.z_loss, normalizer
+                logits, targets, weights, self.label_smoothing, self.z_loss, factor, divisor
             )
-            for normalizer in (self.loss_normalizing_factor, "NUM_REAL_TARGET_TOKENS")
+            for factor, divisor in zip(self._normalizers, divisors, strict=True)
         )
-        penalty = self.penalty(prompt)
-        return loss if penalty is None else loss + penalty, per_token
+        return loss, per_token
+
+    @property
+    def _normalizers(self) -> tuple[float | str | None, str]:
+        return self.loss_normalizing_factor, "NUM_REAL_TARGET_TOKENS"
 
     def score(self, prompt: Params | None, frozen: Params, batch: Params) -> jax.Array:
         """Returns the log-likelihood of the targets of each example, without dropout.

@@ -44,8 +44,12 @@ class Placement:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Checks that a batch can be split evenly.
+    def check_batch_size(self, batch_size: int, num_microbatches: int | None = None) -> None:
+        """Checks that a batch, or each part of it that a step takes, can be split evenly.
+
+        Args:
+          batch_size: The number of examples (BATCH_SIZE).
+          num_microbatches: The number of parts (NUM_MICROBATCHES).
 
         Raises:
           InputError: If it cannot.
@@ -54,6 +58,13 @@ class Placement:
             raise InputError(
                 f"BATCH_SIZE is {batch_size}, which {self.num_devices} devices cannot share "
                 f"evenly; choose a multiple of {self.num_devices}, or set NUM_DEVICES"
+            )
+        multiple = self.num_devices * (num_microbatches or 1)
+        if batch_size % multiple:
+            raise InputError(
+                f"BATCH_SIZE is {batch_size}, and NUM_MICROBATCHES = {num_microbatches} cannot cut "
+                f"it into equal parts for {self.num_devices} devices; choose a multiple of "
+                f"{multiple}, or another NUM_MICROBATCHES"
             )
 
     def everywhere(self, tree: T) -> T:

@@ -109,6 +109,7 @@ MACROS: Mapping[str, Check] = {
     "TRAIN_STEPS": _whole(0).or_none(),
     "TRAIN_STEPS_RELATIVE": _whole(0).or_none(),
     "BATCH_SIZE": _whole(1, 10**6),
+    "NUM_MICROBATCHES": _whole(1).or_none(" for the whole batch at once"),
     "EVAL_PERIOD": _whole(1),
     "SAVE_PERIOD": _whole(1),
     "KEEP_CHECKPOINTS": _whole(1).or_none(" for every prompt"),
@@ -256,6 +257,8 @@ class TrainingOptions(Options):
         has no step) (TRAIN_STEPS).
       relative_steps: How many steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
       optimizer: Trains the prompt (OPTIMIZER).
+      num_microbatches: The number of equal parts of a batch that a step takes one after another, to
+        need the memory of one; None takes the whole batch at once (NUM_MICROBATCHES).
       eval_period: Steps between evaluations. There is also one before the first step and one after
         the last (EVAL_PERIOD).
       save_period: Steps between saves (SAVE_PERIOD).
@@ -285,6 +288,7 @@ class TrainingOptions(Options):
     optimizer: optax.GradientTransformation
     total_steps: int | None = _set_by("TRAIN_STEPS", default=None)
     relative_steps: int | None = _set_by("TRAIN_STEPS_RELATIVE", default=None)
+    num_microbatches: int | None = _set_by("NUM_MICROBATCHES", default=None)
     eval_period: int = _set_by("EVAL_PERIOD", default=1000)
     save_period: int = _set_by("SAVE_PERIOD", default=1000)
     keep_checkpoints: int | None = _set_by("KEEP_CHECKPOINTS", default=None)

@@ -136,6 +136,7 @@ def prepare(options: TrainingOptions) -> Prepared:
     """
     _check_optimizer(options.optimizer)
     placement = place(options)
+    placement.check_batch_size(options.batch_size, options.num_microbatches)
     directory = _usable_directory(options.model_dir)
     earlier = state_store.read_run(directory)
     hook = load_hooks(options)

@@ -17,7 +17,7 @@ import rich.console
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import batching
-from prompt_tuning_engine_local.model import model_files, optimizers
+from prompt_tuning_engine_local.model import microbatches, model_files, optimizers
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs import (
     devices,
@@ -300,7 +300,7 @@ class _Trainer:
     def _take_steps(self) -> Iterator[Step]:
         options, prepared = self._options, self._prepared
         frozen, placement = prepared.loaded.frozen.params, prepared.loaded.placement
-        step_fn = make_step(options.model, options.optimizer)
+        step_fn = make_step(options.model, options.optimizer, options.num_microbatches)
         dropout_rng = prepared.dropout_rng
         taken, all_steps = self._step - prepared.first, prepared.last - prepared.first
         with (
@@ -448,7 +448,9 @@ class _Trainer:
 
 
 def make_step(
-    model: EncoderDecoderModel, optimizer: optax.GradientTransformation
+    model: EncoderDecoderModel,
+    optimizer: optax.GradientTransformation,
+    num_microbatches: int | None = None,
 ) -> Callable[..., tuple[Params, Any, dict[str, jax.Array]]]:
     """Returns the jitted training step; it computes gradients of trained parameters only.
 
@@ -459,7 +461,14 @@ def make_step(
 
     Optimizers that want more than the gradient, such as `optax.contrib.reduce_on_plateau` and
     `optax.lbfgs`, get the loss (`value`), the gradient (`grad`) and the loss function (`value_fn`).
+
+    Args:
+      model: The model.
+      optimizer: Trains the prompt.
+      num_microbatches: In how many equal parts a batch is taken, one after another, with the memory
+        of one; None takes it whole.
     """
+    number = num_microbatches or 1
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step_fn(
@@ -473,9 +482,7 @@ def make_step(
         rng = jax.random.fold_in(dropout_rng, step)
         trained, fixed = model.split(prompt)
 
-        def loss_of(trained: Params) -> tuple[jax.Array, jax.Array]:
-            return model.loss({**fixed, **trained}, frozen, batch, rng)
-
+        loss_of = microbatches.loss_in_parts(model, fixed, frozen, batch, rng, number)
         (loss, per_token), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
         metrics = {"loss": loss, reporting.LOSS: per_token, **model.report(prompt)}
         penalty = model.penalty(prompt)
