@@ -69,6 +69,7 @@ MODULES = {
         f"prompt_tuning_engine_local.{name}"
         for name in (
             "runs.options", "runs.preparing", "runs.training", "runs.inference", "runs.evaluation",
+            "runs.evaluation_files",
             "data.engine_task", "data.find_task", "data.text_components", "data.batching",
             "data.batch_plan", "model.prompted_model", "model.network",
             "model.encoder", "model.decoder", "model.prompt_points", "model.network_config",

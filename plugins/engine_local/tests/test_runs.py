@@ -93,6 +93,7 @@ def test_training_leaves_prompts_provenance_config_and_curves(trained):
         "run.json", "config.gin", "metrics.jsonl", "curves.png", "tensorboard", "state",
         "prompt_0.npy", "prompt_0.json", "prompt_2.npy", "prompt_2.json",
         "prompt_4.npy", "prompt_4.json",
+        "toy-validation-metrics.json", "toy-validation-predictions.jsonl",
     }  # fmt: skip
 
 
@@ -192,7 +193,10 @@ def test_eval_of_a_prompt_file_or_of_the_runs_directory(trained, prompt_file, su
     assert [row["targets"] for row in rows] == ["this", "that", "this", "that", "this"]
     share = np.mean([row["targets"] == row["prediction"] for row in rows])
     assert metrics["exact_match"] == pytest.approx(share)
-    # Validation is the same file, so the run itself saw the same metrics.
+    # Validation is the same file, so the run itself saw the same metrics and answers.
+    for name in ("predictions.jsonl", "metrics.json"):
+        own = (trained / "run" / f"toy-validation-{name}").read_text()
+        assert own.replace("validation", "test") == (trained / f"out/toy-test-{name}").read_text()
     facts = json.loads((trained / "run" / "prompt_4.json").read_text())
     assert metrics["exact_match"] == facts["metrics"]["validation"]["exact_match"]
 
@@ -631,6 +635,13 @@ def test_the_validation_loss_is_that_of_training_on_the_same_examples(project, s
     # Training's is that of the prompt before the step.
     assert found[0] == pytest.approx(trained[1], rel=1e-5)
     assert found[1] == pytest.approx(trained[2], rel=1e-5)
+    answers = (project / "run" / "toy-validation-predictions.jsonl").read_text().splitlines()
+    scores = [json.loads(line)["score"] for line in answers]
+    assert len(scores) == rows
+    # The loss is that of each token, and a target has a few.
+    tokens = -np.sum(scores) / found[2]
+    assert tokens == pytest.approx(round(tokens), rel=1e-5)
+    assert 2 * rows <= tokens <= 6 * rows
 
 
 def test_the_prompt_of_the_lowest_loss_is_the_best(project, succeed):

@@ -40,7 +40,7 @@ class Evaluation:
       metrics: Values by name.
       examples: The evaluated examples.
       predictions: The decoded text of each, in the same order.
-      scores: The log-likelihood of each example's targets, if a metric needed it.
+      scores: The log-likelihood of each example's targets, if a metric or the loss needed it.
     """
 
     task_name: str
@@ -204,7 +204,7 @@ class Predictor:
             metrics,
             split.examples,
             answers.texts,
-            None if answers.scores is None else answers.scores.tolist(),
+            None if scores is None else scores.tolist(),
         )
 
     def evaluate(self, task: TextTask, split: str, prompt: AnyPrompt) -> Evaluation:

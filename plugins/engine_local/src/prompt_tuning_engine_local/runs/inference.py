@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -16,10 +16,10 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import find_task
 from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.model.prompted_model import Params
-from prompt_tuning_engine_local.runs import preparing, reporting, state_store
+from prompt_tuning_engine_local.runs import evaluation_files, preparing, reporting, state_store
 from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
-from prompt_tuning_files import prompt_files, strict_json, trained_prompts
+from prompt_tuning_files import trained_prompts
 from prompt_tuning_tasks import Example, Mixture, TextTask
 
 
@@ -47,7 +47,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
     step = None if saved is None else saved.step
     hook.evaluated(step=loaded.frozen.step if step is None else step, metrics=metrics)
     for result in results:
-        _write_evaluation(output, options.split, result)
+        evaluation_files.write(output, options.split, result)
+        _show(options.split, result)
     return metrics
 
 
@@ -82,7 +83,7 @@ def infer(options: InferenceOptions) -> Path:
         answered = iter(texts)
         for part in parts:
             file.writelines(
-                _line({**text.columns, "inputs": text.inputs, "prediction": answer})
+                evaluation_files.line({**text.columns, "inputs": text.inputs, "prediction": answer})
                 for answer, text in zip(part, answered, strict=False)
             )
             file.flush()
@@ -108,7 +109,7 @@ def _check_columns(texts: Iterable[Example]) -> None:
                     "own; rename this column"
                 )
         try:
-            _line(text.columns)
+            evaluation_files.line(text.columns)
         except UnicodeEncodeError as error:
             raise InputError(
                 f"INFER_INPUT_FILE {text.place}: a column holds half of a surrogate pair, which is "
@@ -172,32 +173,11 @@ def _load(options: Options) -> tuple[preparing.Loaded, Params]:
     return loaded, loaded.placement.everywhere(prompt)
 
 
-def _write_evaluation(directory: Path, split: str, result: Evaluation) -> None:
-    """Writes the metrics and predictions of one task, and shows the metrics."""
-    task = result.task_name
-    rows: list[dict[str, object]] = [
-        {"inputs": example.inputs, "targets": example.targets, "prediction": prediction}
-        for example, prediction in zip(result.examples, result.predictions, strict=True)
-    ]
-    for row, score in zip(rows, result.scores or (), strict=False):
-        row["score"] = score
-    _write_jsonl(directory / f"{task}-{split}-predictions.jsonl", rows)
-    prompt_files.write_json(
-        directory / f"{task}-{split}-metrics.json",
-        {"task": task, "split": split, "examples": len(result.examples), **result.metrics},
-    )
+def _show(split: str, result: Evaluation) -> None:
+    """Prints the metrics of one task."""
     rich.console.Console().print(
         reporting.table(
-            "", [f"{task}, {split}", *result.metrics],
+            "", [f"{result.task_name}, {split}", *result.metrics],
             [[f"{len(result.examples)} examples", *(f"{v:.4f}" for v in result.metrics.values())]],
         )
     )  # fmt: skip
-
-
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    with prompt_files.atomic_write(path) as file:
-        file.writelines(map(_line, rows))
-
-
-def _line(row: Mapping[str, object]) -> bytes:
-    return f"{strict_json.dumps(row)}\n".encode()

@@ -22,6 +22,7 @@ from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel,
 from prompt_tuning_engine_local.runs import (
     devices,
     evaluation,
+    evaluation_files,
     interruptions,
     reporting,
     state_store,
@@ -104,7 +105,9 @@ class Training:
 
     The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
     before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
-    `tensorboard`, and `curves.png` if Matplotlib is installed. If the run stops, the same call
+    `tensorboard`, and `curves.png` if Matplotlib is installed. Each evaluation replaces
+    `TASK-SPLIT-predictions.jsonl` and `TASK-SPLIT-metrics.json`, as `inference.evaluate` writes
+    them. If the run stops, the same call
     resumes it from the last save, with the same result as a run that never stopped. A larger
     `total_steps` continues a finished run.
 
@@ -363,18 +366,20 @@ class _Trainer:
         return True in self._prepared.hook.step_logged(step=step, metrics=values)
 
     def _evaluate(self) -> None:
-        """Evaluates the prompt, and saves it as the best one if it is the best so far."""
+        """Evaluates the prompt, and saves it as the best one if it is the best so far.
+
+        The files of predictions are those of the last evaluation.
+        """
         prepared, best_metric = self._prepared, self._options.best_metric
         predictor = prepared.loaded.predictor
         loss = self._options.evaluates_loss
-        self._metrics = metrics_of(
-            prepared.task,
-            [
-                predictor.evaluate_prepared(one, self._prompt, loss=loss)
-                for one in prepared.eval_sets
-            ],
-        )
+        results = [
+            predictor.evaluate_prepared(one, self._prompt, loss=loss) for one in prepared.eval_sets
+        ]
+        self._metrics = metrics_of(prepared.task, results)
         self._report.evaluation(self._step, self._metrics)
+        for result in results:
+            evaluation_files.write(prepared.directory, self._options.eval_split, result)
         if best_metric is not None:
             value = evaluation.chosen(self._metrics, best_metric)
             # NaN, such as the correlation of equal answers, is never the best.
