@@ -23,7 +23,7 @@ from prompt_tuning_engine_local.api.answering import LENGTHS, Model
 from prompt_tuning_engine_local.data import find_task
 from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.data.text_components import TextEngineTask
-from prompt_tuning_engine_local.model import optimizers
+from prompt_tuning_engine_local.model import optimizers, schedules
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_engine_local.runs import training
 from prompt_tuning_engine_local.runs.options import Given, TrainingOptions
@@ -53,8 +53,12 @@ class PromptTraining:
       length: P, the number of prompt vectors (PROMPT_LENGTH).
       initializer: Makes the first value: `initializer(rng, shape)`, or a `Prompt` to train further;
         None for random uniform values in [0, 0.5).
-      learning_rate: Of Adafactor: a number or an optax schedule (LEARNING_RATE).
-      optimizer: An optax optimizer in the place of Adafactor (OPTIMIZER).
+      learning_rate: Of Adafactor: a number (LEARNING_RATE), or an optax schedule instead of the next
+        three.
+      learning_rate_schedule: See `schedules.learning_rate` (LEARNING_RATE_SCHEDULE).
+      warmup_steps: See `schedules.learning_rate` (WARMUP_STEPS).
+      decay_steps: See `schedules.learning_rate` (DECAY_STEPS).
+      optimizer: An optax optimizer in the place of Adafactor and its learning rate (OPTIMIZER).
       dropout_rate: In the frozen model (DROPOUT_RATE).
       z_loss: See `losses.cross_entropy` (Z_LOSS).
       label_smoothing: See `losses.cross_entropy` (LABEL_SMOOTHING).
@@ -81,6 +85,9 @@ class PromptTraining:
     length: int = 100
     initializer: Initializer | Prompt | None = None
     learning_rate: optax.ScalarOrSchedule = 0.3
+    learning_rate_schedule: str = "constant"
+    warmup_steps: int = 0
+    decay_steps: int | None = None
     optimizer: optax.GradientTransformation | None = None
     dropout_rate: float = 0.1
     z_loss: float = 1e-4
@@ -92,6 +99,7 @@ class PromptTraining:
     quiet: bool = False
     # Fields of TrainingOptions.
     batch_size: int = 128
+    num_microbatches: int | None = None
     eval_period: int = 1000
     save_period: int = 1000
     keep_checkpoints: int | None = None
@@ -166,7 +174,7 @@ class PromptTraining:
             task_feature_lengths=lengths,
             mixture_or_task_name=task.name,
             relative_steps=self.steps,
-            optimizer=self.optimizer or optimizers.adafactor(self.learning_rate),
+            optimizer=self.optimizer or optimizers.adafactor(self._rate()),
             num_devices=self.model.placement.num_devices,
             given=Given(
                 frozen=self.model.frozen,
@@ -177,6 +185,17 @@ class PromptTraining:
             ),
             **{name: getattr(self, name) for name in passed},
         )
+
+    def _rate(self) -> optax.ScalarOrSchedule:
+        named = self.learning_rate_schedule, self.warmup_steps, self.decay_steps
+        if callable(self.learning_rate):
+            if named != ("constant", 0, None):
+                raise InputError(
+                    "learning_rate is a schedule, and so is what learning_rate_schedule, "
+                    "warmup_steps and decay_steps describe; give one of the two"
+                )
+            return self.learning_rate
+        return schedules.learning_rate(self.learning_rate, *named)
 
     def _task(self) -> EngineTask:
         if isinstance(self.task, str):
