@@ -1,12 +1,13 @@
 """The decoder stack of T5, with its cache for decoding one position after another.
 
 Shapes below: B batch, T length of the target tokens, P positions of a prompt, S length of the
-encoded sequence, H width, V vocabulary size.
+encoded sequence, H width, V vocabulary size. A step of decoding has R rows: n for each example, one
+for each sequence that it decodes at once. Rows 0 to n - 1 are the first example's.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from prompt_tuning_engine_local.model.dropout import NO_DROPOUT, Dropout
 from prompt_tuning_engine_local.model.encoder import Encoded
 from prompt_tuning_engine_local.model.network_config import T5Config
 from prompt_tuning_engine_local.model.prompt_points import (
+    KeysValues,
     LayerPoints,
     acts_on_input,
     has_points,
@@ -27,11 +29,63 @@ from prompt_tuning_engine_local.model.prompt_points import (
     prompt_in,
 )
 
-LayerCache = dict[str, Any]
-"""The keys and values of one layer, and the prefixes of a prompt module there."""
 
-Cache = dict[str, Any]
-"""The caches of all layers and the state of the prompt module; each array's first axis is B."""
+class LayerCache(NamedTuple):
+    """The keys and values of one layer.
+
+    Attributes:
+      own: Of self-attention, `[R, heads, positions, head width]`; 0 at positions that are to come.
+      own_prefix: A prompt module's in self-attention, `[R, heads, positions, head width]`, or None.
+      cross: Of the attention to the encoded input, `[B, heads, S, head width]`.
+      cross_prefix: A prompt module's there, `[B, heads, positions, head width]`, or None.
+    """
+
+    own: KeysValues
+    own_prefix: KeysValues | None
+    cross: KeysValues
+    cross_prefix: KeysValues | None
+
+
+class Cache(NamedTuple):
+    """All that a step of decoding needs of the steps before it.
+
+    Attributes:
+      layers: The cache of each layer.
+      state: The state of the prompt module; the first axis of each array is R.
+      in_prompt: bool `[R, P]`, which positions of a prompt in front are real; None without one.
+    """
+
+    layers: list[LayerCache]
+    state: Any
+    in_prompt: jax.Array | None
+
+    def spread(self, n: int) -> Cache:
+        """Returns the cache of n rows an example, from that of one row an example.
+
+        The encoded input is not repeated: the rows of one example attend to it together.
+        """
+
+        def repeated(tree: Any) -> Any:
+            return jax.tree.map(lambda array: jnp.repeat(array, n, axis=0), tree)
+
+        layers = [
+            layer._replace(own=repeated(layer.own), own_prefix=repeated(layer.own_prefix))
+            for layer in self.layers
+        ]
+        return Cache(layers, repeated(self.state), repeated(self.in_prompt))
+
+    def gather(self, rows: jax.Array) -> Cache:
+        """Returns the cache with the row `rows[r]` in the place of each row r.
+
+        Args:
+          rows: int32 `[R]`; `rows[r]` is a row of the same example as r. So only what differs
+            between these rows moves: the keys and values of self-attention.
+        """
+        layers = [
+            layer._replace(own=jax.tree.map(lambda array: array[rows], layer.own))
+            for layer in self.layers
+        ]
+        return self._replace(layers=layers)
 
 
 class DecoderLayer(nn.Module):
@@ -85,20 +139,20 @@ class DecoderLayer(nn.Module):
         self, encoded: jax.Array, max_length: int, points: LayerPoints | None = None
     ) -> LayerCache:
         """Returns the arrays that `step` reads: of `encoded`, of prefixes, and empty ones."""
-        cross_keys, cross_values = self.encoder_decoder_attention.keys_values(
+        cross = self.encoder_decoder_attention.keys_values(
             encoded, points, "encoder_decoder_attention"
         )
         config = self.config
         empty = jnp.zeros(
             (encoded.shape[0], config.num_heads, max_length, config.head_dim), config.dtype
         )
-        return {
-            "keys": empty,
-            "values": empty,
-            "cross_keys": cross_keys,
-            "cross_values": cross_values,
-            "prefixes": {} if points is None else points.prefixes,
-        }
+        prefixes = {} if points is None else points.prefixes
+        return LayerCache(
+            own=(empty, empty),
+            own_prefix=prefixes.get("self_attention"),
+            cross=cross,
+            cross_prefix=prefixes.get("encoder_decoder_attention"),
+        )
 
     def step(
         self,
@@ -112,32 +166,29 @@ class DecoderLayer(nn.Module):
         """Maps the next positions to the same shape, and adds them to the cache.
 
         Args:
-          x: `[B, n, H]`; n is 1, or the number of a prompt's positions.
+          x: `[R, Q, H]`; Q is 1, or the number of a prompt's positions.
           cache: From `start_cache` or the step before.
           position: Number of the first of them.
-          bias: Of the logits of self-attention, `[1, heads, n, positions of the cache]`.
+          bias: Of the logits of self-attention, `[1 or R, heads, Q, positions of the cache]`.
           cross_bias: Of the logits of the attention to the encoded input, `[B, 1, 1, S]`.
           points: Those of a prompt module that acts within layers.
         """
-        prefixes = {} if points is None else points.prefixes
         y = self.pre_self_attention_layer_norm(x)
         key, value = self.self_attention.keys_values(y, points, "self_attention")
-        keys = jax.lax.dynamic_update_slice_in_dim(cache["keys"], key, position, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(cache["values"], value, position, axis=2)
-        x = x + self.self_attention.attend(
-            y, keys, values, bias, NO_DROPOUT, prefixes.get("self_attention")
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=2)
+            for old, new in zip(cache.own, (key, value), strict=True)
         )
+        x = x + self.self_attention.attend(y, keys, values, bias, NO_DROPOUT, cache.own_prefix)
         y = self.pre_cross_attention_layer_norm(x)
-        x = x + self.encoder_decoder_attention.attend(
-            y,
-            cache["cross_keys"],
-            cache["cross_values"],
-            cross_bias,
-            NO_DROPOUT,
-            prefixes.get("encoder_decoder_attention"),
+        # The rows of an example are so many queries of it: `[B, n * Q, H]`.
+        y = y.reshape(len(cross_bias), -1, y.shape[-1])
+        y = self.encoder_decoder_attention.attend(
+            y, *cache.cross, cross_bias, NO_DROPOUT, cache.cross_prefix
         )
+        x = x + y.reshape(x.shape)
         x = x + self.mlp(self.pre_mlp_layer_norm(x), NO_DROPOUT, points)
-        return x, {**cache, "keys": keys, "values": values}
+        return x, cache._replace(own=(keys, values))
 
 
 class Decoder(nn.Module):
@@ -221,13 +272,11 @@ class Decoder(nn.Module):
         if acts_on_input(self.prompt):
             start = self._with_prompt(embedded, jnp.zeros((batch, 1), jnp.int32))
             max_length += start[1].shape[1]
-        cache: Cache = {
-            "layers": [
-                layer.start_cache(encoded.values, max_length, points[number])
-                for number, layer in enumerate(self.layers)
-            ],
-            "state": state,
-        }
+        layers = [
+            layer.start_cache(encoded.values, max_length, points[number])
+            for number, layer in enumerate(self.layers)
+        ]
+        cache = Cache(layers, state, in_prompt=None)
         return cache if start is None else self._prefilled(cache, *start, encoded)
 
     def _prefilled(
@@ -235,7 +284,7 @@ class Decoder(nn.Module):
     ) -> Cache:
         """Returns the cache with the keys and values of a prompt's positions."""
         positions = in_prompt.shape[1]
-        max_length = cache["layers"][0]["keys"].shape[2]
+        max_length = cache.layers[0].own[0].shape[2]
         real = _filled_up(in_prompt, max_length)
         causal = jnp.arange(max_length)[None, :] <= jnp.arange(positions)[:, None]
         bias = masked(
@@ -244,15 +293,15 @@ class Decoder(nn.Module):
         )
         x = combined[:, :positions].astype(self.config.dtype)
         _, layers = self._layers(x, cache, 0, bias, encoded, call_layer_point=True)
-        return {**cache, "layers": layers, "in_prompt": in_prompt}
+        return cache._replace(layers=layers, in_prompt=in_prompt)
 
     def step(
         self, embedded: jax.Array, cache: Cache, position: jax.Array, encoded: Encoded
     ) -> tuple[jax.Array, Cache]:
         """See `T5.decode_step`."""
         x = embedded.astype(self.config.dtype)
-        max_length = cache["layers"][0]["keys"].shape[2]
-        in_prompt = cache.get("in_prompt")
+        max_length = cache.layers[0].own[0].shape[2]
+        in_prompt = cache.in_prompt
         if in_prompt is not None:  # The prompt's positions come first.
             position = position + in_prompt.shape[1]
         mask = jnp.arange(max_length) <= position
@@ -260,7 +309,7 @@ class Decoder(nn.Module):
             mask &= _filled_up(in_prompt, max_length)[:, None, None, :]
         bias = masked(self.relpos_bias(position[None], max_length), mask)
         x, layers = self._layers(x, cache, position, bias, encoded)
-        return self._logits(self.decoder_norm(x)), {**cache, "layers": layers}
+        return self._logits(self.decoder_norm(x)), cache._replace(layers=layers)
 
     def _layers(
         self,
@@ -272,17 +321,16 @@ class Decoder(nn.Module):
         *,
         call_layer_point: bool = False,
     ) -> tuple[jax.Array, list[LayerCache]]:
-        """Runs the layers for the positions `[B, n, H]` that come next."""
+        """Runs the layers for the positions `[R, Q, H]` that come next."""
         cross_bias = masked(0.0, encoded.real[:, None, None, :])
-        state, layers = cache["state"], []
-        for number, (layer, layer_cache) in enumerate(
-            zip(self.layers, cache["layers"], strict=True)
-        ):
+        layers = []
+        for number, (layer, layer_cache) in enumerate(zip(self.layers, cache.layers, strict=True)):
             points = None
             if has_points(self.prompt):
-                points = LayerPoints(self.prompt, number, state, prefixes=layer_cache["prefixes"])
+                # The prefixes are in the cache.
+                points = LayerPoints(self.prompt, number, cache.state, prefixes={})
             if call_layer_point:
-                x = self.prompt.layer(number, x, state)
+                x = self.prompt.layer(number, x, cache.state)
             x, layer_cache = layer.step(x, layer_cache, position, bias, cross_bias, points)
             layers.append(layer_cache)
         return x, layers

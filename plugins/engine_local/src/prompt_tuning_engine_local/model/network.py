@@ -87,7 +87,7 @@ class T5(nn.Module):
     def start_cache(self, encoded: Encoded, max_length: int) -> Cache:
         """Returns the cache of `decode_step` for sequences of up to `max_length` positions.
 
-        The first axis of every array is the batch, so that beam search can gather beams.
+        It has one row an example; `Cache.spread` makes it one of more.
         """
         start = self.token_embedder(jnp.zeros((len(encoded.tokens), 1), jnp.int32))
         return self.decoder.start_cache(start, encoded, max_length)
@@ -95,16 +95,16 @@ class T5(nn.Module):
     def decode_step(
         self, tokens: jax.Array, cache: Cache, position: jax.Array, encoded: Encoded
     ) -> tuple[jax.Array, Cache]:
-        """Decodes one position.
+        """Decodes one position of R rows: of one sequence or more for each example.
 
         Args:
-          tokens: `[B]` int32, the token before this position (0 at the start).
-          cache: From `start_cache` or the step before.
+          tokens: `[R]` int32, the token before this position (0 at the start).
+          cache: From `start_cache`, `Cache.spread`, `Cache.gather` or the step before.
           position: Scalar int32, counted from 0.
           encoded: From `encode`.
 
         Returns:
-          float32 logits `[B, V]` of the token at `position`, and the new cache.
+          float32 logits `[R, V]` of the token at `position`, and the new cache.
         """
         embedded = self.token_embedder(tokens[:, None])
         logits, cache = self.decoder.step(embedded, cache, position, encoded)

@@ -21,8 +21,8 @@ class LayerPoints:
       prompt: The module.
       layer: Number of the layer.
       state: What the module's `start` returned.
-      prefixes: The keys and values of the layer's prefixes, where they are known: in decoding, they
-        are computed once. None has the module compute them.
+      prefixes: The keys and values of the layer's prefixes. None has the module compute them; a
+        step of decoding has them in its cache, and gives `{}`.
       batch: B; needed to compute prefixes.
 
     Attributes:
