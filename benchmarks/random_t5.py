@@ -13,7 +13,7 @@ import numpy as np
 
 from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_engine_local.model.network import T5Config
-from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
+from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_files.own_formats import MODEL_FILE
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 from prompt_tuning_prompt_basic import PromptBasic
@@ -72,6 +72,15 @@ def make(
             length=arguments.prompt_length, prompt_init=jax.nn.initializers.uniform(0.5)
         ),
     )
+
+
+def answers(model: EncoderDecoderModel) -> Callable[..., jax.Array]:
+    """Returns `model.generate` as a run uses it: jitted, with the ids of the best answers alone."""
+
+    def ids(prompt: Params, frozen: Params, tokens: jax.Array, length: int) -> jax.Array:
+        return model.generate(prompt, frozen, tokens, length).ids[:, 0]
+
+    return jax.jit(ids, static_argnums=3)
 
 
 def write(arguments: argparse.Namespace, folder: str | os.PathLike[str]) -> Path:

@@ -68,10 +68,8 @@ def decoding_in_turn(arguments: argparse.Namespace, weights: Any) -> dict[str, l
     for variant in arguments.variants:
         model = model_of(variant, arguments, eos_id=-1)  # No answer ends early.
         loop = TrainingLoop(model, weights)
-        generate = jax.jit(model.generate, static_argnums=3)
-
         runs[variant] = functools.partial(
-            generate, loop.prompt, loop.frozen, tokens, arguments.decode_length
+            random_t5.answers(model), loop.prompt, loop.frozen, tokens, arguments.decode_length
         )
         runs[variant]().block_until_ready()
     found: dict[str, list[float]] = {variant: [] for variant in runs}

@@ -136,7 +136,9 @@ def combinations(engine: str) -> Iterator[tuple[str, ...]]:
     """Yields the files of each run that the documentation describes."""
     folder = FOLDERS[engine][0]
     decoding = [f"models/decoding/{f.name}" for f in sorted(folder.glob("models/decoding/*.gin"))]
-    for run, model, decoder in itertools.product(COMMANDS, MODELS, ["", *decoding]):
+    # All models have the decoding of one: they include the same file.
+    chosen = [*((model, "") for model in MODELS), *((MODELS[0], name) for name in decoding)]
+    for run, (model, decoder) in itertools.product(COMMANDS, chosen):
         # In evaluation and inference, the prompt is that of PROMPT_FILE.
         for prompt in ["", *PROMPTS] if COMMANDS[run] == "train" else [""]:
             yield tuple(filter(None, (model, decoder, prompt, run)))

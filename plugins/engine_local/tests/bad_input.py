@@ -89,6 +89,7 @@ VALUES: list[tuple[dict[str, Any], str]] = [
     ({"PROMPT": 3}, "PROMPT is 'int', expected a prompt module that is not called"),
     ({"OPTIMIZER": 3}, "OPTIMIZER is 3, expected an optax optimizer such as"),
     ({"MODEL": 3}, "MODEL is 3, expected an EncoderDecoderModel: name a models file"),
+    ({"prompted_model.EncoderDecoderModel.decode_fn": 3}, "decode_fn is 3, expected a function"),
     ({"VOCABULARY": 3}, "vocab is 3, expected something with encode(str) -> ids"),
     ({"options.TrainingOptions.eval_split": 3}, "eval_split is 3, expected a text in quotes"),
     ({"options.TrainingOptions.train_split": ""}, "train_split is '', expected a text in quo"),
@@ -268,6 +269,14 @@ BINDINGS: list[tuple[list[str], str]] = [
     (["--gin.prompts.make.prompt_init=@init_randm()"], "did you mean 'init_random'"),
     (["--gin.prompts.make.prompt_init=@init_vocab()", "--gin.init_string.text='x'"], "init_string"),
     (["--gin.X=" + DEEP], "a value is nested too deep for gin"),
+    (
+        ["--gin_file=models/decoding/beam_search.gin", "--gin.decoding.beam_search.num_decodes=0"],
+        "decoding.beam_search.num_decodes is 0, expected a whole number of at least 1",
+    ),
+    (
+        ["--gin_file=models/decoding/rank_classification.gin", "--gin.RANK_LABELS=[]"],
+        "RANK_LABELS is [], expected a list of texts, such as ['yes', 'no']",
+    ),
     (["--gin.BATCH_SIZE"], "'--gin.BATCH_SIZE' has no value"),
     (["--gin.BATCH_SIZE="], "is not of the form NAME=VALUE"),
     (["--gin.=3"], "is not of the form NAME=VALUE"),

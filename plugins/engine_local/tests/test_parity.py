@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import adafactor_cases
@@ -15,7 +16,7 @@ from tiny_model import CONFIG
 from prompt_tuning_core.combine import PLACES
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import in_stack
-from prompt_tuning_engine_local.model import losses, optimizers
+from prompt_tuning_engine_local.model import decoding, losses, optimizers
 from prompt_tuning_engine_local.model.prompt_points import stack_of
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_prompt_basic import PromptBasic
@@ -152,10 +153,31 @@ def test_gradient_of_the_prompt(golden, frozen, prompt, file, settings, expected
 def test_greedy_tokens(golden, frozen, prompt, kind):
     forward = golden("forward_short")
     generate = jax.jit(make_model().generate, static_argnums=3)
-    tokens = generate(
+    found = generate(
         prompt if kind == "prompt" else None, frozen, forward["encoder_input_tokens"], 8
     )
-    np.testing.assert_array_equal(tokens, forward[f"{kind}_greedy_tokens"])
+    np.testing.assert_array_equal(found.ids[:, 0], forward[f"{kind}_greedy_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "beams", "expected"),
+    [("noprompt", 4, "beam4_all"), ("prompt", 4, "beam4_all"), ("prompt", 1, "beam1")],
+)
+def test_beams(golden, frozen, prompt, kind, beams, expected):
+    forward = golden("forward_short")
+    search = functools.partial(decoding.beam_search, num_decodes=beams)
+    generate = jax.jit(make_model(decode_fn=search).generate, static_argnums=3)
+    found = generate(
+        prompt if kind == "prompt" else None, frozen, forward["encoder_input_tokens"], 8
+    )
+    tokens, scores = (
+        # T5X has the best last, and gives a place that no sequence took a score of -1e7.
+        forward[f"{kind}_{expected}_{part}"].reshape(4, beams, -1)[:, ::-1]
+        for part in ("tokens", "scores")
+    )
+    np.testing.assert_array_equal(found.ids, tokens)
+    scores = np.where(scores[..., 0] == -1e7, -np.inf, scores[..., 0])
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

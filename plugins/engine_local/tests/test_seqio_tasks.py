@@ -263,7 +263,8 @@ def test_metrics_are_those_of_seqios_evaluator(seqio, add, golden, predictor):
     generate, loss = jax.jit(model.generate, static_argnums=3), jax.jit(model.loss)
     for example in prepared.tokenized:
         batch = batching.make_batch([example], whole)
-        ids.append(np.asarray(generate(prompt, frozen, batch["encoder_input_tokens"], 6))[0])
+        decoded = generate(prompt, frozen, batch["encoder_input_tokens"], 6)
+        ids.append(np.asarray(decoded.ids)[0, 0])
         # Without z-loss and label smoothing the loss is the negative log-likelihood.
         scores.append(-float(loss(prompt, frozen, batch, None)[0]))
     np.testing.assert_allclose(evaluation.scores, scores, rtol=1e-5)

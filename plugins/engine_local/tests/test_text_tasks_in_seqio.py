@@ -86,7 +86,7 @@ def in_both_engines(golden, seqio, task, split):
         text.tokenized, batching.padded_lengths(LENGTHS, bucketing=False), 1
     ):
         tokens = jnp.asarray(batch["encoder_input_tokens"])
-        ids.append(np.asarray(model.generate(prompt, predictor.frozen, tokens, 6))[0])
+        ids.append(np.asarray(model.generate(prompt, predictor.frozen, tokens, 6).ids)[0, 0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = seqio.Evaluator(

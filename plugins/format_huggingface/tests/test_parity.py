@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 
-from prompt_tuning_engine_local.model import model_files, sizes
+from prompt_tuning_engine_local.model import decoding, model_files, sizes
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_files import formats
 from prompt_tuning_prompt_basic import PromptBasic
@@ -88,7 +88,7 @@ def test_adapters_act_as_in_peft(golden, copied, name):
     assert_close(logits(model, frozen, outputs, prompt), theirs[f"{name}_logits"][real])
     generate = jax.jit(model.generate, static_argnums=3)
     tokens = generate({PROMPT: prompt}, frozen, outputs["encoder_input_tokens"], 8)
-    np.testing.assert_array_equal(tokens, theirs[f"{name}_greedy_tokens"][:, 1:])
+    np.testing.assert_array_equal(tokens.ids[:, 0], theirs[f"{name}_greedy_tokens"][:, 1:])
 
 
 def test_loss_and_gradient_of_the_prompt(golden, copied):
@@ -110,11 +110,24 @@ def test_loss_and_gradient_of_the_prompt(golden, copied):
 
 def test_greedy_tokens(opened):
     model, frozen, outputs = opened
+    # Hugging Face's begin with the start token.
+    np.testing.assert_array_equal(decoded(model, frozen, outputs), outputs["greedy_tokens"][:, 1:])
+
+
+def test_beams(golden, copied):
+    model, frozen = load(copied("model"))
+    # Hugging Face lets a sequence of full length win over one that ended before; ours and T5X's
+    # search does not. Without an EOS none ends, and length penalties change nothing.
+    model.vocabulary.eos_id = -1
+    model.decode_fn = decoding.beam_search
+    outputs = golden("hf_t5")
+    np.testing.assert_array_equal(decoded(model, frozen, outputs), outputs["beam4_tokens"][:, 1:])
+
+
+def decoded(model, frozen, outputs):
     generate = jax.jit(model.generate, static_argnums=3)
     prompt = {PROMPT: outputs["prompt"]}
-    tokens = generate(prompt, frozen, outputs["encoder_input_tokens"], 8)
-    # Hugging Face's begin with the start token.
-    np.testing.assert_array_equal(tokens, outputs["greedy_tokens"][:, 1:])
+    return generate(prompt, frozen, outputs["encoder_input_tokens"], 8).ids[:, 0]
 
 
 def test_the_configuration_comes_from_the_model(copied):

@@ -34,6 +34,7 @@ from prompt_tuning_demo.prefixes import WORDINGS, Wording
 from prompt_tuning_demo.recipe import EXTRA_IDS, Recipe
 from prompt_tuning_demo.vocabulary import EOS_ID, WordEncoder, make_vocabulary
 from prompt_tuning_engine_local.model import decoding
+from prompt_tuning_engine_local.model.decoder import Cache
 from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_files.own_formats import MODEL_FILE
@@ -187,13 +188,16 @@ class Validation:
     def _decode(self, params: Params, inputs: jax.Array) -> jax.Array:
         apply = functools.partial(self._network.apply, {"params": params})
         encoded = apply(inputs, method="encode")
-        return decoding.greedy(
+        problem = decoding.Problem(
             lambda tokens, cache, at: apply(tokens, cache, at, encoded, method="decode_step"),
             apply(encoded, _ANSWER_LENGTH, method="start_cache"),
+            Cache.spread,
+            Cache.gather,
             inputs.shape[0],
             _ANSWER_LENGTH,
             EOS_ID,
         )
+        return decoding.greedy(problem).ids[:, 0]
 
 
 def pretrain(recipe: Recipe, out_dir: Path) -> None:

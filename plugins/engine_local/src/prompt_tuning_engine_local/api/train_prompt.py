@@ -51,7 +51,7 @@ class PromptTraining:
       prompt: The prompt module: a plugin's name, or a function that makes one; None for the plain
         prompt (PROMPT).
       length: P, the number of prompt vectors (PROMPT_LENGTH).
-      initializer: Makes the first value: `initializer(rng, shape)`, or a `Prompt` to train further;
+      initializer: Makes the first value, `initializer(rng, shape)`; or a `Prompt` to train more;
         None for random uniform values in [0, 0.5).
       learning_rate: Of Adafactor: a number (LEARNING_RATE), or an optax schedule instead of the next
         three.

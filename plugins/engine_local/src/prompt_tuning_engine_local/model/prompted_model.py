@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from prompt_tuning_core.prompts import (
     overrides,
 )
 from prompt_tuning_engine_local.model import decoding, losses
+from prompt_tuning_engine_local.model.decoder import Cache
 from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network import T5, T5Config
 from prompt_tuning_engine_local.model.prompt_points import stack_of
@@ -47,9 +48,11 @@ class EncoderDecoderModel:
       z_loss: See `losses.cross_entropy`.
       label_smoothing: See `losses.cross_entropy`.
       loss_normalizing_factor: See `losses.cross_entropy`.
+      decode_fn: Makes the answers; `decoding` has several.
 
     Raises:
-      InputError: If the prompt module needs something that this engine does not support.
+      InputError: If the prompt module needs something that this engine does not support, or
+        `decode_fn` is no function.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class EncoderDecoderModel:
         z_loss: float = 0.0,
         label_smoothing: float = 0.0,
         loss_normalizing_factor: float | str | None = None,
+        decode_fn: decoding.DecodeFn = decoding.greedy,
     ) -> None:
         self.config = config
         self.vocabulary = vocabulary
@@ -73,6 +77,12 @@ class EncoderDecoderModel:
         self.z_loss = z_loss
         self.label_smoothing = label_smoothing
         self.loss_normalizing_factor = loss_normalizing_factor
+        self.decode_fn = decode_fn
+        if not callable(decode_fn):
+            raise InputError(
+                f"EncoderDecoderModel.decode_fn is {decode_fn!r}, expected a function such as "
+                "@decoding.beam_search"
+            )
         if vocabulary.vocab_size > config.num_embeddings:
             raise InputError(
                 f"the vocabulary {vocabulary.sentencepiece_model_file} has {vocabulary.vocab_size} "
@@ -84,7 +94,12 @@ class EncoderDecoderModel:
     @functools.cached_property
     def compiled_generate(self) -> Any:
         """`generate`, compiled once for all that use this model."""
-        return jax.jit(self.generate, static_argnums=3)
+        return jax.jit(self.generate, static_argnames=("max_length", "decode_fn"))
+
+    @functools.cached_property
+    def compiled_best_ids(self) -> Any:
+        """`best_ids`, compiled once for all that use this model."""
+        return jax.jit(self.best_ids, static_argnames=("max_length", "decode_fn"))
 
     @functools.cached_property
     def compiled_score(self) -> Any:
@@ -262,18 +277,29 @@ class EncoderDecoderModel:
         return jnp.sum(per_token * batch["decoder_loss_weights"], axis=-1)
 
     def generate(
-        self, prompt: Params | None, frozen: Params, tokens: jax.Array, max_length: int
-    ) -> jax.Array:
-        """Decodes greedily with a key-value cache.
+        self,
+        prompt: Params | None,
+        frozen: Params,
+        tokens: jax.Array,
+        max_length: int,
+        keys: jax.Array | None = None,
+        decode_fn: decoding.DecodeFn | None = None,
+    ) -> decoding.Decoded:
+        """Decodes with a key-value cache; encodes each input once, for any number of sequences.
 
         Args:
           prompt: The prompt's parameters; None for the bare model.
           frozen: The others.
           tokens: `[B, L]` int32 inputs with EOS, 0 where padded.
           max_length: T, the most ids to generate.
+          keys: A PRNG key for each example, for functions that draw ids.
+          decode_fn: Decodes; None for the model's own function.
 
         Returns:
-          int32 `[B, T]`, 0 after EOS.
+          int32 `[B, N, T]` and float32 `[B, N]`, the best of each example first.
+
+        Raises:
+          InputError: If a parameter of the function is bad.
         """
         network = self.bare_network if prompt is None else self.network
         variables = _variables(frozen, prompt or {})
@@ -283,7 +309,61 @@ class EncoderDecoderModel:
         def step(last: jax.Array, cache: object, position: jax.Array) -> Any:
             return network.apply(variables, last, cache, position, encoded, method="decode_step")
 
-        return decoding.greedy(step, cache, tokens.shape[0], max_length, self.vocabulary.eos_id)
+        decode = self.decode_fn if decode_fn is None else decode_fn
+        return decode(
+            decoding.Problem(
+                step,
+                cache,
+                Cache.spread,
+                Cache.gather,
+                batch_size=tokens.shape[0],
+                max_length=max_length,
+                eos_id=self.vocabulary.eos_id,
+                keys=keys,
+                encode=self._encode,
+            )
+        )
+
+    def best_ids(
+        self,
+        prompt: Params | None,
+        frozen: Params,
+        tokens: jax.Array,
+        max_length: int,
+        keys: jax.Array | None = None,
+        decode_fn: decoding.DecodeFn | None = None,
+    ) -> jax.Array:
+        """Returns the ids of the best answers that `generate` gives, int32 `[B, T]`.
+
+        The program computes only the ids: scores that nothing uses take no time.
+        """
+        return self.generate(prompt, frozen, tokens, max_length, keys, decode_fn).ids[:, 0]
+
+    def check_decoding(self, max_length: int) -> None:
+        """Tries `decode_fn` without parameters of the model; computes nothing.
+
+        Args:
+          max_length: T, the most ids to generate.
+
+        Raises:
+          InputError: If a parameter of the function is bad, or it does not return `Decoded`.
+        """
+        eos_id, size = self.vocabulary.eos_id, self.config.num_embeddings
+        decoding.check(self.decode_fn, max_length, size, eos_id, self._encode)
+
+    def _encode(self, text: str) -> Sequence[int]:
+        """Returns the ids of a label, without EOS.
+
+        Raises:
+          InputError: If the vocabulary has no piece for a part of it.
+        """
+        ids = self.vocabulary.encode(text)
+        if self.vocabulary.unk_id in ids:
+            raise InputError(
+                f"the vocabulary {self.vocabulary.sentencepiece_model_file} has no piece for a "
+                f"part of the label {text!r} of RANK_LABELS; give a label that it can write"
+            )
+        return ids
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Predicts targets by greedy decoding and scores them with a task's metrics."""
+"""Predicts targets by decoding and scores them with a task's metrics."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from prompt_tuning_core.errors import InputError, nearest
@@ -99,8 +101,7 @@ class Predictor:
         self._batch_size = batch_size
         self._placement = placement
         self._padded = batching.padded_lengths(lengths, bucketing=bucketing)
-        self._generate = model.compiled_generate
-        self._score = model.compiled_score
+        self._model = model
 
     def predict(
         self,
@@ -133,7 +134,9 @@ class Predictor:
         size = self._batch_size * _BATCHES_OF_A_PART
         return (
             self._decoded(
-                self._answer(tokenized[start : start + size], _part(prompt, start, start + size))
+                self._answer(
+                    tokenized[start : start + size], _part(prompt, start, start + size), first=start
+                )
             )
             for start in range(0, len(tokenized), size)
         )
@@ -223,14 +226,19 @@ class Predictor:
         examples: Sequence[batching.TokenizedExample],
         prompt: AnyPrompt,
         progress: Callable[[int], None] = lambda done: None,
+        first: int = 0,
     ) -> np.ndarray:
-        """Returns the ids of each answer, int32 `[N, T]`."""
+        """Returns the ids of each answer, int32 `[N, T]`; `first` is the first example's number."""
         length = self._reading.lengths.targets
         answers = np.zeros((len(examples), length), np.int32)
         done = 0
         for batch, rows, own in self._batches(examples, prompt):
             tokens = self._placement.split(batch["encoder_input_tokens"])
-            ids = self._generate(own, self.frozen, tokens, length)
+            fill = (0, self._batch_size - len(rows))
+            numbers = self._placement.split(np.pad(rows + first, fill, mode="edge"))
+            ids = self._model.compiled_best_ids(
+                own, self.frozen, tokens, max_length=length, keys=_keys(numbers)
+            )
             # The rows after these only fill the batch.
             answers[rows] = np.asarray(ids)[: len(rows)]
             done += len(rows)
@@ -243,7 +251,7 @@ class Predictor:
         """Returns the log-likelihood of each example's targets, float32 `[N]`."""
         scores = np.zeros(len(examples), np.float32)
         for batch, rows, own in self._batches(examples, prompt):
-            values = self._score(own, self.frozen, self._placement.split(batch))
+            values = self._model.compiled_score(own, self.frozen, self._placement.split(batch))
             scores[rows] = np.asarray(values)[: len(rows)]
         return scores
 
@@ -268,6 +276,16 @@ def _part(prompt: AnyPrompt, start: int, stop: int) -> AnyPrompt:
     if isinstance(prompt, PromptChoice):
         return prompt._replace(numbers=prompt.numbers[start:stop])
     return prompt
+
+
+@jax.jit
+def _keys(numbers: jax.Array) -> jax.Array:
+    """Returns a key for each example: an answer that is drawn does not depend on the batch.
+
+    Args:
+      numbers: int32 `[B]`, the examples' numbers.
+    """
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(numbers)
 
 
 def metrics_of(task: EngineTask, evaluations: Iterable[Evaluation]) -> dict[str, float]:

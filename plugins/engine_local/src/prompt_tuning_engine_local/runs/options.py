@@ -69,6 +69,12 @@ _NAMES = Check(
     "a list of names, such as ['name']",
     lambda value: isinstance(value, list | tuple) and all(isinstance(name, str) for name in value),
 )
+_TEXTS = Check(
+    "a list of texts, such as ['yes', 'no']",
+    lambda value: (
+        isinstance(value, list | tuple) and len(value) > 0 and all(map(_TEXT.accepts, value))
+    ),
+)
 _SEED = Check(
     f"a whole number from 0 to {2**32 - 1}", lambda value: _is_whole(value) and 0 <= value < 2**32
 )
@@ -122,6 +128,9 @@ MACROS: Mapping[str, Check] = {
     "HOOKS": _NAMES,
     "ALLOW_CHANGES": _NAMES,
     "RECORD_SETTINGS": _BOOL,
+    # Decoding.
+    "DECODING_SEED": _SEED,
+    "RANK_LABELS": _TEXTS,
     # The model. No T5 has sizes like the largest ones, which catch a slip before it takes memory.
     "PROMPT_LENGTH": _whole(1, 10**6),
     "NUM_EMBEDDINGS": _whole(1, 10**8),

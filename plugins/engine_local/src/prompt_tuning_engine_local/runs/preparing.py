@@ -113,6 +113,7 @@ def load(options: Options, placement: Placement) -> Loaded:
             f"MODEL is {options.model!r}, expected an EncoderDecoderModel: name a models file"
         )
     model, lengths = options.model, FeatureLengths.of(options.task_feature_lengths)
+    model.check_decoding(lengths.targets)
     frozen = options.given.frozen or model_files.load(
         options.checkpoint_path, model.frozen_parameters, placement.everywhere
     )
