@@ -170,11 +170,12 @@ def test_answers_drawn_do_not_depend_on_the_batch(monkeypatch):
     given = problem(np.ones(64) / 64)
 
     def answers(batch_size, seed):
-        def generate(prompt, frozen, tokens, length, keys):
-            one = dataclasses.replace(given, batch_size=len(tokens), max_length=length, keys=keys)
-            return decoding.temperature_sample(one, seed=seed)
+        def best_ids(prompt, frozen, tokens, max_length, keys):
+            size = {"batch_size": len(tokens), "max_length": max_length}
+            one = dataclasses.replace(given, keys=keys, **size)
+            return decoding.temperature_sample(one, seed=seed).ids[:, 0]
 
-        monkeypatch.setattr(model, "generate", generate)
+        monkeypatch.setattr(model, "compiled_best_ids", best_ids)
         lengths, placement = FeatureLengths(12, 2), Placement(1)
         predictor = evaluation.Predictor(model, {}, lengths, batch_size, placement)
         parts = list(predictor.predict_in_parts(texts, None))

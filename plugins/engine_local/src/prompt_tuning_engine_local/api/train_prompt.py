@@ -53,7 +53,7 @@ class PromptTraining:
       length: P, the number of prompt vectors (PROMPT_LENGTH).
       initializer: Makes the first value, `initializer(rng, shape)`; or a `Prompt` to train more;
         None for random uniform values in [0, 0.5).
-      learning_rate: Of Adafactor: a number (LEARNING_RATE), or an optax schedule instead of the next
+      learning_rate: Of Adafactor: a number (LEARNING_RATE); or an optax schedule, without the next
         three.
       learning_rate_schedule: See `schedules.learning_rate` (LEARNING_RATE_SCHEDULE).
       warmup_steps: See `schedules.learning_rate` (WARMUP_STEPS).
