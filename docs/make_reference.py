@@ -27,8 +27,8 @@ MODULES = {
     "files": [
         f"prompt_tuning_files.{name}"
         for name in (
-            "prompt_files", "module_files", "trained_prompts", "remote_prompts", "formats",
-            "embeddings", "names",
+            "prompt_files", "run_files", "module_files", "trained_prompts", "remote_prompts",
+            "formats", "embeddings", "names",
             "initial_values", "text_rows", "provenance", "git_lfs", "vocabularies", "model_sizes",
         )
     ],

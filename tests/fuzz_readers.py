@@ -38,10 +38,9 @@ from prompt_tuning_core.commands.main import main
 from prompt_tuning_core.commands.text_tables import printable
 from prompt_tuning_core.errors import PromptTuningError
 from prompt_tuning_core.protocols import RunFlags
-from prompt_tuning_engine_local.runs import state_store
 from prompt_tuning_engine_local.runs.reporting import TrainingReport
 from prompt_tuning_engine_local.runs.state_store import StateStore, TrainingState
-from prompt_tuning_files import embeddings, module_files, prompt_files
+from prompt_tuning_files import embeddings, module_files, prompt_files, run_files
 from prompt_tuning_init_file import init_file
 from prompt_tuning_testing.pytest_plugin import Site
 from prompt_tuning_testing.strangers import STRANGERS
@@ -252,7 +251,7 @@ def read_state() -> None:
 
 
 def write_run(folder: Path) -> None:
-    state_store.write_run(folder, {**PROVENANCE, "lengths": {"inputs": 3, "targets": [1.5, None]}})
+    run_files.write_run(folder, {**PROVENANCE, "lengths": {"inputs": 3, "targets": [1.5, None]}})
     rows = [{"step": step, "train/loss": 1.5, "eval/accuracy": None} for step in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -312,7 +311,7 @@ READERS = {
             lambda: read_rows(embeddings.safetensors_load("t.safetensors", "table")),
         ],
     ),
-    "run": Reader(write_run, [lambda: state_store.read_run(Path()), read_report]),
+    "run": Reader(write_run, [lambda: run_files.read_run(Path()), read_report]),
     "states": Reader(write_states, [read_state]),
 }
 

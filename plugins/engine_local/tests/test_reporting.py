@@ -10,6 +10,7 @@ import pytest
 import rich.console
 
 from prompt_tuning_engine_local.runs import reporting, state_store
+from prompt_tuning_files import run_files
 
 
 def test_without_matplotlib_one_line_names_the_extra(tmp_path, monkeypatch):
@@ -52,6 +53,27 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path):
     report.close()
     assert path.read_text().splitlines() == whole
     assert list(report.history["loss"]) == [1, 2]
+
+
+def test_seconds_add_up_over_the_parts_of_a_run(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(reporting, "time", clock)
+    console = rich.console.Console(file=io.StringIO())
+    # The second part resumes at step 2; the third finds that the run has ended.
+    for resumed_at, steps in ((None, (1, 2, 3)), (2, (3, 4)), (4, ())):
+        report = reporting.TrainingReport(tmp_path, console, resumed_at)
+        for step in steps:
+            clock.now += 4.0
+            report.step(step, {reporting.LOSS: 1.0})
+        if resumed_at is not None:
+            clock.now += 1.0
+            report.end(4)
+        report.close()
+        clock.now += 1000.0
+    lines = map(run_files.parse_line, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [(line.step, line.seconds, line.has_ended) for line in lines] == [
+        (1, 4.0, False), (2, 8.0, False), (3, 12.0, False), (4, 16.0, False), (4, 17.0, True),
+    ]  # fmt: skip
 
 
 class Clock:

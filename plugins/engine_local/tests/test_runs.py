@@ -106,7 +106,10 @@ def test_the_untrained_prompt_is_saved_with_what_it_is_worth(trained, golden, su
     assert facts["step"] == 0
     rows = (trained / "from_file" / "metrics.jsonl").read_text().splitlines()
     evaluated = {f"eval/{name}": v for name, v in facts["metrics"]["validation"].items()}
-    assert json.loads(rows[0]) == {"step": 0, **evaluated}
+    first = json.loads(rows[0])
+    assert first.pop("seconds") > 0
+    assert first == {"step": 0, **evaluated}
+    assert json.loads(rows[-1]).items() > {"step": 4, "ended": True}.items()
 
 
 def test_the_written_config_repeats_the_run(trained, succeed):

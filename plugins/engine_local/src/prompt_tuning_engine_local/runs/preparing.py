@@ -22,7 +22,7 @@ from prompt_tuning_engine_local.runs import evaluation, resuming, run_facts, sta
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Predictor
 from prompt_tuning_engine_local.runs.options import Options, TrainingOptions
-from prompt_tuning_files import module_files, prompt_files
+from prompt_tuning_files import module_files, prompt_files, run_files
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
@@ -139,7 +139,7 @@ def prepare(options: TrainingOptions) -> Prepared:
     placement = place(options)
     placement.check_batch_size(options.batch_size, options.num_microbatches)
     directory = _usable_directory(options.model_dir)
-    earlier = state_store.read_run(directory)
+    earlier = run_files.read_run(directory)
     hook = load_hooks(options)
     task = options.given.task or find_task.find(options.task_name, options.mixture_or_task_module)
     loaded = load(options, placement)
@@ -233,12 +233,12 @@ def _usable_directory(model_dir: str) -> Path:
     if not state_store.is_writable(directory):
         raise InputError(f"MODEL_DIR {directory} is not a directory that can be written to")
     prompt = prompt_files.newest(directory)
-    if (directory / state_store.RUN_FILE).exists():
+    if (directory / run_files.RUN_FILE).exists():
         return directory
     if prompt is not None or state_store.has_states(directory):
         found = "saved states" if prompt is None else prompt.name
         raise InputError(
-            f"MODEL_DIR {directory} holds {found} and no {state_store.RUN_FILE} that says which "
+            f"MODEL_DIR {directory} holds {found} and no {run_files.RUN_FILE} that says which "
             "run made it; give another directory"
         )
     return directory

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
-import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,22 +16,21 @@ import rich.table
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local import extras
-from prompt_tuning_files import strict_json
+from prompt_tuning_files import run_files
 from prompt_tuning_files.prompt_files import atomic_write
 
 LOSS = "loss_per_nonpadding_target_token"
 SECONDS_BETWEEN_LINES = 60.0
 """The longest silence while training, where no terminal shows a progress bar."""
 
-METRICS_FILE = "metrics.jsonl"
-
 
 class TrainingReport:
     """Shows metrics while training and keeps them.
 
     It also writes `metrics.jsonl` in the run's directory, one line for each step and each
-    evaluation. A resumed run reads its history from that file. What cannot be written gives a
-    warning: no curve is worth a prompt.
+    evaluation, with the seconds since the run began; see `run_files.Logged`. A resumed run reads
+    its history from that file, and counts on from the seconds of its last save. What cannot be
+    written gives a warning: no curve is worth a prompt.
 
     Args:
       directory: The run's directory.
@@ -49,9 +46,10 @@ class TrainingReport:
     ) -> None:
         self.history: dict[str, dict[int, float]] = {}
         self._has_failed = False
+        self._began = time.monotonic()
         self._console = console
         self._tensorboard = _TensorBoard(directory / "tensorboard", resumed_at)
-        self._lines = self._reopen(directory / METRICS_FILE, resumed_at)
+        self._lines = self._reopen(directory / run_files.METRICS_FILE, resumed_at)
         self._progress: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
         self._plain: _PlainProgress | None = None
@@ -96,6 +94,11 @@ class TrainingReport:
         losses = self.history.get(f"train/{LOSS}", {})
         loss = f", loss per token {losses[step]:.3f}" if step in losses else ""
         self._console.print(f"step {step}: {values}{loss}", highlight=False)
+
+    def end(self, step: int) -> None:
+        """Records that the run has ended at `step`."""
+        with self._attempt():
+            self._lines.write(run_files.Logged(step, {}, self._seconds, has_ended=True).line())
 
     def flush(self) -> None:
         """Writes all metrics so far to the disk."""
@@ -159,8 +162,12 @@ class TrainingReport:
         named = {f"{group}/{name}": value for name, value in metrics.items()}
         self._remember(step, named)
         with self._attempt():
-            self._lines.write(strict_json.dumps({"step": step, **named}) + "\n")
+            self._lines.write(run_files.Logged(step, named, self._seconds).line())
             self._tensorboard.write(step, named)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def _remember(self, step: int, named: Mapping[str, float]) -> None:
         for name, value in named.items():
@@ -168,18 +175,18 @@ class TrainingReport:
 
     def _reopen(self, path: Path, resumed_at: int | None) -> TextIO:
         """Opens the file of metrics for appending; keeps its lines up to `resumed_at`."""
-        kept = []
+        kept, seconds = [], 0.0
         if resumed_at is not None and path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    row = dict(json.loads(line))
-                    step = int(row.pop("step"))
-                    values = {n: math.nan if v is None else float(v) for n, v in row.items()}
-                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                    logged = run_files.parse_line(line)
+                except ValueError:
                     continue  # A crash cut this line, or it is damaged; no step depends on it.
-                if step <= resumed_at:
+                if logged.step <= resumed_at and not logged.has_ended:
                     kept.append(line + "\n")
-                    self._remember(step, values)
+                    self._remember(logged.step, logged.values)
+                    seconds = logged.seconds or seconds
+            self._began -= seconds
         with atomic_write(path) as file:
             file.write("".join(kept).encode())
         return path.open("a", encoding="utf-8")

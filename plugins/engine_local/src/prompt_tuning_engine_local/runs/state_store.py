@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
-from prompt_tuning_files import prompt_files, strict_json
+from prompt_tuning_files import run_files
 
 if TYPE_CHECKING:
     import orbax.checkpoint
 
-RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
 _STATE_FOLDER = "state"
 
@@ -160,7 +159,8 @@ class StateStore:
         # The notes first: the shapes in them say whether the arrays are this run's.
         sealed = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
         notes = sealed.notes
-        if notes.get("sha256") != _digest({k: v for k, v in notes.items() if k != "sha256"}):
+        own = {name: value for name, value in notes.items() if name != "sha256"}
+        if notes.get("sha256") != run_files.digest(own):
             raise ValueError("the notes differ from their checksum")
         if notes["shapes"] != _shapes(expected):
             raise InputError(
@@ -189,12 +189,7 @@ def _sealed_notes(notes: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[s
         "shapes": _shapes(arrays),
         "arrays": _arrays_digest(arrays),
     }
-    return {**sealed, "sha256": _digest(sealed)}
-
-
-def _digest(value: Any) -> str:
-    """Returns the checksum of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return {**sealed, "sha256": run_files.digest(sealed)}
 
 
 def _arrays_digest(arrays: Mapping[str, Mapping[str, Any]]) -> str:
@@ -369,31 +364,6 @@ def lock(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def write_run(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the facts of a run, with their checksum, to `run.json`."""
-    facts = json.loads(strict_json.dumps(dict(facts)))  # As they will be read.
-    prompt_files.write_json(directory / RUN_FILE, {**facts, "sha256": _digest(facts)})
-
-
-def read_run(directory: Path) -> dict[str, Any] | None:
-    """Returns the facts of the run in `directory`; None if there is no run.
-
-    Raises:
-      InputError: If they cannot be read, or differ from their checksum.
-    """
-    path = directory / RUN_FILE
-    if not path.exists():
-        return None
-    facts = strict_json.read_object(path, f"run {path}")
-    if facts.pop("sha256", None) != _digest(facts):
-        raise InputError(
-            f"run {path}: differs from its checksum, so that it is damaged or was edited; put a "
-            "copy back, or give another MODEL_DIR and start from the run's prompt with "
-            "prompts/from_file.gin"
-        )
-    return facts
 
 
 def has_states(directory: Path) -> bool:

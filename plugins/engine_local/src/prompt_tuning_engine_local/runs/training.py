@@ -31,10 +31,9 @@ from prompt_tuning_engine_local.runs.evaluation import Predictor, metrics_of
 from prompt_tuning_engine_local.runs.options import TrainingOptions
 from prompt_tuning_engine_local.runs.preparing import Prepared, prepare
 from prompt_tuning_engine_local.runs.state_store import TrainingState
-from prompt_tuning_files import module_files, prompt_files
+from prompt_tuning_files import module_files, prompt_files, run_files
 from prompt_tuning_files.provenance import without_settings
 
-CONFIG_FILE = "config.gin"
 CURVES_FILE = "curves.png"
 
 
@@ -249,6 +248,7 @@ class _Trainer:
                 self._save()
             yield from self._take_steps()
             self._store.wait()
+            self._report.end(self._step)
             if self._stops_early:
                 self._console.print(
                     f"ended at step {self._step}: the last {self._not_better} evaluations gave no "
@@ -268,7 +268,7 @@ class _Trainer:
     def _newest_state(self) -> TrainingState | None:
         """Returns the state that an earlier process saved; begins a new run if there is none."""
         prepared, directory = self._prepared, self._prepared.directory
-        if state_store.read_run(directory) != prepared.earlier:
+        if run_files.read_run(directory) != prepared.earlier:
             raise InputError(
                 f"MODEL_DIR {directory}: another run has begun there in the meantime; give another "
                 "directory"
@@ -278,7 +278,7 @@ class _Trainer:
         if saved is None:
             _check_nothing_is_lost(prepared)
             # Save the seed before anything depends on it.
-            state_store.write_run(directory, prepared.facts)
+            run_files.write_run(directory, prepared.facts)
             prepared.hook.prompt_initialized(
                 prompt=self._options.model.matrix(self._initial),
                 parameters=_as_numpy(self._initial),
@@ -294,9 +294,9 @@ class _Trainer:
             if prepared.changes:
                 changes = [{"step": saved.step, **change} for change in prepared.changes]
                 prepared.facts.setdefault("changes", []).extend(changes)
-                state_store.write_run(directory, prepared.facts)
+                run_files.write_run(directory, prepared.facts)
             self._console.print(f"going on from step {saved.step}", highlight=False)
-        with prompt_files.atomic_write(directory / CONFIG_FILE) as file:
+        with prompt_files.atomic_write(directory / run_files.CONFIG_FILE) as file:
             file.write(prepared.facts["config"].encode())
         return saved
 
