@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning_commands_inspect import nearest_pieces
+from prompt_tuning_commands_inspect.flat_facts import flat
 from prompt_tuning_core.commands.text_tables import aligned
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import formats, vocabularies
-
-_LINE = 80  # Longer lists continue on a new line.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         facts |= _matrix_facts(prompt.array)
     table = _table(prompt, found.path, arguments)
     print("\n".join(aligned(list(facts.items()))))
-    provenance = list(_flat(prompt.provenance))
+    provenance = list(flat(prompt.provenance))
     print("\nprovenance:", "" if provenance else "the file has none")
     print("".join(f"  {line}\n" for line in aligned(provenance)) if provenance else "")
     print("\n".join(aligned(table)))
@@ -110,18 +109,3 @@ def _nearest(
         )
         for row, near in zip(ids, cosines, strict=True)
     ]
-
-
-def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields nested facts by dotted names, each short enough for a line."""
-    for key, value in facts.items():
-        name = prefix + key
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        elif isinstance(value, list) and len(text) > _LINE:
-            yield from _flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
-        elif len(text.splitlines()) > 1:
-            yield name, f"{len(text.splitlines())} lines"
-        else:
-            yield name, text
