@@ -53,7 +53,13 @@ MODULES = {
             f"prompt_tuning_commands_inspect.{name}"
             for name in (
                 "model_list", "model_show", "prompt_list", "prompt_show", "prompt_convert",
-                "extract_variable", "nearest_pieces",
+                "extract_variable", "nearest_pieces", "flat_facts",
+            )
+        ),
+        *(
+            f"prompt_tuning_commands_runs.{name}"
+            for name in (
+                "runs_command", "report_command", "run_records", "run_groups", "best_values",
             )
         ),
     ],

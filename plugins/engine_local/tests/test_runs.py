@@ -97,6 +97,18 @@ def test_training_leaves_prompts_provenance_config_and_curves(trained):
     }  # fmt: skip
 
 
+def test_the_commands_that_compare_runs_read_it(trained, succeed):
+    task = json.loads(succeed(["runs", "run", "--json"], trained).stdout)["tasks"][0]
+    (found,) = task["groups"][0]["runs"]
+    assert (task["task"], task["metrics"][0]["name"]) == ("toy", "exact_match")
+    assert (found["last_step"], found["has_ended"]) == (4, True)
+    assert found["seconds"] > 0
+    succeed(["report", "run"], trained)
+    page = (trained / "report.html").read_text()
+    assert "toy: prompt_basic, init_labels, seed 0" in page
+    assert "nearest pieces, with their cosines" in page
+
+
 def test_the_untrained_prompt_is_saved_with_what_it_is_worth(trained, golden, succeed):
     np.save(trained / "given.npy", golden("tiny_prompt")["encoder/prompt/prompt/prompt"])
     flags = training_flags("prompts/from_file.gin", PROMPT_FILE="given.npy", MODEL_DIR="from_file")

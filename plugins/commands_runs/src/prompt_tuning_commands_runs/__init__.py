@@ -1,0 +1,1 @@
+"""Commands that compare training runs, and report on them in a web page."""
