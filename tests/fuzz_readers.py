@@ -256,6 +256,31 @@ def write_run(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_reported_run(folder: Path) -> None:
+    versions = {"numpy": "2.0"}
+    parts = {"model": {}, "vocabulary": {}, "prompt_module": {"plugin": "x"}, "versions": versions}
+    run_files.write_run(folder, {**PROVENANCE, **parts, "plugins": []})
+    (folder / "config.gin").write_text("A = 1\nx/options.TrainingOptions.best_metric = 'f1'\n")
+    rows = [
+        {"step": step, "seconds": 1.5, "train/loss": 1.5, "eval/f1": 0.5 / step}
+        for step in (1, 2, 3)
+    ]
+    lines = [*rows, {"step": 3, "seconds": 2.0, "ended": True}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    for step in (1, 3):
+        prompt_files.save(folder / f"prompt_{step}.npy", step * PROMPT, PROVENANCE)
+    answers = [
+        {"inputs": "a", "targets": target, "prediction": "no", "score": -1.5}
+        for target in ("yes", "no", "no", "yes")
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in answers)
+    (folder / "toy-test-predictions.jsonl").write_text(lines)
+    facts = {"task": "toy", "split": "test", "examples": 4, "f1": 0.5}
+    (folder / "toy-test-metrics.json").write_text(json.dumps(facts))
+    held_out = {"split": "test", "examples": 4, "metric": "f1", "rows": {"bare": 0.5}}
+    (folder / "held_out.json").write_text(json.dumps(held_out))
+
+
 def read_report() -> None:
     with contextlib.closing(TrainingReport(Path(), rich.console.Console(), resumed_at=1)):
         pass
@@ -312,6 +337,7 @@ READERS = {
         ],
     ),
     "run": Reader(write_run, [lambda: run_files.read_run(Path()), read_report]),
+    "reports": Reader(write_reported_run, ["runs .", "runs . --runs --json", "report ."]),
     "states": Reader(write_states, [read_state]),
 }
 

@@ -33,13 +33,18 @@ class Line:
 
     Attributes:
       label: A short name, shown at the line's end; "" for a figure of a single line.
-      points: Values by step; one that is not finite interrupts the line.
+      points: Values by step; one that cannot be drawn interrupts the line.
       style: A number; lines of one style look alike.
     """
 
     label: str
     points: Mapping[int, float]
     style: int = 0
+
+    @property
+    def drawn(self) -> list[tuple[int, float]]:
+        """The steps and values of its points, but of none that is not finite or beyond 1e100."""
+        return [(step, value) for step, value in self.points.items() if _can_be_drawn(value)]
 
 
 def figure(title: str, lines: Sequence[Line], note: str = "") -> Safe:
@@ -73,6 +78,10 @@ def figure(title: str, lines: Sequence[Line], note: str = "") -> Safe:
     )
 
 
+def _can_be_drawn(value: float) -> bool:
+    return abs(value) <= 1e100  # False for NaN.
+
+
 def thinned(points: Mapping[int, float]) -> tuple[dict[int, float], int]:
     """Returns at most `MOST_POINTS` points, and the number of values of which each is the mean.
 
@@ -86,17 +95,13 @@ def thinned(points: Mapping[int, float]) -> tuple[dict[int, float], int]:
 
 def _about(lines: Sequence[Line]) -> str:
     """Returns the last value of each line in words; of one alone other values too."""
-    finite = {
-        line.label: found
-        for line in lines
-        if (found := [(step, v) for step, v in line.points.items() if math.isfinite(v)])
-    }
-    if not finite:
+    found_in = {line.label: line.drawn for line in lines if line.drawn}
+    if not found_in:
         return "No value is finite."
     if len(lines) > 1:
-        last = (f"{label} {number_text(found[-1][1])}" for label, found in finite.items())
+        last = (f"{label} {number_text(found[-1][1])}" for label, found in found_in.items())
         return f"Last values: {', '.join(last)}."
-    (found,) = finite.values()
+    (found,) = found_in.values()
     named = {
         "First": found[0], "lowest": min(found, key=lambda one: one[1]),
         "highest": max(found, key=lambda one: one[1]), "last": found[-1],
@@ -113,7 +118,7 @@ def _cell(line: Line, step: int) -> Safe:
 
 
 def _drawn(title: str, lines: Sequence[Line]) -> Safe:
-    values = [value for line in lines for value in line.points.values() if math.isfinite(value)]
+    values = [value for line in lines for _, value in line.drawn]
     steps = [step for line in lines for step in line.points]
     if not values:
         return element("p", "No value is finite: there is nothing to draw.")
@@ -129,11 +134,7 @@ def _drawn(title: str, lines: Sequence[Line]) -> Safe:
 
 def _labels(lines: Sequence[Line], axes: Axes) -> Safe:
     """Returns the label of each line beside its end, moved so that none covers another one."""
-    ends = []
-    for line in lines:
-        finite = [(step, value) for step, value in line.points.items() if math.isfinite(value)]
-        if finite:
-            ends.append((axes.y(finite[-1][1]), line))
+    ends = [(axes.y(line.drawn[-1][1]), line) for line in lines if line.drawn]
     ends.sort(key=lambda one: one[0])
     places = apart([y for y, _ in ends], axes)
     return element(
@@ -154,24 +155,19 @@ def _path(line: Line, axes: Axes) -> Safe:
     form = line.style + line.style // COLORS  # Lines of one colour differ in their form.
     parts = [
         " ".join(f"{axes.x(step):.1f},{axes.y(value):.1f}" for step, value in part)
-        for part in _finite_parts(line.points)
+        for part in _drawn_parts(line.points)
     ]
     dashes = _DASHES[form % len(_DASHES)]
     strokes = (
         element("polyline", points=part, class_=f"line {color}", stroke_dasharray=dashes)
         for part in parts
     )
-    few = len(line.points) <= _MOST_MARKED
-    marked = line.points.items() if few else ()
-    markers = (
-        marker(form, axes.x(step), axes.y(value), f"mark {color}")
-        for step, value in marked
-        if math.isfinite(value)
-    )
+    marked = line.drawn if len(line.points) <= _MOST_MARKED else []
+    markers = (marker(form, axes.x(step), axes.y(value), f"mark {color}") for step, value in marked)
     return element("g", strokes, markers)
 
 
-def _finite_parts(points: Mapping[int, float]) -> Iterator[list[tuple[int, float]]]:
-    for is_finite, part in itertools.groupby(points.items(), key=lambda one: math.isfinite(one[1])):
-        if is_finite:
+def _drawn_parts(points: Mapping[int, float]) -> Iterator[list[tuple[int, float]]]:
+    for is_drawn, part in itertools.groupby(points.items(), key=lambda one: _can_be_drawn(one[1])):
+        if is_drawn:
             yield list(part)

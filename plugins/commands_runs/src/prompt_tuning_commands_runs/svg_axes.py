@@ -101,11 +101,11 @@ def apart(places: Sequence[float], axes: Axes, height: float = 14) -> list[float
     return moved
 
 
-def marker(shape: int, x: float, y: float, class_: str, **attributes: object) -> Safe:
+def marker(shape: int, x: float, y: float, class_: str) -> Safe:
     """Returns one of six marks: circle, square, triangle, diamond, cross, triangle upside down."""
     shape %= 6
     if shape == 0:
-        return element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_=class_, **attributes)
+        return element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_=class_)
     corners: Sequence[tuple[float, float]] = (
         [(-3, -3), (3, -3), (3, 3), (-3, 3)],
         [(0, -4.5), (4, 3), (-4, 3)],
@@ -115,7 +115,7 @@ def marker(shape: int, x: float, y: float, class_: str, **attributes: object) ->
         [(0, 4.5), (4, -3), (-4, -3)],
     )[shape - 1]  # fmt: skip
     points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return element("polygon", points=points, class_=class_, **attributes)
+    return element("polygon", points=points, class_=class_)
 
 
 def _text(text: str, x: float, y: float, anchor: str) -> Safe:
@@ -123,11 +123,12 @@ def _text(text: str, x: float, y: float, anchor: str) -> Safe:
 
 
 def _with_width(ends: tuple[float, float]) -> tuple[float, float]:
-    """Widens a range of one number, which has no place between its ends."""
+    """Widens a range of one number, or of nearly one, which has no place between its ends."""
     low, high = ends
-    if low < high:
+    size = max(abs(low), abs(high))
+    if high - low > 1e-9 * max(size, 1e-90):
         return ends
-    half = abs(low) / 10 or 0.5
+    half = size / 10 if size > 1e-90 else 0.5
     return low - half, high + half
 
 
