@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -184,6 +185,14 @@ def test_sections_say_what_they_lack(site, make_run, model, answer, prompts, rep
         assert text in texts
     module_files.save(empty / "prompt_4", {"a": prompts[0]}, None, described, {"seed": 0})
     assert "amounts to no plain prompt" in report("empty").texts
+
+
+def test_numbers_of_any_size_are_drawn_or_left_out():
+    sizes = (1e300, 5e-324, 1.0, 1 + 3e-16, math.inf, -1e16)
+    for values in itertools.combinations(sizes, 3):
+        page = line_figures.figure("x", [line_figures.Line("", dict(enumerate(values)))])
+        assert all(f'data-value="{value!r}"' in page for value in values)
+        assert 'points="' in page
 
 
 def test_long_curves_are_means_and_two_axes_are_those_of_most_variance():

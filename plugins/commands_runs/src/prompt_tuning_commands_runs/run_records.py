@@ -18,7 +18,7 @@ TRAINING, EVALUATION = "train/", "eval/"
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What the files of a run tell.
+    """A run, as its files describe it.
 
     Attributes:
       directory: The run's directory.
