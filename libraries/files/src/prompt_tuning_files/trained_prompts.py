@@ -79,7 +79,7 @@ def fill(macros: Macros) -> FilledMacros:
     all as PROMPT_FILE.
 
     Raises:
-      InputError: As `macros_of`.
+      InputError: As `macros_of`, and if both are given.
     """
     prompts = _named(macros)
     if not prompts:
@@ -100,7 +100,11 @@ def _named(macros: Macros) -> list[TrainedPrompt]:
     """Finds the prompts that PROMPT_FILE or PROMPT_FILES mean, where a value refers to these."""
     one, several = (macros.known.get(name) for name in ("PROMPT_FILE", "PROMPT_FILES"))
     paths: list[Any] = [one] if "PROMPT_FILE" in macros.used else []
-    if isinstance(several, Mapping) and "PROMPT_FILES" in macros.used and one is None:
+    if isinstance(several, Mapping) and "PROMPT_FILES" in macros.used:
+        if one is not None:
+            raise InputError(
+                f"PROMPT_FILE is {one!r}, and there are PROMPT_FILES, too; leave one of them out"
+            )
         paths = list(several.values())
     found = [find(path) for path in paths if isinstance(path, str)]
     return [prompt for prompt in found if prompt is not None]

@@ -17,10 +17,10 @@ from prompt_tuning_core.prompts import PromptModule
 from prompt_tuning_engine_local.model import model_files, sizes
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.network import T5Config
-from prompt_tuning_engine_local.model.prompt_of_each import PromptOfEach, PromptTable
+from prompt_tuning_engine_local.model.prompt_of_each import PromptChoice, PromptOfEach, PromptTable
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs.devices import Placement
-from prompt_tuning_engine_local.runs.evaluation import AnyPrompt, Predictor, PromptChoice
+from prompt_tuning_engine_local.runs.evaluation import AnyPrompt, Predictor
 from prompt_tuning_engine_local.runs.prompt_values import Prompt, plain_matrices
 from prompt_tuning_files import embeddings, module_files, vocabularies
 from prompt_tuning_files.vocabularies import EXTRA_IDS, SentencePieceVocabulary
@@ -173,7 +173,7 @@ class Model:
             distinct = list(dict.fromkeys(prompt))
             table = PromptTable.of(plain_matrices(distinct, self.config.emb_dim))
             numbers = np.array([distinct.index(one) for one in prompt], np.int32)
-            choice = PromptChoice(self.placement.everywhere(table), numbers)
+            choice = PromptChoice(table, numbers)
             return self._predicting(self._model_of(PromptOfEach()), distinct), choice
         if prompt is None:
             return self._predicting(self._model_of(PromptModule()), ()), None

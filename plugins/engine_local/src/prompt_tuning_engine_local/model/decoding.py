@@ -66,6 +66,41 @@ DecodeFn: TypeAlias = Callable[[Problem], Decoded]
 """A function that decodes; gin binds its other parameters."""
 
 
+def joint(problem: Problem, members: int) -> Problem:
+    """Returns the problem of an ensemble, which answers by the mean of its members' logits.
+
+    For example, of 3 prompts for 8 examples, rows 0 to 2 of the batch are the first example's. All
+    of them get the same ids, and the result has one answer, or N, for each of the 8.
+
+    Args:
+      problem: The problem of all members, B * `members` examples.
+      members: How many copies of each example follow each other.
+    """
+
+    def rows_of(rows: jax.Array, n: int) -> jax.Array:
+        """Returns the rows `[B, members, n]` of all members from those of the examples."""
+        example, sequence = (part.reshape(-1, 1, n) for part in jnp.divmod(rows, n))
+        return (example * members + jnp.arange(members)[:, None]) * n + sequence
+
+    def step(tokens: jax.Array, cache: Any, position: jax.Array) -> tuple[jax.Array, Any]:
+        n = len(tokens) // batch_size
+        each = jnp.broadcast_to(tokens.reshape(-1, 1, n), (batch_size, members, n))
+        logits, cache = problem.step(each.reshape(-1), cache, position)
+        mean = jnp.mean(logits.reshape(batch_size, members, n, -1), axis=1)
+        return mean.reshape(batch_size * n, -1), cache
+
+    batch_size = problem.batch_size // members
+    return dataclasses.replace(
+        problem,
+        step=step,
+        gather=lambda cache, rows: problem.gather(
+            cache, rows_of(rows, len(rows) // batch_size).reshape(-1)
+        ),
+        batch_size=batch_size,
+        keys=None if problem.keys is None else problem.keys[::members],
+    )
+
+
 def greedy(problem: Problem) -> Decoded:
     """Takes the most probable id at each step until each sequence has ended.
 

@@ -73,3 +73,51 @@ class PromptTable(NamedTuple):
             f"{_NAME}/lengths": self.lengths,
             f"{_NAME}/numbers": numbers,
         }
+
+
+class PromptChoice(NamedTuple):
+    """A plain prompt for each example.
+
+    Attributes:
+      table: The prompts.
+      numbers: int32 `[examples]`, the number of each example's prompt.
+    """
+
+    table: PromptTable
+    numbers: np.ndarray
+
+
+class JointPrompts(NamedTuple):
+    """Plain prompts that answer together, by the mean of their logits for each id.
+
+    Attributes:
+      table: The prompts.
+    """
+
+    table: PromptTable
+
+
+class VotingPrompts(NamedTuple):
+    """Plain prompts that answer on their own; the answer of most of them wins.
+
+    It is the ensemble of Lester et al. 2021, section 6.
+
+    Attributes:
+      table: The prompts.
+    """
+
+    table: PromptTable
+
+    @staticmethod
+    def elected(answers: np.ndarray) -> np.ndarray:
+        """Returns the answer of most prompts to each example; of equally many, the first's.
+
+        Args:
+          answers: int32 `[N, examples, T]`, the ids of each prompt's answers.
+
+        Returns:
+          int32 `[examples, T]`.
+        """
+        equal = (answers[:, None] == answers[None]).all(axis=-1)
+        winners = equal.sum(axis=1).argmax(axis=0)
+        return answers[winners, np.arange(answers.shape[1])]

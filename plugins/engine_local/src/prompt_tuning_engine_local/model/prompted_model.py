@@ -94,12 +94,12 @@ class EncoderDecoderModel:
     @functools.cached_property
     def compiled_generate(self) -> Any:
         """`generate`, compiled once for all that use this model."""
-        return jax.jit(self.generate, static_argnames=("max_length", "decode_fn"))
+        return jax.jit(self.generate, static_argnames=("max_length", "decode_fn", "members"))
 
     @functools.cached_property
     def compiled_best_ids(self) -> Any:
         """`best_ids`, compiled once for all that use this model."""
-        return jax.jit(self.best_ids, static_argnames=("max_length", "decode_fn"))
+        return jax.jit(self.best_ids, static_argnames=("max_length", "decode_fn", "members"))
 
     @functools.cached_property
     def compiled_score(self) -> Any:
@@ -284,6 +284,7 @@ class EncoderDecoderModel:
         max_length: int,
         keys: jax.Array | None = None,
         decode_fn: decoding.DecodeFn | None = None,
+        members: int = 1,
     ) -> decoding.Decoded:
         """Decodes with a key-value cache; encodes each input once, for any number of sequences.
 
@@ -294,6 +295,8 @@ class EncoderDecoderModel:
           max_length: T, the most ids to generate.
           keys: A PRNG key for each example, for functions that draw ids.
           decode_fn: Decodes; None for the model's own function.
+          members: How many copies of each example follow each other, each with a prompt of its own;
+            they answer together, by the mean of their logits (`decoding.joint`).
 
         Returns:
           int32 `[B, N, T]` and float32 `[B, N]`, the best of each example first.
@@ -310,19 +313,18 @@ class EncoderDecoderModel:
             return network.apply(variables, last, cache, position, encoded, method="decode_step")
 
         decode = self.decode_fn if decode_fn is None else decode_fn
-        return decode(
-            decoding.Problem(
-                step,
-                cache,
-                Cache.spread,
-                Cache.gather,
-                batch_size=tokens.shape[0],
-                max_length=max_length,
-                eos_id=self.vocabulary.eos_id,
-                keys=keys,
-                encode=self._encode,
-            )
+        problem = decoding.Problem(
+            step,
+            cache,
+            Cache.spread,
+            Cache.gather,
+            batch_size=tokens.shape[0],
+            max_length=max_length,
+            eos_id=self.vocabulary.eos_id,
+            keys=keys,
+            encode=self._encode,
         )
+        return decode(problem if members == 1 else decoding.joint(problem, members))
 
     def best_ids(
         self,
@@ -332,12 +334,14 @@ class EncoderDecoderModel:
         max_length: int,
         keys: jax.Array | None = None,
         decode_fn: decoding.DecodeFn | None = None,
+        members: int = 1,
     ) -> jax.Array:
         """Returns the ids of the best answers that `generate` gives, int32 `[B, T]`.
 
         The program computes only the ids: scores that nothing uses take no time.
         """
-        return self.generate(prompt, frozen, tokens, max_length, keys, decode_fn).ids[:, 0]
+        found = self.generate(prompt, frozen, tokens, max_length, keys, decode_fn, members)
+        return found.ids[:, 0]
 
     def check_decoding(self, max_length: int) -> None:
         """Tries `decode_fn` without parameters of the model; computes nothing.

@@ -20,7 +20,12 @@ from prompt_tuning_engine_local.data.engine_task import (
     Split,
 )
 from prompt_tuning_engine_local.data.text_components import TextComponent
-from prompt_tuning_engine_local.model.prompt_of_each import PromptTable
+from prompt_tuning_engine_local.model.prompt_of_each import (
+    JointPrompts,
+    PromptChoice,
+    PromptTable,
+    VotingPrompts,
+)
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_tasks import Example, TextTask
@@ -43,6 +48,7 @@ class Evaluation:
       examples: The evaluated examples.
       predictions: The decoded text of each, in the same order.
       scores: The log-likelihood of each example's targets, if a metric or the loss needed it.
+      columns: Further facts of each prediction, by column.
     """
 
     task_name: str
@@ -50,22 +56,29 @@ class Evaluation:
     examples: Sequence[Example]
     predictions: Sequence[str]
     scores: Sequence[float] | None = None
+    columns: Sequence[Mapping[str, object]] = ()
 
 
-class PromptChoice(NamedTuple):
-    """Plain prompts of which each example has its own; for a predictor of `PromptOfEach`.
+AnyPrompt = Params | PromptChoice | JointPrompts | VotingPrompts | None
+"""A prompt's parameters; several plain prompts, of a model with `PromptOfEach`; or no prompt."""
+
+
+class _Batch(NamedTuple):
+    """A batch of examples, on the devices.
 
     Attributes:
-      table: The prompts.
-      numbers: int32 `[N]`, the number of each example's prompt.
+      arrays: See `batching.make_batch`.
+      rows: int64 `[n]`, the numbers of the examples in its first rows; later rows fill it.
+      filled: The numbers of the examples of all rows.
+      prompt: The prompt's parameters, or None.
+      members: How many copies of each example follow each other.
     """
 
-    table: PromptTable
-    numbers: np.ndarray
-
-
-AnyPrompt = Params | PromptChoice | None
-"""A prompt's parameters, a prompt for each example, or None for the bare model."""
+    arrays: batching.Batch
+    rows: np.ndarray
+    filled: np.ndarray
+    prompt: Params | None
+    members: int
 
 
 class Predictor:
@@ -121,7 +134,7 @@ class Predictor:
         Raises:
           InputError: If a text is too long and lengths are strict.
         """
-        return self._decoded(self._answer(self._tokenized(texts, what), prompt, progress))
+        return self.texts(self._answer(self._tokenized(texts, what), prompt, progress))
 
     def predict_in_parts(
         self, texts: Sequence[str | Example], prompt: AnyPrompt, what: str = "inputs"
@@ -133,7 +146,7 @@ class Predictor:
         tokenized = self._tokenized(texts, what)
         size = self._batch_size * _BATCHES_OF_A_PART
         return (
-            self._decoded(
+            self.texts(
                 self._answer(
                     tokenized[start : start + size], _part(prompt, start, start + size), first=start
                 )
@@ -198,7 +211,7 @@ class Predictor:
         ids = self._answer(split.tokenized, prompt)
         needs_scores = loss or split.needs_scores
         scores = self._log_likelihoods(split.tokenized, prompt) if needs_scores else None
-        answers = Answers(ids, self._decoded(ids), scores if split.needs_scores else None)
+        answers = Answers(ids, self.texts(ids), scores if split.needs_scores else None)
         metrics = dict(split.metrics(answers))
         if loss and scores is not None:
             metrics = _with_loss(metrics, split, scores)
@@ -229,45 +242,89 @@ class Predictor:
         first: int = 0,
     ) -> np.ndarray:
         """Returns the ids of each answer, int32 `[N, T]`; `first` is the first example's number."""
+        if isinstance(prompt, VotingPrompts):
+            return VotingPrompts.elected(self.answers_of_each(examples, prompt.table))
         length = self._reading.lengths.targets
         answers = np.zeros((len(examples), length), np.int32)
         done = 0
-        for batch, rows, own in self._batches(examples, prompt):
-            tokens = self._placement.split(batch["encoder_input_tokens"])
-            fill = (0, self._batch_size - len(rows))
-            numbers = self._placement.split(np.pad(rows + first, fill, mode="edge"))
+        for batch in self._batches(examples, prompt):
             ids = self._model.compiled_best_ids(
-                own, self.frozen, tokens, max_length=length, keys=_keys(numbers)
+                batch.prompt,
+                self.frozen,
+                batch.arrays["encoder_input_tokens"],
+                max_length=length,
+                keys=_keys(self._placement.split(batch.filled + first)),
+                members=batch.members,
             )
-            # The rows after these only fill the batch.
-            answers[rows] = np.asarray(ids)[: len(rows)]
-            done += len(rows)
+            answers[batch.rows] = np.asarray(ids)[: len(batch.rows)]
+            done += len(batch.rows)
             progress(done)
         return answers
+
+    def answers_of_each(
+        self, examples: Sequence[batching.TokenizedExample], table: PromptTable
+    ) -> np.ndarray:
+        """Returns the ids of the answers of each prompt, int32 `[prompts, examples, T]`.
+
+        The prompts share batches: the copies of one example follow each other.
+        """
+        prompts = len(table.lengths)
+        copies = [example for example in examples for _ in range(prompts)]
+        numbers = np.tile(np.arange(prompts, dtype=np.int32), len(examples))
+        answers = self._answer(copies, PromptChoice(table, numbers))
+        return answers.reshape(len(examples), prompts, -1).swapaxes(0, 1)
 
     def _log_likelihoods(
         self, examples: Sequence[batching.TokenizedExample], prompt: AnyPrompt
     ) -> np.ndarray:
         """Returns the log-likelihood of each example's targets, float32 `[N]`."""
+        if isinstance(prompt, JointPrompts | VotingPrompts):
+            raise InputError(
+                "several prompts that answer together give no log-likelihood of a target; score "
+                "each of them alone"
+            )
         scores = np.zeros(len(examples), np.float32)
-        for batch, rows, own in self._batches(examples, prompt):
-            values = self._model.compiled_score(own, self.frozen, self._placement.split(batch))
-            scores[rows] = np.asarray(values)[: len(rows)]
+        for batch in self._batches(examples, prompt):
+            values = self._model.compiled_score(batch.prompt, self.frozen, batch.arrays)
+            scores[batch.rows] = np.asarray(values)[: len(batch.rows)]
         return scores
 
     def _batches(
-        self, examples: Sequence[batching.TokenizedExample], prompt: AnyPrompt
-    ) -> Iterator[tuple[batching.Batch, np.ndarray, Params | None]]:
+        self,
+        examples: Sequence[batching.TokenizedExample],
+        prompt: Params | PromptChoice | JointPrompts | None,
+    ) -> Iterator[_Batch]:
         """Yields the batches of `batching.evaluation_batches`, each with its prompt."""
-        for batch, rows in batching.evaluation_batches(examples, self._padded, self._batch_size):
-            if isinstance(prompt, PromptChoice):
-                filled = np.pad(rows, (0, self._batch_size - len(rows)), mode="edge")
-                numbers = self._placement.split(prompt.numbers[filled])
-                yield batch, rows, prompt.table.parameters(numbers)
-            else:
-                yield batch, rows, prompt
+        members, size = 1, self._batch_size
+        if isinstance(prompt, JointPrompts):
+            members = len(prompt.table.lengths)
+            devices = self._placement.num_devices
+            size = max(size // members // devices, 1) * devices
+        prompt_for = self._prompts(prompt)
+        for arrays, rows in batching.evaluation_batches(examples, self._padded, size):
+            filled = np.pad(rows, (0, size - len(rows)), mode="edge").repeat(members)
+            arrays = {name: array.repeat(members, axis=0) for name, array in arrays.items()}
+            yield _Batch(self._placement.split(arrays), rows, filled, prompt_for(filled), members)
 
-    def _decoded(self, ids: np.ndarray) -> list[str]:
+    def _prompts(
+        self, prompt: Params | PromptChoice | JointPrompts | None
+    ) -> Callable[[np.ndarray], Params | None]:
+        """Returns what gives the prompt's parameters for the examples of a batch, by number."""
+        if not isinstance(prompt, PromptChoice | JointPrompts):
+            return lambda examples: prompt
+        table = self._placement.everywhere(prompt.table)
+
+        def own(examples: np.ndarray) -> Params:
+            if isinstance(prompt, PromptChoice):
+                numbers = prompt.numbers[examples]
+            else:  # Each prompt has one of the copies of an example.
+                numbers = np.arange(len(examples), dtype=np.int32) % len(prompt.table.lengths)
+            return table.parameters(self._placement.split(numbers))
+
+        return own
+
+    def texts(self, ids: np.ndarray) -> list[str]:
+        """Returns the texts of answers, int32 `[N, T]`."""
         return [self._reading.vocabulary.decode(row) for row in ids]
 
 

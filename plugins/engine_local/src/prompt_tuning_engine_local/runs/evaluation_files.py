@@ -12,7 +12,8 @@ from prompt_tuning_files import prompt_files, strict_json
 def write(directory: Path, split: str, result: Evaluation) -> None:
     """Writes `TASK-SPLIT-predictions.jsonl` and `TASK-SPLIT-metrics.json`, each atomically.
 
-    A line of predictions has `inputs`, `targets`, `prediction` and, if there are scores, `score`.
+    A line of predictions has `inputs`, `targets`, `prediction` and, if there are scores, `score`;
+    and the evaluation's further columns.
     """
     task = result.task_name
     rows: list[dict[str, object]] = [
@@ -21,6 +22,8 @@ def write(directory: Path, split: str, result: Evaluation) -> None:
     ]
     for row, score in zip(rows, result.scores or (), strict=False):
         row["score"] = score
+    for row, columns in zip(rows, result.columns, strict=False):
+        row.update(columns)
     with prompt_files.atomic_write(directory / f"{task}-{split}-predictions.jsonl") as file:
         file.writelines(map(line, rows))
     prompt_files.write_json(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,13 +15,23 @@ import rich.console
 import prompt_tuning_tasks as tasks
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_engine_local.data import find_task
-from prompt_tuning_engine_local.data.engine_task import EngineTask
+from prompt_tuning_engine_local.data.engine_task import EngineTask, Reading
+from prompt_tuning_engine_local.model.prompt_of_each import PromptChoice
 from prompt_tuning_engine_local.model.prompted_model import Params
-from prompt_tuning_engine_local.runs import evaluation_files, preparing, reporting, state_store
+from prompt_tuning_engine_local.runs import (
+    ensembles,
+    evaluation_files,
+    preparing,
+    reporting,
+    several_prompts,
+    state_store,
+)
 from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
+from prompt_tuning_engine_local.runs.several_prompts import SeveralPrompts
 from prompt_tuning_files import trained_prompts
 from prompt_tuning_tasks import Example, Mixture, TextTask
+from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 
 def evaluate(options: EvaluationOptions) -> dict[str, float]:
@@ -28,6 +39,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
 
     The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`, for each task of a
     mixture. The prompt is what PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
+    With PROMPT_FILES, it is the prompt that each example names (PROMPT_COLUMN), or all of them
+    (`ensembles.evaluate`).
 
     Returns:
       The metrics by name; those of a mixture are named `TASK/METRIC`.
@@ -40,9 +53,25 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
     saved = None if options.prompt_file is None else trained_prompts.find(options.prompt_file)
     components = task.components(options.split)
     output = _usable(options.output_dir, "EVAL")
-    loaded, prompt = _load(options)
-    prepared = [loaded.predictor.prepare(component, options.split) for component in components]
-    results = [loaded.predictor.evaluate_prepared(one, prompt) for one in prepared]
+    several = SeveralPrompts.of(options)
+    reading = Reading(
+        options.model.vocabulary,
+        FeatureLengths.of(options.task_feature_lengths),
+        options.strict_lengths,
+        columns=[] if options.prompt_column is None else [options.prompt_column],
+    )
+    splits = [component.read(options.split, reading) for component in components]
+    # Before the model is read: an example may name a prompt that is not there.
+    choices = [_choice(several, split.examples, options.prompt_column) for split in splits]
+    loaded, prompt = _load(options, several)
+    results = [
+        ensembles.evaluate(loaded.predictor, split, several)
+        if several is not None and choice is None
+        else _with_columns(
+            loaded.predictor.evaluate_prepared(split, prompt if choice is None else choice)
+        )
+        for split, choice in zip(splits, choices, strict=True)
+    ]
     metrics = metrics_of(task, results)
     step = None if saved is None else saved.step
     hook.evaluated(step=loaded.frozen.step if step is None else step, metrics=metrics)
@@ -56,7 +85,9 @@ def infer(options: InferenceOptions) -> Path:
     """Answers each text of a file; writes `FILE-predictions.jsonl`, a line a text, in order.
 
     A line has `inputs` and `prediction`, and the columns of the row that the template leaves out.
-    Answers are written as they come, to `FILE-predictions.jsonl.partial` until the last.
+    With PROMPT_FILES and no PROMPT_COLUMN, `prediction` is the answer of most prompts, and
+    `predictions` has that of each by name. Answers are written as they come, to
+    `FILE-predictions.jsonl.partial` until the last.
 
     See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the text itself
     is the input, or the column "inputs" of a row.
@@ -76,14 +107,23 @@ def infer(options: InferenceOptions) -> Path:
     _check_columns(texts)
     # With its ending: the answers to a.tsv are not those to a.jsonl.
     target = _usable(options.output_dir, "INFER") / f"{source.name}-predictions.jsonl"
-    loaded, prompt = _load(options)
-    parts = loaded.predictor.predict_in_parts(texts, prompt, str(source))
+    several = SeveralPrompts.of(options)
+    choice = _choice(several, texts, options.prompt_column)
+    loaded, prompt = _load(options, several)
+    parts: Iterator[list[dict[str, object]]]
+    if several is not None and choice is None:
+        parts = ensembles.answers_in_parts(loaded.predictor, texts, several, str(source))
+    else:
+        parts = (
+            [{"prediction": answer} for answer in part]
+            for part in loaded.predictor.predict_in_parts(texts, choice or prompt, str(source))
+        )
     replaces = target.exists()
     with _growing(target) as file:
         answered = iter(texts)
         for part in parts:
             file.writelines(
-                evaluation_files.line({**text.columns, "inputs": text.inputs, "prediction": answer})
+                evaluation_files.line({**text.columns, "inputs": text.inputs, **answer})
                 for answer, text in zip(part, answered, strict=False)
             )
             file.flush()
@@ -102,7 +142,7 @@ def _check_columns(texts: Iterable[Example]) -> None:
       InputError: If one has the name of the answer, or holds a text that cannot be written.
     """
     for text in texts:
-        for column in ("inputs", "prediction"):
+        for column in ("inputs", "prediction", "predictions"):
             if column in text.columns:
                 raise InputError(
                     f"INFER_INPUT_FILE {text.place}: a line of the answers has a {column!r} of its "
@@ -165,12 +205,30 @@ def _with_a_template(task: EngineTask) -> TextTask:
     )
 
 
-def _load(options: Options) -> tuple[preparing.Loaded, Params]:
-    """Reads the frozen model and makes the prompt."""
-    loaded = preparing.load(options, preparing.place(options))
+def _choice(
+    several: SeveralPrompts | None, examples: Sequence[Example], column: str | None
+) -> PromptChoice | None:
+    """Returns the prompt of each example, if a column names it."""
+    return None if several is None or column is None else several.named_by(examples, column)
+
+
+def _with_columns(result: Evaluation) -> Evaluation:
+    """Shows the kept columns of the examples, such as the prompt's name, beside the answers."""
+    return dataclasses.replace(result, columns=[example.columns for example in result.examples])
+
+
+def _load(
+    options: Options, several: SeveralPrompts | None
+) -> tuple[preparing.Loaded, Params | None]:
+    """Reads the frozen model, and makes the prompt if there is one for all examples."""
+    placement = preparing.place(options)
+    if several is not None:
+        model = several_prompts.model_for(options.model)
+        return preparing.load(dataclasses.replace(options, model=model), placement), None
+    loaded = preparing.load(options, placement)
     # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
     prompt = options.model.init_prompt(jax.random.key(0))
-    return loaded, loaded.placement.everywhere(prompt)
+    return loaded, placement.everywhere(prompt)
 
 
 def _show(split: str, result: Evaluation) -> None:

@@ -101,6 +101,18 @@ MACROS: Mapping[str, Check] = {
     "INFER_OUTPUT_DIR": _FOLDER,
     "INFER_INPUT_FILE": _TEXT,
     "PROMPT_FILE": _TEXT.or_none(),
+    "PROMPT_FILES": Check(
+        "a mapping of names to prompt files, such as {'a': 'a.npy', 'b': 'b.npy'}, or None",
+        lambda value: (
+            value is None
+            or (
+                isinstance(value, Mapping)
+                and len(value) > 0
+                and all(map(_TEXT.accepts, [*value, *value.values()]))
+            )
+        ),
+    ),
+    "PROMPT_COLUMN": _TEXT.or_none(),
     "VOCABULARY_FILE": _TEXT.or_none(),
     # The task.
     "MIXTURE_OR_TASK_NAME": _TEXT.or_none(),
@@ -240,7 +252,11 @@ class Options:
     given: Given = Given()
 
     def __post_init__(self) -> None:
-        """Checks each field against the table."""
+        """Checks the model, and each other field against the table."""
+        if not isinstance(self.model, EncoderDecoderModel):
+            raise InputError(
+                f"MODEL is {self.model!r}, expected an EncoderDecoderModel: name a models file"
+            )
         for field in dataclasses.fields(self):
             check(field.metadata.get("macro", ""), getattr(self, field.name))
 
@@ -355,8 +371,31 @@ class TrainingOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(Options):
-    """Options of an evaluation, in addition to `Options`.
+class AnsweringOptions(Options):
+    """Options of `eval` and `infer`, in addition to `Options`.
+
+    Attributes:
+      prompt_files: Several plain prompts by name, in the place of one (PROMPT_FILES).
+      prompt_column: The column of each example that names its prompt; None has all of the prompts
+        answer every example (PROMPT_COLUMN).
+    """
+
+    prompt_files: Mapping[str, str] | None = _set_by("PROMPT_FILES", default=None)
+    prompt_column: str | None = _set_by("PROMPT_COLUMN", default=None)
+
+    def __post_init__(self) -> None:
+        """Checks each field against the table, and that a column names one of several prompts."""
+        super().__post_init__()
+        if self.prompt_column is not None and self.prompt_files is None:
+            raise InputError(
+                f"PROMPT_COLUMN is {self.prompt_column!r}, and PROMPT_FILES is None; give the "
+                "prompts that the column names: PROMPT_FILES = {'a': 'a.npy', 'b': 'b.npy'}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(AnsweringOptions):
+    """Options of an evaluation, in addition to `AnsweringOptions`.
 
     Attributes:
       output_dir: The output directory (EVAL_OUTPUT_DIR).
@@ -371,8 +410,8 @@ class EvaluationOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InferenceOptions(Options):
-    """Options of inference, in addition to `Options`.
+class InferenceOptions(AnsweringOptions):
+    """Options of inference, in addition to `AnsweringOptions`.
 
     `mixture_or_task_name` is the task whose template to use, or None.
 

@@ -108,10 +108,6 @@ def load(options: Options, placement: Placement) -> Loaded:
     Raises:
       InputError: If it cannot be used.
     """
-    if not isinstance(options.model, EncoderDecoderModel):
-        raise InputError(
-            f"MODEL is {options.model!r}, expected an EncoderDecoderModel: name a models file"
-        )
     model, lengths = options.model, FeatureLengths.of(options.task_feature_lengths)
     model.check_decoding(lengths.targets)
     frozen = options.given.frozen or model_files.load(
