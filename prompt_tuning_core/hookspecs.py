@@ -2,8 +2,10 @@
 
 A hooks plugin is a module (or an object) with functions marked by `hookimpl`, for example
 `@hookimpl def step_logged(step, metrics): …`. An entry point of the group `prompt_tuning.hooks`
-names it. A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. An implementation
-may leave out arguments that it does not use. An exception ends the run with an error.
+names it. A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. A path
+that ends in `.py` is a Python file with such functions, which needs no entry point. An
+implementation may leave out arguments that it does not use. An exception ends the run with an
+error.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 import sys
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 CORE_DISTRIBUTION = "prompt-tuning-core"
 ALLOW_VARIABLE = "PROMPT_TUNING_ALLOW_PLUGINS"
 BLOCK_VARIABLE = "PROMPT_TUNING_BLOCK_PLUGINS"
+_CHECKSUM = "sha256:"
 
 
 class Plugin(NamedTuple):
-    """One entry point, as its metadata describes it.
+    """One entry point, as its metadata describes it; or a Python file with hooks.
+
+    The distribution of a file is its path, and the version its checksum, `sha256:…`.
 
     Attributes:
       kind: A key of `KINDS`; `""` if the entry points of a distribution cannot be read.
@@ -68,7 +72,14 @@ class Plugin(NamedTuple):
         """True if the core's own distribution carries it."""
         return normalized(self.distribution) == CORE_DISTRIBUTION
 
+    @property
+    def is_file(self) -> bool:
+        """True for a Python file, which no distribution carries."""
+        return self.version.startswith(_CHECKSUM)
+
     def __str__(self) -> str:
+        if self.is_file:
+            return f"{self.kind} file {self.distribution}"
         return f"{self.kind} plugin {self.name!r} of {self.distribution} {self.version}"
 
 
@@ -156,7 +167,7 @@ class Registry:
         return found
 
     def find(self, kind: str, name: str) -> Plugin:
-        """Returns the one plugin of this kind and name.
+        """Returns the one plugin of this kind and name; hooks may be named by a `.py` file.
 
         Raises:
           InputError: If there is no such kind.
@@ -167,6 +178,8 @@ class Registry:
         """
         if kind not in KINDS:
             raise InputError(f"{kind!r} is no kind of plugin{nearest(kind, KINDS)}")
+        if kind == "hooks" and name.endswith(".py"):
+            return _of_file(name, self.filters)
         return self._find(name, [kind])
 
     def find_in_gin(self, name: str) -> Plugin:
@@ -212,8 +225,9 @@ class Registry:
         return self.load_found(self.find_in_gin(name))
 
     def loaded(self) -> tuple[Plugin, ...]:
-        """Lists the plugins loaded so far, in the order of `discover`."""
-        return tuple(plugin for plugin in self.discover() if plugin in self._loaded)
+        """Lists the plugins loaded so far, in the order of `discover`; files come last."""
+        files = (plugin for plugin in self._loaded if plugin.is_file)
+        return (*(plugin for plugin in self.discover() if plugin in self._loaded), *files)
 
     def plugin_of(self, loaded: object) -> Plugin | None:
         """Returns the plugin that an object was loaded from; None if it is no plugin's."""
@@ -222,6 +236,9 @@ class Registry:
     def load_hooks(self, names: Iterable[str]) -> Any:
         """Loads the hooks plugins of a run, which are called in this order; raises as `load`.
 
+        Args:
+          names: Names of plugins, and paths of Python files that end in `.py`.
+
         Returns:
           An object with one callable for each specification in `prompt_tuning_core.hookspecs`. Call
           them with keyword arguments: `hooks.step_logged(step=1, metrics={})`.
@@ -229,7 +246,9 @@ class Registry:
         manager = _new_manager()
         # pluggy calls the last registered plugin first.
         for name in reversed(list(dict.fromkeys(names))):
-            manager.register(self.load("hooks", name), name)
+            loaded = self.load("hooks", name)
+            if not manager.is_registered(loaded):  # Two paths may name one file.
+                manager.register(loaded, name)
         if os.environ.get("PROMPT_TUNING_TRACE"):
             manager.add_hookcall_monitoring(_trace, lambda *_: None)
         return manager.hook
@@ -282,7 +301,10 @@ def _validate_hooks(plugin: Plugin, loaded: object) -> None:
         manager.register(loaded, plugin.name)
         manager.check_pending()
     except (pluggy.PluginValidationError, ValueError) as error:
-        raise PluginLoadError(f"{plugin} has an invalid hook: {one_line(error)}") from error
+        hook = re.search(r"hook '(\w+)'", str(error))
+        code = getattr(getattr(loaded, hook[1] if hook else "", None), "__code__", None)
+        place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
+        raise PluginLoadError(f"{plugin} has an invalid hook: {one_line(error)}{place}") from error
     if plugin.kind == "hooks" and not manager.get_hookcallers(loaded):
         raise PluginLoadError(
             f"{plugin} has no function marked by prompt_tuning_core.hookspecs.hookimpl "
@@ -331,7 +353,53 @@ def _incompatibility(plugin: Plugin) -> str | None:
     return None
 
 
+def _of_file(path: str, filters: Filters) -> Plugin:
+    """Returns the row of a Python file with hooks; its name is that of the module."""
+    import hashlib
+
+    full = os.path.expanduser(path)
+    name = os.path.basename(full).removesuffix(".py")
+    plugin = Plugin("hooks", name, name, path, _CHECKSUM, "ok", "", "")
+    if blocked := filters.reason_to_block(name, path):
+        raise PluginBlockedError(f"{plugin} may not be used: {blocked}")
+    if not os.path.isfile(full):
+        raise UnknownPluginError(f"{plugin}: there is no such file")
+    with open(full, "rb") as file:
+        return plugin._replace(version=_CHECKSUM + hashlib.sha256(file.read()).hexdigest())
+
+
+_modules_of_files: dict[tuple[str, str], types.ModuleType] = {}  # By path and checksum.
+
+
+def _import_file(plugin: Plugin) -> object:
+    """Runs a Python file as a module; a gin file may import it by its name, too."""
+    import traceback
+
+    path = os.path.abspath(os.path.expanduser(plugin.distribution))
+    key = (path, plugin.version)
+    if key in _modules_of_files:
+        return _modules_of_files[key]
+    module = types.ModuleType(plugin.name)
+    module.__file__ = path
+    before = sys.modules.get(plugin.name)
+    if getattr(before, "__file__", path) == path:  # Another module of this name stays.
+        sys.modules[plugin.name] = module
+    try:
+        with open(path, "rb") as file:
+            exec(compile(file.read(), path, "exec"), vars(module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # As in `_import`.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        place = f" ({path}:{lines[-1]})" if lines else ""  # A SyntaxError says it itself.
+        raise PluginLoadError(f"{plugin} fails to import: {one_line(error)}{place}") from error
+    return _modules_of_files.setdefault(key, module)
+
+
 def _import(plugin: Plugin) -> object:
+    if plugin.is_file:
+        return _import_file(plugin)
     module_name, _, path = plugin.value.split("[")[0].partition(":")
     try:
         loaded: object = importlib.import_module(module_name.strip())

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("--gin_file", "FILE", "a gin file (repeatable; later ones override)"),
         ("--gin_search_paths", "FOLDERS", "folders to look in first, joined by commas"),
         ("--gin_bindings", "NAME=VALUE", "as --gin.NAME=VALUE"),
-        ("--hooks", "NAMES", "hooks plugins to run, joined by commas"),
+        ("--hooks", "NAMES", "hooks plugins, or .py files, to run, joined by commas"),
     ):
         parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
     parser.epilog = "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable)."

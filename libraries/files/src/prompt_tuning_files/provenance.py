@@ -32,7 +32,8 @@ def facts(distributions: Sequence[str] = (), config: str | None = None) -> dict[
 
     Returns:
       `initializer` (the bindings that name initializers and those of these, a line each),
-      `plugins`, `versions`, `started` (UTC) and `config`.
+      `plugins`, `versions`, `started` (UTC) and `config`. The distribution of a Python file with
+      hooks is its path, and the version its checksum.
     """
     if config is None:
         import gin  # Here: reading a prompt does not need it.
@@ -60,6 +61,11 @@ def without_settings(facts: Mapping[str, Any]) -> dict[str, Any]:
     kept = {n: v for n, v in facts.items() if n not in ("config", "initializer", "changes")}
     for name in ("model", "vocabulary"):
         kept[name] = {n: v for n, v in kept.get(name, {}).items() if n != "path"}
+    # That of a file with hooks is its path.
+    kept["plugins"] = [
+        {**plugin, "distribution": plugin["distribution"].rpartition("/")[2]}
+        for plugin in kept.get("plugins", ())
+    ]
     return kept
 
 

@@ -1,0 +1,116 @@
+"""Hooks, initializers and prompt modules of Python files in the working directory, unpackaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import pytest
+from tiny import training_flags
+
+pytestmark = [
+    pytest.mark.slow,
+    # The tiny table has 64 rows.
+    pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
+]
+
+HOOKS = """
+import dataclasses
+import gin
+from prompt_tuning_core.hookspecs import hookimpl
+
+@dataclasses.dataclass
+class Seen:
+    steps: "list[int]"
+
+SEEN = Seen([])
+
+@gin.configurable(module="hooks_of_mine")
+def word(value="said"):
+    return value
+
+@hookimpl
+def step_logged(step):
+    SEEN.steps.append(step)
+    return step == 2
+
+@hookimpl
+def run_finished(run):
+    print(word(), SEEN.steps)
+"""
+GIN = """
+from __gin__ import dynamic_registration
+import hooks_of_mine
+
+HOOKS = ['tools/hooks_of_mine.py']
+hooks_of_mine.word.value = 'wrote'
+"""
+
+
+@pytest.fixture
+def folder(project):
+    (project / "tools").mkdir()
+    return project
+
+
+def test_hooks_of_a_file_run_and_are_recorded(folder, run_here):
+    path = folder / "tools" / "hooks_of_mine.py"
+    path.write_text(HOOKS)
+    (folder / "own.gin").write_text(GIN)
+    # The flag is another path of the same file.
+    flags = ["--gin_file=own.gin", f"--hooks={path}", "--gin.RECORD_SETTINGS=False"]
+    finished = run_here(["train", *training_flags(), *flags], folder)
+    assert finished.returncode == 0, finished.stderr
+    assert "wrote [1, 2]\n" in finished.stdout
+    record = {"kind": "hooks", "name": "hooks_of_mine"}
+    record["version"] = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    of_run, of_prompt = (
+        [one for one in json.loads((folder / "run" / name).read_text())["plugins"]
+         if one["kind"] == "hooks"]
+        for name in ("run.json", "prompt_2.json")
+    )  # fmt: skip
+    assert of_run[0] == {**record, "distribution": "tools/hooks_of_mine.py"}
+    # RECORD_SETTINGS leaves paths out.
+    assert of_prompt[0] == {**record, "distribution": "hooks_of_mine.py"}
+
+
+MARK = "from prompt_tuning_core.hookspecs import hookimpl\n@hookimpl\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, r"--hooks: hooks file faulty_hooks.py: there is no such file$"),
+        ("\n\nx = 1 / 0\n", r"hooks.py fails to import: ZeroDivision.*/faulty_hooks.py:3\)"),
+        ("def f(:\n", r"fails to import: SyntaxError: invalid syntax \(faulty_hooks.py, line 1\)$"),
+        ("raise SystemExit\n", r"hooks.py fails to import: SystemExit \(.*faulty_hooks.py:1\)"),
+        (
+            f"{MARK}def step_loged(step): pass\n",
+            r"file faulty_hooks.py has an invalid hook: .*'step_loged'.*/faulty_hooks.py:2\)$",
+        ),
+        (f"{MARK}def step_logged(stp): pass\n", r"invalid hook: .*'stp'.*/faulty_hooks.py:2\)$"),
+        ("x = 1\n", "faulty_hooks.py has no function marked by .*hookimpl"),
+        (
+            f"{MARK}def step_logged(step):\n    1 / 0\n",
+            r"hooks file faulty_hooks.py fails at \S+/faulty_hooks.py:4: ZeroDivisionError",
+        ),
+    ],
+)
+def test_a_fault_of_a_file_is_one_line_with_its_place(project, main, monkeypatch, source, expected):
+    monkeypatch.chdir(project)
+    if source is not None:
+        (project / "faulty_hooks.py").write_text(source)
+    code, _, error = main("train", *training_flags(TRAIN_STEPS=1), "--hooks=faulty_hooks.py")
+    assert code == 2
+    (line,) = [one for one in error.splitlines() if ": warning: " not in one]
+    assert re.search(expected, line), line
+
+
+def test_a_list_of_allowed_plugins_is_for_files_too(project, main, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "unwanted_hooks.py").write_text(f"{MARK}def step_logged(step): pass\n")
+    flags = [*training_flags(), "--hooks=unwanted_hooks.py", "--block-plugin=unwanted_hooks"]
+    code, _, error = main("train", *flags)
+    assert code == 2
+    assert "hooks file unwanted_hooks.py may not be used: 'unwanted_hooks' is blocked" in error
