@@ -1,10 +1,11 @@
-"""Greedy decoding with a key-value cache, prompt included: ours beside PEFT's, in one run.
+"""Decoding with a key-value cache and a prompt, greedily or with beams: ours beside PEFT's.
 
 By default at the shape of T5 1.1 small with a prompt of 100, 128 input tokens and 32 generated
 tokens, float32, batches of 8 and 32. Each process generates 32 tokens, and only one, in turn: the
 whole call counts the encoder, and the difference between the two is what the decoder alone takes
 for the other 31. Nothing ends a sequence early: for ours there is no EOS, a peer gets the same
-number as its minimum. The benchmark counts the tokens of the results.
+number as its minimum. The benchmark counts the tokens of the results: with `--beams`, of the best
+sequence of each text alone.
 
     python benchmarks/decoding.py                        # ours alone
     python benchmarks/decoding.py --peer 'peft-env/bin/python benchmarks/peft_decoding.py'
@@ -33,6 +34,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", default="8,32", help="batch sizes, joined by commas")
     parser.add_argument("--input-length", type=int, default=128)
     parser.add_argument("--generated", type=int, default=32, help="tokens of each sequence")
+    parser.add_argument("--beams", type=int, default=1, help="1 for greedy decoding")
     parser.add_argument("--repeats", type=int, default=5, help="measured calls of a process")
 
 
@@ -52,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.weights, model.frozen_parameters, placement.everywhere
     ).params
     prompt = placement.everywhere(model.init_prompt(jax.random.key(0)))
-    generate = random_t5.answers(model)
+    generate = random_t5.answers(model, arguments.beams)
     rng = np.random.default_rng(0)
     found = {}
     for batch in map(int, arguments.batches.split(",")):
@@ -108,6 +110,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.generated < 2:
         parser.error("--generated is at least 2, since the first token is taken off")
+    if arguments.beams < 1:
+        parser.error("--beams is at least 1")
     if arguments.one:
         print(json.dumps(measure(arguments)))
         return

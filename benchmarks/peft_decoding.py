@@ -28,6 +28,8 @@ def main() -> None:
 
     model, device = peft_t5.load(arguments)
     model.eval()
+    # No sequence ends before the last token, so these decide nothing.
+    beam_settings = {"length_penalty": 1.0, "early_stopping": True} if arguments.beams > 1 else {}
     found = {}
     for batch in map(int, arguments.batches.split(",")):
         shape = (batch, arguments.input_length)
@@ -38,7 +40,8 @@ def main() -> None:
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
-                num_beams=1,
+                num_beams=arguments.beams,
+                **beam_settings,
                 min_new_tokens=length,
                 max_new_tokens=length,
             ).cpu()

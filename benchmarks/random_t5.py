@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from prompt_tuning_core.prompts import PromptModule
+from prompt_tuning_engine_local.model import decoding
 from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_files.own_formats import MODEL_FILE
@@ -74,11 +76,19 @@ def make(
     )
 
 
-def answers(model: EncoderDecoderModel) -> Callable[..., jax.Array]:
-    """Returns `model.generate` as a run uses it: jitted, with the ids of the best answers alone."""
+def answers(model: EncoderDecoderModel, beams: int = 1) -> Callable[..., jax.Array]:
+    """Returns `model.generate` as a run uses it: jitted, with the ids of the best answers alone.
+
+    Args:
+      model: The model.
+      beams: The number of beams; 1 decodes greedily.
+    """
+    search = functools.partial(decoding.beam_search, num_decodes=beams)
 
     def ids(prompt: Params, frozen: Params, tokens: jax.Array, length: int) -> jax.Array:
-        return model.generate(prompt, frozen, tokens, length).ids[:, 0]
+        decode_fn = decoding.greedy if beams == 1 else search
+        found = model.generate(prompt, frozen, tokens, length, decode_fn=decode_fn)
+        return found.ids[:, 0]
 
     return jax.jit(ids, static_argnums=3)
 

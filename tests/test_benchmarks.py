@@ -93,7 +93,7 @@ def test_a_model_is_loaded_from_each_form(script, tmp_path):
 def test_decoding_measures_each_batch_size(script, tmp_path):
     arguments = argparse.Namespace(
         size="tiny", prompt_length=4, dropout=0.1, dtype="bfloat16", batches="1,2", input_length=8,
-        generated=5, repeats=1,
+        generated=5, repeats=1, beams=2,
     )  # fmt: skip
     arguments.weights = script("random_t5").write(arguments, tmp_path)
     found = script("decoding").measure(arguments)["batches"]
