@@ -128,7 +128,7 @@ def test_a_prompt_that_was_saved_answers_and_scores_as_before(train, short, mode
 
 
 def test_texts_with_a_prompt_each_get_the_scores_of_runs_with_one(train, short, model):
-    prompts = [short, train(), train(length=9)]
+    prompts = [short, train(), train(random_seed=2)]
     alone = np.array([model.score(TEXTS, TARGETS, prompt) for prompt in prompts])
     assert len(np.unique(np.round(alone[:, 0], 3))) == 3  # Else any mixture would pass.
     numbers = [2, 0, 1, 0, 2]
@@ -138,6 +138,41 @@ def test_texts_with_a_prompt_each_get_the_scores_of_runs_with_one(train, short, 
     assert model.generate(TEXTS, [prompts[number] for number in numbers]) == [
         answers[number][row] for row, number in enumerate(numbers)
     ]
+
+
+def test_answers_are_decoded_as_asked_for(model, short):
+    greedy = model.generate(TEXTS, short)
+    beams = model.n_best(TEXTS, 3, short, alpha=0.0)
+    for found in beams:
+        assert 1 <= len(found) <= 3
+        assert found == sorted(found, key=lambda answer: -answer.score)
+    best = [found[0].text for found in beams]
+    assert best == model.generate(TEXTS, short, num_beams=3, alpha=0.0)
+    assert model.generate(TEXTS, short, temperature=1.0, topk=1) == greedy
+    drawn = model.generate(TEXTS, short, temperature=2.0, seed=1)
+    assert drawn == model.generate(TEXTS, short, temperature=2.0, seed=1) != greedy
+    assert len(model.n_best(TEXTS, 4, short, temperature=1.0)[0]) == 4
+
+
+def test_labels_are_ranked_by_their_scores(model, short, train):
+    labels = ["this", "that", "is"]
+    for prompt in (short, [short, train(), short, short, train()]):
+        scores = np.stack([model.score(TEXTS, [label] * 5, prompt) for label in labels], axis=1)
+        for found, row in zip(model.rank(TEXTS, labels, prompt), scores, strict=True):
+            assert [one.text for one in found] == [labels[n] for n in np.argsort(-row)]
+            np.testing.assert_allclose([one.score for one in found], -np.sort(-row), rtol=1e-5)
+
+
+def test_an_ensemble_votes_or_takes_the_mean(model, short, train):
+    prompts = [short, train(), train()]
+    each = [model.generate(TEXTS, prompt) for prompt in prompts]
+    assert model.generate(TEXTS, prompt_tuning.Ensemble(prompts)) == each[1]
+    mean = prompt_tuning.Ensemble(prompts[1:], by="mean_logit")  # Of two equal prompts.
+    assert model.generate(TEXTS, mean) == each[1]
+    found = model.evaluate(EXAMPLES, mean)
+    right = [answer == target for answer, target in zip(each[1], TARGETS, strict=True)]
+    assert found.metrics == {"exact_match": np.mean(right)}
+    assert found.predictions == each[1]
 
 
 def test_a_prompt_is_trained_further(train, short):
@@ -239,6 +274,22 @@ BAD = {
             model, EXAMPLES, 1, validation=EXAMPLES, prompt="prompt_dep"
         ),
         "did you mean 'prompt_deep'",
+    ),
+    "beams and samples": (
+        lambda model, prompt: model.generate(["this"], prompt, num_beams=2, temperature=1.0),
+        "temperature draws answers, and num_beams",
+    ),
+    "fewer beams than answers": (
+        lambda model, prompt: model.n_best(["this"], 4, prompt, num_beams=3, alpha=0.0),
+        "4 answers to each text are asked for, and the decoding makes 3",
+    ),
+    "no way to answer together": (
+        lambda model, prompt: prompt_tuning.Ensemble([prompt], by="mean"),
+        "expected at least one, by 'vote' or 'mean_logit'",
+    ),
+    "scores of an ensemble": (
+        lambda model, prompt: model.score(["this"], ["is"], prompt_tuning.Ensemble([prompt])),
+        "give no log-likelihood",
     ),
     "no model": (lambda model, prompt: prompt_tuning.load_model("nowhere"), "model nowhere"),
     "no prompt": (lambda model, prompt: prompt_tuning.load_prompt("nowhere.npy"), "nowhere.npy"),

@@ -75,8 +75,8 @@ def fill(macros: Macros) -> FilledMacros:
     """Fills missing macros from the prompts in use; for `eval` and `infer`.
 
     These are the prompt in PROMPT_FILE, or those in PROMPT_FILES. Of several prompts, the longest
-    TASK_FEATURE_LENGTHS count, and other macros only if all prompts agree. The first then stands for
-    all as PROMPT_FILE.
+    TASK_FEATURE_LENGTHS count, and other macros only if all prompts agree. The first then stands
+    for all as PROMPT_FILE.
 
     Raises:
       InputError: As `macros_of`, and if both are given.

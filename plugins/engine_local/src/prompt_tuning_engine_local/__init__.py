@@ -19,11 +19,12 @@ from prompt_tuning_engine_local import huge_pages
 
 if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
-    from prompt_tuning_engine_local.api.answering import Model, load_model
+    from prompt_tuning_engine_local.api.answering import Ensemble, Model, load_model
     from prompt_tuning_engine_local.api.train_prompt import PromptTraining, train
     from prompt_tuning_engine_local.runs.prompt_values import Prompt, load_prompt
 
 __all__ = [
+    "Ensemble",
     "LocalEngine",
     "Model",
     "Prompt",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ensemble": "api.answering",
     "Model": "api.answering",
     "load_model": "api.answering",
     "Prompt": "runs.prompt_values",

@@ -2,34 +2,165 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, TypeGuard, Unpack
 
 import jax
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
-from prompt_tuning_engine_local.model import model_files, sizes
+from prompt_tuning_engine_local.data import find_task
+from prompt_tuning_engine_local.data.engine_task import EngineTask
+from prompt_tuning_engine_local.data.text_components import TextEngineTask
+from prompt_tuning_engine_local.model import decoding, model_files, sizes
+from prompt_tuning_engine_local.model.decoding import DecodeFn
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.network import T5Config
-from prompt_tuning_engine_local.model.prompt_of_each import PromptChoice, PromptOfEach, PromptTable
+from prompt_tuning_engine_local.model.prompt_of_each import (
+    JointPrompts,
+    PromptChoice,
+    PromptOfEach,
+    PromptTable,
+    VotingPrompts,
+)
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs.devices import Placement
-from prompt_tuning_engine_local.runs.evaluation import AnyPrompt, Predictor
+from prompt_tuning_engine_local.runs.evaluation import Answer, AnyPrompt, Evaluation, Predictor
 from prompt_tuning_engine_local.runs.prompt_values import Prompt, plain_matrices
 from prompt_tuning_files import embeddings, module_files, vocabularies
 from prompt_tuning_files.vocabularies import EXTRA_IDS, SentencePieceVocabulary
+from prompt_tuning_tasks import Mixture, Row, Sources, Task, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Answer", "Decoding", "Ensemble", "Evaluation", "Model", "load_model"]
 
 LENGTHS = {"inputs": 512, "targets": 64}
 """The most ids of inputs and targets, where neither the caller nor a prompt says."""
+
+
+class Decoding(TypedDict, total=False):
+    """How answers are made; the parameters are T5X's (see `model.decoding`).
+
+    Attributes:
+      num_beams: Beams of a beam search; 1 decodes greedily.
+      alpha: Exponent of the length penalty of a beam search, by default 0.6.
+      temperature: Draws ids at this temperature instead.
+      topk: Draws among so many of the most probable ids.
+      topp: Draws among the most probable ids of this probability.
+      seed: Another one draws other answers.
+    """
+
+    num_beams: int
+    alpha: float
+    temperature: float
+    topk: int
+    topp: float
+    seed: int
+
+
+_SAMPLING = frozenset({"temperature", "topk", "topp", "seed"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Plain prompts of one task that answer together (Lester et al. 2021, section 6).
+
+    Attributes:
+      prompts: The prompts.
+      by: "vote", the answer of most prompts, or "mean_logit", that of the mean of their logits.
+
+    Raises:
+      InputError: If `by` is neither, or there are no prompts.
+    """
+
+    prompts: Sequence[Prompt]
+    by: str = "vote"
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        if self.by not in ("vote", "mean_logit") or not self.prompts:
+            raise InputError(
+                f"the ensemble has {len(self.prompts)} prompts, by {self.by!r}; expected at least "
+                "one, by 'vote' or 'mean_logit'"
+            )
+
+
+AnyPrompts = Prompt | Sequence[Prompt] | Ensemble | None
+
+
+def decode_fn(n: int, **settings: Unpack[Decoding]) -> DecodeFn:
+    """Returns the decode function of settings, the same for the same settings.
+
+    Args:
+      n: How many samples to draw.
+      **settings: See `Decoding`.
+
+    Raises:
+      InputError: If settings of a beam search and of sampling are mixed.
+    """
+    beams = settings.get("num_beams", 1)
+    sampling = _SAMPLING & set(settings)
+    if sampling and (beams != 1 or "alpha" in settings):
+        raise InputError(
+            f"{min(sampling)} draws answers, and num_beams and alpha are of a beam search; give "
+            "settings of one of the two"
+        )
+    if beams == 1 and "alpha" in settings:
+        raise InputError("alpha is of a beam search, and num_beams is 1; raise num_beams")
+    return _decode_fn(n, tuple(sorted(settings.items())))
+
+
+@functools.lru_cache(maxsize=64)
+def _decode_fn(n: int, settings: tuple[tuple[str, Any], ...]) -> DecodeFn:
+    # Kept: JAX compiles again for a new function object.
+    given = dict(settings)
+    if _SAMPLING & set(given):
+        given.pop("num_beams", None)
+        return functools.partial(decoding.temperature_sample, num_decodes=n, **given)
+    beams = given.pop("num_beams", 1)
+    if beams == 1:
+        return decoding.greedy
+    return functools.partial(decoding.beam_search, num_decodes=beams, **given)
+
+
+@functools.lru_cache(maxsize=64)
+def _ranking(labels: tuple[str, ...]) -> DecodeFn:
+    return functools.partial(decoding.rank_classification, labels=labels)
+
+
+def is_rows(task: object) -> TypeGuard[Sequence[Row]]:
+    """Checks whether a task is given as rows."""
+    return isinstance(task, Sequence) and not isinstance(task, str)
+
+
+def engine_task(
+    task: Task | str | Sequence[Row], splits: Mapping[str, Sequence[Row]]
+) -> EngineTask:
+    """Returns a task as the engine reads it.
+
+    Args:
+      task: A text task or a mixture, the name of a registered one, or rows.
+      splits: If it is rows, those of each split.
+
+    Raises:
+      InputError: If no task has the name.
+    """
+    if isinstance(task, str):
+        return find_task.find(task, None)
+    if is_rows(task):
+        sources: dict[str, Sources] = {
+            split: functools.partial(list, rows) for split, rows in splits.items()
+        }
+        return TextEngineTask(TextTask("rows", sources))
+    assert isinstance(task, TextTask | Mixture)
+    return TextEngineTask(task)
 
 
 def load_model(
@@ -120,32 +251,70 @@ class Model:
         return embeddings.checkpoint_load(self.path)
 
     def generate(
-        self, texts: Sequence[str], prompt: Prompt | Sequence[Prompt] | None = None
+        self, texts: Sequence[str], prompt: AnyPrompts = None, **decoding: Unpack[Decoding]
     ) -> list[str]:
         """Answers texts.
 
         Args:
           texts: The inputs.
-          prompt: A prompt; a list of plain prompts, one for each text; or None for the bare model.
+          prompt: A prompt; a list of plain prompts, one for each text; an ensemble; or None for the
+            bare model.
+          **decoding: See `Decoding`; without any, decoding is greedy.
 
         Raises:
-          InputError: If the prompt does not fit the model or the texts.
+          InputError: If the prompt does not fit the model or the texts, or a setting is bad.
         """
-        predictor, chosen = self._predictor(prompt, len(texts))
+        predictor, chosen = self._predictor(prompt, len(texts), decode_fn(1, **decoding))
         return predictor.predict(texts, chosen)
 
+    def n_best(
+        self, texts: Sequence[str], n: int, prompt: AnyPrompts = None, **decoding: Unpack[Decoding]
+    ) -> list[list[Answer]]:
+        """Returns several answers to each text, the best first, with their scores.
+
+        Args:
+          texts: The inputs.
+          n: How many: the best of a beam search, of at least `n` beams, or as many samples with
+            `temperature`.
+          prompt: As in `generate`, but no vote.
+          **decoding: See `Decoding`.
+
+        Raises:
+          InputError: As `generate`.
+        """
+        decoding.setdefault("num_beams", 1 if _SAMPLING & set(decoding) else n)
+        return self._ranked(texts, prompt, n, decode_fn(n, **decoding))
+
+    def rank(
+        self, texts: Sequence[str], labels: Sequence[str], prompt: AnyPrompts = None
+    ) -> list[list[Answer]]:
+        """Returns the labels for each text, the most probable first, with their log-likelihoods.
+
+        Args:
+          texts: The inputs.
+          labels: Different texts.
+          prompt: As in `generate`, but no vote.
+
+        Raises:
+          InputError: As `generate`, and if the vocabulary cannot write a label.
+        """
+        return self._ranked(texts, prompt, len(labels), _ranking(tuple(labels)))
+
+    def _ranked(
+        self, texts: Sequence[str], prompt: AnyPrompts, n: int, decode: DecodeFn
+    ) -> list[list[Answer]]:
+        predictor, chosen = self._predictor(prompt, len(texts), decode)
+        return [one for part in predictor.ranked_in_parts(texts, chosen, n) for one in part]
+
     def score(
-        self,
-        texts: Sequence[str],
-        targets: Sequence[str],
-        prompt: Prompt | Sequence[Prompt] | None = None,
+        self, texts: Sequence[str], targets: Sequence[str], prompt: AnyPrompts = None
     ) -> np.ndarray:
         """Returns the log-likelihood of a target for each text, its EOS included.
 
         Args:
           texts: The inputs.
           targets: As many targets.
-          prompt: As in `generate`.
+          prompt: As in `generate`, but no ensemble.
 
         Returns:
           float32 `[N]`, in nats.
@@ -160,10 +329,44 @@ class Model:
         predictor, chosen = self._predictor(prompt, len(texts))
         return predictor.score(texts, targets, chosen)
 
+    def evaluate(
+        self,
+        task: Task | str | Sequence[Row],
+        prompt: AnyPrompts = None,
+        *,
+        split: str = "validation",
+        **decoding: Unpack[Decoding],
+    ) -> Evaluation:
+        """Scores the answers to a split of a task with the task's metrics.
+
+        Args:
+          task: As in `train`; rows are the split.
+          prompt: As in `generate`, but no list.
+          split: The split of a task.
+          **decoding: See `Decoding`.
+
+        Returns:
+          The metrics, the examples and the predictions.
+
+        Raises:
+          InputError: As `generate`, and if the split cannot be read.
+        """
+        if isinstance(prompt, Sequence):
+            raise InputError("an evaluation takes one prompt, or an ensemble")
+        predictor, chosen = self._predictor(prompt, 0, decode_fn(1, **decoding))
+        found = engine_task(task, {split: task} if is_rows(task) else {})
+        (component,) = found.components(split)
+        return predictor.evaluate_prepared(predictor.prepare(component, split), chosen)
+
     def _predictor(
-        self, prompt: Prompt | Sequence[Prompt] | None, texts: int
+        self, prompt: AnyPrompts, texts: int, decode: DecodeFn | None = None
     ) -> tuple[Predictor, AnyPrompt]:
         """Returns what answers texts, and the prompt as it takes it."""
+        if isinstance(prompt, Ensemble):
+            table = PromptTable.of(plain_matrices(prompt.prompts, self.config.emb_dim))
+            kind = VotingPrompts if prompt.by == "vote" else JointPrompts
+            model = self._model_of(PromptOfEach())
+            return self._predicting(model, prompt.prompts, decode), kind(table)
         if isinstance(prompt, Sequence):
             if len(prompt) != texts:
                 raise InputError(
@@ -174,11 +377,11 @@ class Model:
             table = PromptTable.of(plain_matrices(distinct, self.config.emb_dim))
             numbers = np.array([distinct.index(one) for one in prompt], np.int32)
             choice = PromptChoice(table, numbers)
-            return self._predicting(self._model_of(PromptOfEach()), distinct), choice
+            return self._predicting(self._model_of(PromptOfEach()), distinct, decode), choice
         if prompt is None:
-            return self._predicting(self._model_of(PromptModule()), ()), None
+            return self._predicting(self._model_of(PromptModule()), (), decode), None
         model, parameters = self._fitted(prompt)
-        return self._predicting(model, [prompt]), parameters
+        return self._predicting(model, [prompt], decode), parameters
 
     def _fitted(self, prompt: Prompt) -> tuple[EncoderDecoderModel, Params]:
         """Returns the model with a prompt's module, and its parameters on the devices."""
@@ -201,13 +404,16 @@ class Model:
                 self._models[key] = EncoderDecoderModel(self.config, self.vocabulary, module.clone)
             return self._models[key]
 
-    def _predicting(self, model: EncoderDecoderModel, prompts: Sequence[Prompt]) -> Predictor:
+    def _predicting(
+        self, model: EncoderDecoderModel, prompts: Sequence[Prompt], decode: DecodeFn | None
+    ) -> Predictor:
         return Predictor(
             model,
             self.frozen.params,
             self._lengths_for(prompts),
             self._batch_size,
             self.placement,
+            decode_fn=decode,
         )
 
     def _lengths_for(self, prompts: Sequence[Prompt]) -> FeatureLengths:

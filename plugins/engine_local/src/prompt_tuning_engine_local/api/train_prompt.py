@@ -19,17 +19,15 @@ from prompt_tuning_core import prompts, registry
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptFactory, PromptModule
 from prompt_tuning_core.protocols import Initializer
-from prompt_tuning_engine_local.api.answering import LENGTHS, Model
-from prompt_tuning_engine_local.data import find_task
+from prompt_tuning_engine_local.api.answering import LENGTHS, Model, engine_task, is_rows
 from prompt_tuning_engine_local.data.engine_task import EngineTask
-from prompt_tuning_engine_local.data.text_components import TextEngineTask
 from prompt_tuning_engine_local.model import optimizers, schedules
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_engine_local.runs import training
 from prompt_tuning_engine_local.runs.options import Given, TrainingOptions
 from prompt_tuning_engine_local.runs.prompt_values import Prompt, load_prompt
 from prompt_tuning_engine_local.runs.training import Step
-from prompt_tuning_tasks import Row, Sources, Task, TextTask
+from prompt_tuning_tasks import Row, Task
 
 __all__ = ["PromptTraining", "train"]
 
@@ -198,20 +196,15 @@ class PromptTraining:
         return schedules.learning_rate(self.learning_rate, *named)
 
     def _task(self) -> EngineTask:
-        if isinstance(self.task, str):
-            return find_task.find(self.task, None)
-        if isinstance(self.task, Sequence):
+        rows: dict[str, Sequence[Row]] = {}
+        if is_rows(self.task):
             if self.validation is None:
                 raise InputError(
                     "the task is rows, and validation is None; give the rows to evaluate on: "
                     "validation=[{'inputs': …, 'targets': …}]"
                 )
             rows = {self.train_split: self.task, self.eval_split: self.validation}
-            splits: dict[str, Sources] = {
-                split: functools.partial(list, found) for split, found in rows.items()
-            }
-            return TextEngineTask(TextTask("rows", splits))
-        return TextEngineTask(self.task)
+        return engine_task(self.task, rows)
 
     def _prompted_model(self) -> EncoderDecoderModel:
         module = self._module()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from prompt_tuning_engine_local.data.engine_task import (
     Split,
 )
 from prompt_tuning_engine_local.data.text_components import TextComponent
+from prompt_tuning_engine_local.model import decoding
 from prompt_tuning_engine_local.model.prompt_of_each import (
     JointPrompts,
     PromptChoice,
@@ -63,6 +64,18 @@ AnyPrompt = Params | PromptChoice | JointPrompts | VotingPrompts | None
 """A prompt's parameters; several plain prompts, of a model with `PromptOfEach`; or no prompt."""
 
 
+class Answer(NamedTuple):
+    """One of several answers to a text.
+
+    Attributes:
+      text: The decoded text.
+      score: The higher, the better; each function of `decoding` documents its own.
+    """
+
+    text: str
+    score: float
+
+
 class _Batch(NamedTuple):
     """A batch of examples, on the devices.
 
@@ -93,6 +106,7 @@ class Predictor:
       bucketing: True decodes texts of similar length together and pads them only as far as they
         need; False pads all texts to `lengths` (BUCKETING).
       strict_lengths: True makes a text that is too long an error (STRICT_LENGTHS).
+      decode_fn: Makes the answers; None for the model's own function.
 
     Attributes:
       frozen: The frozen parameters, by name.
@@ -108,6 +122,7 @@ class Predictor:
         *,
         bucketing: bool = True,
         strict_lengths: bool = False,
+        decode_fn: decoding.DecodeFn | None = None,
     ) -> None:
         self._reading = Reading(model.vocabulary, lengths, strict_lengths)
         self.frozen = frozen
@@ -115,6 +130,7 @@ class Predictor:
         self._placement = placement
         self._padded = batching.padded_lengths(lengths, bucketing=bucketing)
         self._model = model
+        self._decode_fn = decode_fn
 
     def predict(
         self,
@@ -135,6 +151,57 @@ class Predictor:
           InputError: If a text is too long and lengths are strict.
         """
         return self.texts(self._answer(self._tokenized(texts, what), prompt, progress))
+
+    def ranked_in_parts(
+        self, texts: Sequence[str | Example], prompt: AnyPrompt, n: int, what: str = "inputs"
+    ) -> Iterator[list[list[Answer]]]:
+        """Yields the n best answers to each text, the best first, a few batches at a time.
+
+        An answer that the decoding did not find is left out.
+
+        Args:
+          texts: See `predict`.
+          prompt: See `predict`.
+          n: How many answers.
+          what: See `predict`.
+
+        Raises:
+          InputError: As `predict`, and if the decoding makes fewer answers.
+        """
+        tokenized = self._tokenized(texts, what)
+        size = self._batch_size * _BATCHES_OF_A_PART
+        return (
+            self._ranked(
+                tokenized[start : start + size], _part(prompt, start, start + size), n, start
+            )
+            for start in range(0, len(tokenized), size)
+        )
+
+    def _ranked(
+        self,
+        examples: Sequence[batching.TokenizedExample],
+        prompt: AnyPrompt,
+        n: int,
+        first: int,
+    ) -> list[list[Answer]]:
+        if isinstance(prompt, VotingPrompts):
+            raise InputError("a vote has one answer; ask for several of the mean of the logits")
+        answers: list[list[Answer]] = [[] for _ in examples]
+        for batch in self._batches(examples, prompt):
+            ids, scores = map(np.asarray, self._decode(self._model.compiled_generate, batch, first))
+            if ids.shape[1] < n:
+                raise InputError(
+                    f"{n} answers to each text are asked for, and the decoding makes "
+                    f"{ids.shape[1]}; raise its number, such as "
+                    f"decoding.beam_search.num_decodes = {n}"
+                )
+            for row, best, values in zip(batch.rows, ids, scores, strict=False):
+                answers[row] = [
+                    Answer(text, float(score))
+                    for text, score in zip(self.texts(best[:n]), values[:n], strict=True)
+                    if np.isfinite(score)
+                ]
+        return answers
 
     def predict_in_parts(
         self, texts: Sequence[str | Example], prompt: AnyPrompt, what: str = "inputs"
@@ -248,18 +315,22 @@ class Predictor:
         answers = np.zeros((len(examples), length), np.int32)
         done = 0
         for batch in self._batches(examples, prompt):
-            ids = self._model.compiled_best_ids(
-                batch.prompt,
-                self.frozen,
-                batch.arrays["encoder_input_tokens"],
-                max_length=length,
-                keys=_keys(self._placement.split(batch.filled + first)),
-                members=batch.members,
-            )
+            ids = self._decode(self._model.compiled_best_ids, batch, first)
             answers[batch.rows] = np.asarray(ids)[: len(batch.rows)]
             done += len(batch.rows)
             progress(done)
         return answers
+
+    def _decode(self, function: Callable[..., Any], batch: _Batch, first: int) -> Any:
+        return function(
+            batch.prompt,
+            self.frozen,
+            batch.arrays["encoder_input_tokens"],
+            max_length=self._reading.lengths.targets,
+            keys=_keys(self._placement.split(batch.filled + first)),
+            decode_fn=self._decode_fn,
+            members=batch.members,
+        )
 
     def answers_of_each(
         self, examples: Sequence[batching.TokenizedExample], table: PromptTable

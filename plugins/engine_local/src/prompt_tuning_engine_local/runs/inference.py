@@ -26,7 +26,7 @@ from prompt_tuning_engine_local.runs import (
     several_prompts,
     state_store,
 )
-from prompt_tuning_engine_local.runs.evaluation import Evaluation, metrics_of
+from prompt_tuning_engine_local.runs.evaluation import AnyPrompt, Evaluation, Predictor, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
 from prompt_tuning_engine_local.runs.several_prompts import SeveralPrompts
 from prompt_tuning_files import trained_prompts
@@ -86,7 +86,8 @@ def infer(options: InferenceOptions) -> Path:
 
     A line has `inputs` and `prediction`, and the columns of the row that the template leaves out.
     With PROMPT_FILES and no PROMPT_COLUMN, `prediction` is the answer of most prompts, and
-    `predictions` has that of each by name. Answers are written as they come, to
+    `predictions` has that of each by name. With NUM_ANSWERS, `predictions` is the list of the best,
+    each with `text` and `score`. Answers are written as they come, to
     `FILE-predictions.jsonl.partial` until the last.
 
     See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the text itself
@@ -110,13 +111,11 @@ def infer(options: InferenceOptions) -> Path:
     several = SeveralPrompts.of(options)
     choice = _choice(several, texts, options.prompt_column)
     loaded, prompt = _load(options, several)
-    parts: Iterator[list[dict[str, object]]]
     if several is not None and choice is None:
         parts = ensembles.answers_in_parts(loaded.predictor, texts, several, str(source))
     else:
-        parts = (
-            [{"prediction": answer} for answer in part]
-            for part in loaded.predictor.predict_in_parts(texts, choice or prompt, str(source))
+        parts = _answers_in_parts(
+            loaded.predictor, texts, choice or prompt, str(source), options.num_answers
         )
     replaces = target.exists()
     with _growing(target) as file:
@@ -133,6 +132,21 @@ def infer(options: InferenceOptions) -> Path:
         soft_wrap=True,
     )
     return target
+
+
+def _answers_in_parts(
+    predictor: Predictor, texts: Sequence[Example], prompt: AnyPrompt, what: str, n: int
+) -> Iterator[list[dict[str, object]]]:
+    """Yields the answers as columns, a few batches at a time; of several, also their scores."""
+    if n == 1:
+        for answers in predictor.predict_in_parts(texts, prompt, what):
+            yield [{"prediction": answer} for answer in answers]
+        return
+    for ranked in predictor.ranked_in_parts(texts, prompt, n, what):
+        yield [
+            {"prediction": found[0].text, "predictions": [one._asdict() for one in found]}
+            for found in ranked
+        ]
 
 
 def _check_columns(texts: Iterable[Example]) -> None:

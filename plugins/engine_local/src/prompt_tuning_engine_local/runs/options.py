@@ -142,6 +142,7 @@ MACROS: Mapping[str, Check] = {
     "RECORD_SETTINGS": _BOOL,
     # Decoding.
     "DECODING_SEED": _SEED,
+    "NUM_ANSWERS": _whole(1, 10**4),
     "RANK_LABELS": _TEXTS,
     # The model. No T5 has sizes like the largest ones, which catch a slip before it takes memory.
     "PROMPT_LENGTH": _whole(1, 10**6),
@@ -418,7 +419,19 @@ class InferenceOptions(AnsweringOptions):
     Attributes:
       output_dir: The output directory (INFER_OUTPUT_DIR).
       input_file: The file to read (INFER_INPUT_FILE).
+      num_answers: How many answers to write to each text, with their scores (NUM_ANSWERS).
     """
 
     output_dir: str = _set_by("INFER_OUTPUT_DIR")
     input_file: str = _set_by("INFER_INPUT_FILE")
+    num_answers: int = _set_by("NUM_ANSWERS", default=1)
+
+    def __post_init__(self) -> None:
+        """Checks each field against the table, and that an ensemble gives one answer."""
+        super().__post_init__()
+        votes = self.prompt_files is not None and self.prompt_column is None
+        if votes and self.num_answers > 1:
+            raise InputError(
+                f"NUM_ANSWERS is {self.num_answers}, and the prompts in PROMPT_FILES vote on one "
+                "answer; set NUM_ANSWERS = 1, or name the prompt of each text with PROMPT_COLUMN"
+            )
