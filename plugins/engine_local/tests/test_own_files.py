@@ -7,7 +7,8 @@ import json
 import re
 
 import pytest
-from tiny import training_flags
+import safetensors.numpy
+from tiny import TINY, gin_flags, training_flags
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,3 +115,54 @@ def test_a_list_of_allowed_plugins_is_for_files_too(project, main, monkeypatch):
     code, _, error = main("train", *flags)
     assert code == 2
     assert "hooks file unwanted_hooks.py may not be used: 'unwanted_hooks' is blocked" in error
+
+
+PARTS = """
+import jax.numpy as jnp
+from prompt_tuning_core.prompts import InputPrompt
+
+def halves(scale=1.0):
+    return lambda rng, shape: jnp.full(shape, scale / 2)
+
+class Scaled(InputPrompt):
+    factor: float = 2.0
+
+    def setup(self):
+        self.own = self.parameter("own", self.prompt_init, (self.length, self.stack.width))
+
+    def rows(self, tokens, embedded):
+        return self.factor * self.own[None]
+"""
+PARTS_GIN = """
+from __gin__ import dynamic_registration
+import parts_of_mine
+from prompt_tuning_core import prompts
+
+PROMPT = @parts_of_mine.Scaled
+parts_of_mine.Scaled.factor = 3.0
+"""
+
+
+def test_an_initializer_and_a_prompt_module_of_a_file_train_and_are_used(project, run_here):
+    (project / "parts_of_mine.py").write_text(PARTS)
+    (project / "module.gin").write_text(PARTS_GIN)
+    initializer = "prompts.make.prompt_init = @parts_of_mine.halves()\n"
+    (project / "own.gin").write_text(f"{PARTS_GIN}{initializer}parts_of_mine.halves.scale = 0.5\n")
+    finished = run_here(["train", *training_flags(TRAIN_STEPS=1), "--gin_file=own.gin"], project)
+    assert finished.returncode == 0, finished.stderr
+    arrays = safetensors.numpy.load_file(project / "run" / "prompt_0.safetensors")
+    assert (arrays["encoder/prompt/own"] == 0.25).all()
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "EVAL_OUTPUT_DIR": "out"}
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
+    evaluate = ["eval", *(f"--gin_file={file}" for file in files), *gin_flags(**macros)]
+    finished = run_here([*evaluate, "--gin_file=module.gin"], project)
+    assert finished.returncode == 0, finished.stderr
+    found, expected = (
+        json.loads((project / name).read_text())["exact_match"]
+        for name in ("out/toy-test-metrics.json", "run/toy-validation-metrics.json")
+    )
+    assert found == expected
+    # A file is never a reason to import a module.
+    finished = run_here(evaluate, project)
+    assert finished.returncode == 2
+    assert "write PROMPT = @parts_of_mine.Scaled" in finished.stderr

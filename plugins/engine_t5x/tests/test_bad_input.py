@@ -176,6 +176,7 @@ def test_a_module_that_no_prompt_file_can_hold(project):
         "from flax import linen as nn\n"
         "from prompt_tuning_core.prompts import PromptModule\n"
         "class Two(PromptModule):\n"
+        "    tool: object = print\n"
         "    def setup(self):\n"
         "        self.a = self.parameter('a', nn.initializers.ones, (2, 32))\n"
         "        self.b = self.parameter('b', nn.initializers.ones, (2, 32))\n"
@@ -187,4 +188,4 @@ def test_a_module_that_no_prompt_file_can_hold(project):
     )
     flags = runs.training_flags("two.gin")
     message = refusal(project, flags, PYTHONPATH=str(project))
-    assert "the prompt module that PROMPT makes is of no plugin, and is not plain" in message
+    assert "Two.tool is <built-in function print>, and a prompt file can hold numbers" in message

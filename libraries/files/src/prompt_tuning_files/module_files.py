@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PromptFile",
-    "check_can_be_saved",
     "describe",
     "encoded",
     "is_plain",
@@ -58,8 +58,8 @@ def describe(module: PromptModule) -> dict[str, Any]:
     """Describes a prompt module for its files.
 
     Returns:
-      JSON-serialisable: `plugin`, `distribution` and `version` (None for a class that is no
-      plugin's) and `fields`.
+      JSON-serialisable: `plugin`, `distribution`, `version` and `fields`. For a class that is no
+      plugin's, these are `module:Class`, its file's name, and the checksum of this file.
 
     Raises:
       InputError: If a field holds a value that JSON cannot hold. Initializers are left out.
@@ -77,38 +77,30 @@ def describe(module: PromptModule) -> dict[str, Any]:
                 "that holds an initializer with Initializer"
             )
         fields[field.name] = json.loads(json.dumps(value))  # Lists for tuples, as in the file.
-    return {
-        "plugin": plugin and plugin.name,
-        "distribution": plugin and plugin.distribution,
-        "version": plugin and plugin.version,
-        "fields": fields,
-    }
+    if plugin is None:
+        name, distribution, version = _name_of(type(module)), *_source_of(type(module))
+    else:
+        name, distribution, version = plugin.name, plugin.distribution, plugin.version
+    return {"plugin": name, "distribution": distribution, "version": version, "fields": fields}
+
+
+def _name_of(kind: type) -> str:
+    """Returns a name that no plugin has, since a plugin's is an identifier."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _source_of(kind: type) -> tuple[str, str]:
+    """Returns the name and the checksum of a class's file, or that there is none."""
+    try:
+        path = Path(inspect.getfile(kind))
+        return path.name, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    except (TypeError, OSError):  # Typed at a prompt, or in a notebook.
+        return kind.__module__, "without a file"
 
 
 def is_plain(parameters: Mapping[str, np.ndarray], matrix: np.ndarray | None) -> bool:
     """Checks whether a module has no other array than the plain prompt that it amounts to."""
     return matrix is not None and [leaf.shape for leaf in parameters.values()] == [matrix.shape]
-
-
-def check_can_be_saved(
-    description: Mapping[str, Any], parameters: Mapping[str, Any], matrix: np.ndarray | None
-) -> None:
-    """Refuses to train a module that no prompt file can hold.
-
-    Args:
-      description: See `describe`.
-      parameters: Its arrays by name.
-      matrix: The plain prompt that it amounts to, or None.
-
-    Raises:
-      InputError: If it is not plain, and its class is no plugin's, so that no file can name it.
-    """
-    if description["plugin"] is None and not is_plain(parameters, matrix):
-        raise InputError(
-            "the prompt module that PROMPT makes is of no plugin, and is not plain: a prompt file "
-            "names the plugin that makes it again; declare an entry point for it "
-            "(prompt_tuning.prompts), and write PROMPT = @plugins.NAME"
-        )
 
 
 def encoded(
@@ -236,7 +228,8 @@ class PromptFile:
         """See `protocols.SavedPrompt`.
 
         Raises:
-          InputError: If the plugin has other fields, or settings in gin contradict the file.
+          InputError: If the plugin has other fields, settings in gin contradict the file, or the
+            class is no plugin's and `factory` makes no module of it.
           PluginError: If the plugin cannot be used.
         """
         import gin
@@ -244,7 +237,7 @@ class PromptFile:
         from prompt_tuning_core.prompts import made_by
 
         saved = self._saved()
-        module = module_of(self.path, saved)
+        module = module_of(self.path, saved, factory)
         named = [] if factory is None else [made_by(factory)]
         with contextlib.suppress(ValueError, KeyError):  # No gin file names it.
             named.append(gin.get_configurable(f"prompt_tuning_core.plugins.{saved.plugin}")())
@@ -308,25 +301,49 @@ def saved_prompt(
     return PromptFile(path, plain, vocab, whole)
 
 
-def module_of(path: str, saved: SavedModule) -> PromptModule:
+def module_of(
+    path: str, saved: SavedModule, factory: PromptFactory | None = None
+) -> PromptModule:
     """Makes the prompt module in a file, without an initializer.
 
     Args:
       path: The file, for messages.
       saved: What the file says of the module.
+      factory: Makes a module of the class, for one that is no plugin's; None for a plugin's.
 
     Raises:
-      InputError: If its plugin is missing, of another major version, or has other fields.
+      InputError: If its plugin is missing, of another major version, or has other fields; or if the
+        class is no plugin's, and `factory` makes no module of it.
       PluginError: If the plugin cannot be used.
     """
     _check_plugin(path, saved)
     try:
-        return registry.process_registry().load("prompt", saved.plugin)(**saved.fields)
+        module: PromptModule = _class_of(path, saved.plugin, factory)(**saved.fields)
+        return module
     except TypeError as error:
         raise InputError(
             f"prompt {path}: {saved.plugin!r}, as it is installed, has other fields than "
             f"{sorted(saved.fields)} ({error}); install the version that the file names"
         ) from error
+
+
+def _class_of(path: str, name: str, factory: PromptFactory | None) -> Any:
+    """Returns the module's class; one that is no plugin's is only compared with the factory's.
+
+    A file may come from anywhere, so nothing is imported because its text says so.
+    """
+    from prompt_tuning_core.prompts import made_by
+
+    if ":" not in name:
+        return registry.process_registry().load("prompt", name)
+    found = None if factory is None else type(made_by(factory))
+    if found is None or _name_of(found) != name:
+        module, _, kind = name.partition(":")
+        raise InputError(
+            f"prompt {path}: holds a module of the class {kind} of {module}, which is no plugin's; "
+            f"import {module} in a gin file, and write PROMPT = @{module}.{kind}"
+        )
+    return found
 
 
 def matching(
@@ -365,6 +382,8 @@ def matching(
 
 def _check_plugin(path: str, module: SavedModule) -> None:
     """Refuses a module whose plugin is missing, or of another major version."""
+    if ":" in module.plugin:  # It is no plugin's.
+        return
     installed = registry.process_registry()
     if not any(p.kind == "prompt" and p.name == module.plugin for p in installed.discover()):
         raise InputError(

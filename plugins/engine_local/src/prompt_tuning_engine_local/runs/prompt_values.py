@@ -75,12 +75,13 @@ class Prompt:
         return self.module.clone(prompt_init=self.values).clone
 
 
-def load_prompt(path: str | os.PathLike[str]) -> Prompt:
+def load_prompt(path: str | os.PathLike[str], module: PromptFactory | None = None) -> Prompt:
     """Reads a prompt.
 
     Args:
       path: A prompt file of any installed form, the directory of a run, or the name of a prompt
         that a catalog has.
+      module: Makes its prompt module; only for a class that is no plugin's.
 
     Raises:
       InputError: If there is none, if it is damaged, or if its values are not finite.
@@ -91,10 +92,10 @@ def load_prompt(path: str | os.PathLike[str]) -> Prompt:
     if found.module is None:
         matrix = found.matrix(located.path)
         load = registry.process_registry().load
-        module = load("prompt", "prompt_basic")(length=len(matrix))
+        made = load("prompt", "prompt_basic")(length=len(matrix))
         parameters: Mapping[str, np.ndarray] = {PLAIN: matrix}
     else:
-        module = module_files.module_of(located.path, found.module)
+        made = module_files.module_of(located.path, found.module, module)
         parameters = found.module.parameters
     for name, leaf in parameters.items():
         if not np.isfinite(leaf).all():
@@ -102,7 +103,7 @@ def load_prompt(path: str | os.PathLike[str]) -> Prompt:
                 f"prompt {located.path}: its {name} has values that aren't finite; did training "
                 "diverge?"
             )
-    return Prompt(str(path), module, parameters, found.array, found.provenance)
+    return Prompt(str(path), made, parameters, found.array, found.provenance)
 
 
 def plain_matrices(prompts: Sequence[Prompt], width: int) -> list[np.ndarray]:
