@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 CONFIG = T5Config(
     num_embeddings=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24,
-    num_encoder_layers=1, num_decoder_layers=2,
+    num_encoder_layers=1, num_decoder_layers=1,
 )  # fmt: skip
 EOS, OTHERS, LENGTH, ALPHA = 1, (5, 9, 33), 3, 0.6
 

@@ -43,8 +43,8 @@ def problem(probabilities, batch=1, length=1):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"temperature": 0.5}, PROBABILITIES**2 / np.sum(PROBABILITIES**2)),
-        ({"topk": 2}, np.array([0, 0, 4, 3, 0, 0, 0, 0]) / 7),
+        # A temperature of 0.5 squares probabilities.
+        ({"temperature": 0.5, "topk": 2}, np.array([0, 0, 16, 9, 0, 0, 0, 0]) / 25),
         # 0.4 + 0.3 are not enough, and 0.85 are.
         ({"topp": 0.75}, np.array([0, 0, 0.4, 0.3, 0.15, 0, 0, 0]) / 0.85),
         ({"topk": 1}, np.array([0, 0, 1, 0, 0, 0, 0, 0])),
