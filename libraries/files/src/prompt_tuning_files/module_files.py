@@ -301,9 +301,7 @@ def saved_prompt(
     return PromptFile(path, plain, vocab, whole)
 
 
-def module_of(
-    path: str, saved: SavedModule, factory: PromptFactory | None = None
-) -> PromptModule:
+def module_of(path: str, saved: SavedModule, factory: PromptFactory | None = None) -> PromptModule:
     """Makes the prompt module in a file, without an initializer.
 
     Args:

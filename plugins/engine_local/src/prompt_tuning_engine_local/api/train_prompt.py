@@ -155,7 +155,7 @@ class PromptTraining:
           InputError: If steps are left to take.
         """
         finished = self._training.finished
-        found = load_prompt(finished.directory)
+        found = load_prompt(finished.directory, finished.model.module.clone)
         return dataclasses.replace(
             found, name=f"of the task {finished.task.name!r}", history=finished.history
         )
