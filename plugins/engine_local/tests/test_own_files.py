@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import re
 
 import pytest
 import safetensors.numpy
 from tiny import TINY, gin_flags, training_flags
+
+from prompt_tuning_core.commands.main import main as run_main
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,40 +44,94 @@ def step_logged(step):
 def run_finished(run):
     print(word(), SEEN.steps)
 """
-GIN = """
-from __gin__ import dynamic_registration
-import hooks_of_mine
+PARTS = """
+import jax.numpy as jnp
+from prompt_tuning_core.prompts import InputPrompt
 
+def halves(scale=1.0):
+    return lambda rng, shape: jnp.full(shape, scale / 2)
+
+class Scaled(InputPrompt):
+    factor: float = 2.0
+
+    def setup(self):
+        self.own = self.parameter("own", self.prompt_init, (self.length, self.stack.width))
+
+    def rows(self, tokens, embedded):
+        return self.factor * self.own[None]
+"""
+MODULE_GIN = """
+from __gin__ import dynamic_registration
+import parts_of_mine
+
+PROMPT = @parts_of_mine.Scaled
+parts_of_mine.Scaled.factor = 3.0
+"""
+GIN = f"""{MODULE_GIN}
+import hooks_of_mine
+from prompt_tuning_core import prompts
+
+prompts.make.prompt_init = @parts_of_mine.halves()
+parts_of_mine.halves.scale = 0.5
 HOOKS = ['tools/hooks_of_mine.py']
 hooks_of_mine.word.value = 'wrote'
 """
 
 
-@pytest.fixture
-def folder(project):
-    (project / "tools").mkdir()
-    return project
-
-
-def test_hooks_of_a_file_run_and_are_recorded(folder, run_here):
+@pytest.fixture(scope="module")
+def run_once(make_project):
+    """The folder of a run with all of them, and the run's output."""
+    folder = make_project()
+    (folder / "parts_of_mine.py").write_text(PARTS)
     path = folder / "tools" / "hooks_of_mine.py"
+    path.parent.mkdir()
     path.write_text(HOOKS)
+    (folder / "module.gin").write_text(MODULE_GIN)
     (folder / "own.gin").write_text(GIN)
     # The flag is another path of the same file.
     flags = ["--gin_file=own.gin", f"--hooks={path}", "--gin.RECORD_SETTINGS=False"]
-    finished = run_here(["train", *training_flags(), *flags], folder)
-    assert finished.returncode == 0, finished.stderr
-    assert "wrote [1, 2]\n" in finished.stdout
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as output:
+        assert run_main(["train", *training_flags(), *flags]) == 0
+    return folder, output.getvalue()
+
+
+def test_hooks_of_a_file_run_and_are_recorded(run_once):
+    folder, output = run_once
+    assert "wrote [1, 2]\n" in output
+    source = (folder / "tools" / "hooks_of_mine.py").read_bytes()
     record = {"kind": "hooks", "name": "hooks_of_mine"}
-    record["version"] = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    record["version"] = f"sha256:{hashlib.sha256(source).hexdigest()}"
     of_run, of_prompt = (
-        [one for one in json.loads((folder / "run" / name).read_text())["plugins"]
-         if one["kind"] == "hooks"]
+        [
+            one
+            for one in json.loads((folder / "run" / name).read_text())["plugins"]
+            if one["kind"] == "hooks"
+        ]
         for name in ("run.json", "prompt_2.json")
-    )  # fmt: skip
+    )
     assert of_run[0] == {**record, "distribution": "tools/hooks_of_mine.py"}
     # RECORD_SETTINGS leaves paths out.
     assert of_prompt[0] == {**record, "distribution": "hooks_of_mine.py"}
+
+
+def test_an_initializer_and_a_prompt_module_of_a_file_train_and_are_used(run_once, run_here):
+    folder, _ = run_once
+    arrays = safetensors.numpy.load_file(folder / "run" / "prompt_0.safetensors")
+    assert (arrays["encoder/prompt/own"] == 0.25).all()
+    macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "EVAL_OUTPUT_DIR": "out"}
+    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
+    evaluate = ["eval", *(f"--gin_file={file}" for file in files), *gin_flags(**macros)]
+    finished = run_here([*evaluate, "--gin_file=module.gin"], folder)
+    assert finished.returncode == 0, finished.stderr
+    found, expected = (
+        json.loads((folder / name).read_text())["exact_match"]
+        for name in ("out/toy-test-metrics.json", "run/toy-validation-metrics.json")
+    )
+    assert found == expected
+    # A file is never a reason to import a module.
+    finished = run_here(evaluate, folder)
+    assert finished.returncode == 2
+    assert "write PROMPT = @parts_of_mine.Scaled" in finished.stderr
 
 
 MARK = "from prompt_tuning_core.hookspecs import hookimpl\n@hookimpl\n"
@@ -93,7 +151,7 @@ MARK = "from prompt_tuning_core.hookspecs import hookimpl\n@hookimpl\n"
         (f"{MARK}def step_logged(stp): pass\n", r"invalid hook: .*'stp'.*/faulty_hooks.py:2\)$"),
         ("x = 1\n", "faulty_hooks.py has no function marked by .*hookimpl"),
         (
-            f"{MARK}def step_logged(step):\n    1 / 0\n",
+            f"{MARK}def prompt_initialized(prompt):\n    1 / 0\n",
             r"hooks file faulty_hooks.py fails at \S+/faulty_hooks.py:4: ZeroDivisionError",
         ),
     ],
@@ -115,54 +173,3 @@ def test_a_list_of_allowed_plugins_is_for_files_too(project, main, monkeypatch):
     code, _, error = main("train", *flags)
     assert code == 2
     assert "hooks file unwanted_hooks.py may not be used: 'unwanted_hooks' is blocked" in error
-
-
-PARTS = """
-import jax.numpy as jnp
-from prompt_tuning_core.prompts import InputPrompt
-
-def halves(scale=1.0):
-    return lambda rng, shape: jnp.full(shape, scale / 2)
-
-class Scaled(InputPrompt):
-    factor: float = 2.0
-
-    def setup(self):
-        self.own = self.parameter("own", self.prompt_init, (self.length, self.stack.width))
-
-    def rows(self, tokens, embedded):
-        return self.factor * self.own[None]
-"""
-PARTS_GIN = """
-from __gin__ import dynamic_registration
-import parts_of_mine
-from prompt_tuning_core import prompts
-
-PROMPT = @parts_of_mine.Scaled
-parts_of_mine.Scaled.factor = 3.0
-"""
-
-
-def test_an_initializer_and_a_prompt_module_of_a_file_train_and_are_used(project, run_here):
-    (project / "parts_of_mine.py").write_text(PARTS)
-    (project / "module.gin").write_text(PARTS_GIN)
-    initializer = "prompts.make.prompt_init = @parts_of_mine.halves()\n"
-    (project / "own.gin").write_text(f"{PARTS_GIN}{initializer}parts_of_mine.halves.scale = 0.5\n")
-    finished = run_here(["train", *training_flags(TRAIN_STEPS=1), "--gin_file=own.gin"], project)
-    assert finished.returncode == 0, finished.stderr
-    arrays = safetensors.numpy.load_file(project / "run" / "prompt_0.safetensors")
-    assert (arrays["encoder/prompt/own"] == 0.25).all()
-    macros = {**TINY, "CHECKPOINT_PATH": "model", "PROMPT_FILE": "run", "EVAL_OUTPUT_DIR": "out"}
-    files = ["models/t5_1_1_small_prompt.gin", "task.gin", "runs/prompt_eval.gin"]
-    evaluate = ["eval", *(f"--gin_file={file}" for file in files), *gin_flags(**macros)]
-    finished = run_here([*evaluate, "--gin_file=module.gin"], project)
-    assert finished.returncode == 0, finished.stderr
-    found, expected = (
-        json.loads((project / name).read_text())["exact_match"]
-        for name in ("out/toy-test-metrics.json", "run/toy-validation-metrics.json")
-    )
-    assert found == expected
-    # A file is never a reason to import a module.
-    finished = run_here(evaluate, project)
-    assert finished.returncode == 2
-    assert "write PROMPT = @parts_of_mine.Scaled" in finished.stderr
