@@ -34,7 +34,8 @@ NEED_T5X = ("prompt_tuning_engine_t5x.", "prompt_tuning_core.integrations.flaxfo
 # What the embedded engine does and T5X does not.
 ONLY_LOCAL = {
     "ALLOW_CHANGES", "BEST_IS_LOWEST", "BEST_METRIC", "DECAY_STEPS", "EARLY_STOPPING", "EVAL_LOSS",
-    "LEARNING_RATE_SCHEDULE", "NUM_DEVICES", "NUM_MICROBATCHES", "STRICT_LENGTHS", "WARMUP_STEPS",
+    "LEARNING_RATE_SCHEDULE", "NUM_ANSWERS", "NUM_DEVICES", "NUM_MICROBATCHES", "PROMPT_COLUMN",
+    "PROMPT_FILES", "STRICT_LENGTHS", "WARMUP_STEPS",
 }  # fmt: skip
 
 

@@ -115,7 +115,8 @@ def test_what_cannot_be_extracted_is_told(site, model, main):
 def test_models_that_have_a_name_are_listed(site):
     process = site.command("model", "list")
     assert process.returncode == 0, process.stderr
-    heading, row, *_ = process.stdout.splitlines()
+    heading, demo, row, *_ = process.stdout.splitlines()
     assert heading.split()[:3] == ["NAME", "FROM", "PARAMETERS"]
+    assert demo.split()[:3] == ["demo", "prompt-tuning-demo", "1,607,040"]
     assert row.split()[:3] == ["t5_1_1_lm100k_small", "prompt-tuning-catalog-google", "76,961,152"]
     assert process.stdout.count("vocabulary: gs://t5-data/vocabs/") == 1

@@ -17,7 +17,6 @@ from prompt_tuning_core.commands.main import main as run_main
 from prompt_tuning_engine_local.model import decoding
 from prompt_tuning_engine_local.model.prompt_of_each import PromptOfEach, PromptTable, VotingPrompts
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
-from prompt_tuning_engine_local.runs.prompt_values import PLAIN
 from prompt_tuning_files import prompt_files
 
 pytestmark = pytest.mark.slow
@@ -111,7 +110,11 @@ def test_the_mean_of_logits_is_that_of_the_prompts_alone(golden):
     # By hand: at each step, the logits of each prompt for what has been answered so far.
     logits = jax.jit(
         lambda prompt, ids: model.network.apply(
-            {"params": traverse_util.unflatten_dict({**frozen, PLAIN: prompt}, sep="/")},
+            {
+                "params": traverse_util.unflatten_dict(
+                    {**frozen, "encoder/prompt/prompt/prompt": prompt}, sep="/"
+                )
+            },
             tokens,
             jnp.pad(ids[:, :-1], ((0, 0), (1, 0))),
             ids,

@@ -17,8 +17,8 @@ def answers_to(found: Sequence[Answers]) -> Safe:
     """Returns the confusions and the worst examples of each task and split."""
     if not found:
         return element(
-            "p", "There are no predictions in the run's directory; `prompt-tuning eval` writes "
-            "them there if EVAL_OUTPUT_DIR is the directory.",
+            "p", "There are no predictions in the run's directory; training writes them there at "
+            "each evaluation.",
         )  # fmt: skip
     return together(*map(_of_split, found))
 

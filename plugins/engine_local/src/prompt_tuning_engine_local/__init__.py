@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
     from prompt_tuning_engine_local.api.answering import Ensemble, Model, load_model
     from prompt_tuning_engine_local.api.train_prompt import PromptTraining, train
-    from prompt_tuning_engine_local.runs.prompt_values import Prompt, load_prompt
+    from prompt_tuning_engine_local.runs.defaults import load_prompt
+    from prompt_tuning_files.loaded_prompts import Prompt
 
 __all__ = [
     "Ensemble",
@@ -39,8 +40,8 @@ _HOMES = {
     "Ensemble": "api.answering",
     "Model": "api.answering",
     "load_model": "api.answering",
-    "Prompt": "runs.prompt_values",
-    "load_prompt": "runs.prompt_values",
+    "Prompt": "runs.defaults",
+    "load_prompt": "runs.defaults",
     "PromptTraining": "api.train_prompt",
     "train": "api.train_prompt",
 }

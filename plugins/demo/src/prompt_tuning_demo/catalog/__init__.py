@@ -11,7 +11,14 @@ from prompt_tuning_files.names import Known, prompts_in
 def models() -> tuple[Known, ...]:
     """Lists the demo's model, `demo`; its vocabulary lies beside it."""
     folder = str(Path(model.checkpoint_path()).parent)
-    facts = {"LAYERS": "2 + 1", "WIDTH": "128", "PATH": folder}
+    facts = {
+        "PARAMETERS": "1,607,040",
+        "LAYERS": "2 + 1",
+        "WIDTH": "128",
+        "HUGGING FACE": "",
+        "GIN FILE": "models/demo_prompt.gin",
+        "PATH": folder,
+    }
     return (Known("demo", lambda: folder, address=folder, facts=facts),)
 
 

@@ -33,8 +33,8 @@ from prompt_tuning_engine_local.model.prompt_of_each import (
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Answer, AnyPrompt, Evaluation, Predictor
-from prompt_tuning_engine_local.runs.prompt_values import Prompt, plain_matrices
 from prompt_tuning_files import embeddings, module_files, vocabularies
+from prompt_tuning_files.loaded_prompts import Prompt, plain_matrices
 from prompt_tuning_files.vocabularies import EXTRA_IDS, SentencePieceVocabulary
 from prompt_tuning_tasks import Mixture, Row, Sources, Task, TextTask
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
@@ -46,7 +46,7 @@ LENGTHS = {"inputs": 512, "targets": 64}
 
 
 class Decoding(TypedDict, total=False):
-    """How answers are made; the parameters are T5X's (see `model.decoding`).
+    """Settings of decoding, with T5X's names (see `model.decoding`).
 
     Attributes:
       num_beams: Beams of a beam search; 1 decodes greedily.
@@ -192,7 +192,7 @@ def load_model(
     pieces = SentencePieceVocabulary(vocabulary, extra_ids, path)
     placement = Placement(num_devices)
     placement.check_batch_size(batch_size)
-    bare = EncoderDecoderModel(config, pieces, PromptModule)
+    bare = EncoderDecoderModel(config, pieces, lambda: PromptModule())
     frozen = model_files.load(path, bare.frozen_parameters, placement.everywhere)
     return Model(config, pieces, frozen, placement, lengths=lengths, batch_size=batch_size)
 
@@ -235,14 +235,14 @@ class Model:
         self.lengths = lengths
         self._batch_size = batch_size
         self._lock = threading.RLock()
-        self._models: dict[tuple[Any, ...], EncoderDecoderModel] = {}
+        self._models: dict[str, EncoderDecoderModel] = {}
         self._parameters: weakref.WeakKeyDictionary[Prompt, tuple[EncoderDecoderModel, Params]] = (
             weakref.WeakKeyDictionary()
         )
 
     @property
     def path(self) -> str:
-        """Where the model was read from."""
+        """The path that the model was read from."""
         return self.frozen.path
 
     @property
@@ -397,8 +397,7 @@ class Model:
 
     def _model_of(self, module: PromptModule) -> EncoderDecoderModel:
         """Returns the model with a prompt module, the same for all prompts of equal fields."""
-        fields = module_files.describe(module)["fields"]
-        key = (type(module), json.dumps(fields, sort_keys=True))
+        key = json.dumps(module_files.describe(module), sort_keys=True)
         with self._lock:
             if key not in self._models:
                 self._models[key] = EncoderDecoderModel(self.config, self.vocabulary, module.clone)

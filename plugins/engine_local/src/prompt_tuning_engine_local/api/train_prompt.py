@@ -23,10 +23,10 @@ from prompt_tuning_engine_local.api.answering import LENGTHS, Model, engine_task
 from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.model import optimizers, schedules
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
-from prompt_tuning_engine_local.runs import training
+from prompt_tuning_engine_local.runs import defaults, training
 from prompt_tuning_engine_local.runs.options import Given, TrainingOptions
-from prompt_tuning_engine_local.runs.prompt_values import Prompt, load_prompt
 from prompt_tuning_engine_local.runs.training import Step
+from prompt_tuning_files.loaded_prompts import Prompt
 from prompt_tuning_tasks import Row, Task
 
 __all__ = ["PromptTraining", "train"]
@@ -155,7 +155,7 @@ class PromptTraining:
           InputError: If steps are left to take.
         """
         finished = self._training.finished
-        found = load_prompt(finished.directory, finished.model.module.clone)
+        found = defaults.load_prompt(finished.directory, finished.model.module.clone)
         return dataclasses.replace(
             found, name=f"of the task {finished.task.name!r}", history=finished.history
         )
@@ -223,8 +223,8 @@ class PromptTraining:
         return prompts.make(
             load("prompt", factory) if isinstance(factory, str) else factory,
             self.length,
-            default=load("prompt", "prompt_basic"),
-            default_init=lambda: load("initializer", "init_random")(),
+            default=defaults.prompt_module,
+            default_init=defaults.initializer,
             prompt_init=first.values if isinstance(first, Prompt) else first,
         )
 

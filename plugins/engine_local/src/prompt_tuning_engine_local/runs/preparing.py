@@ -140,9 +140,7 @@ def prepare(options: TrainingOptions) -> Prepared:
     task = options.given.task or find_task.find(options.task_name, options.mixture_or_task_module)
     loaded = load(options, placement)
     last = options.last_step(loaded.frozen.step)
-    seed = options.random_seed
-    if seed is None:
-        seed = secrets.randbits(31) if earlier is None else earlier["seed"]
+    seed = _seed(options, earlier)
     prompt = _initial_prompt(options.model, seed)
     drawn = find_task.drawn_from(task, options.train_split)
     examples = _read_examples(options, [component for component, _ in drawn], seed)
@@ -186,6 +184,13 @@ def prepare(options: TrainingOptions) -> Prepared:
         batches=batches,
         eval_sets=eval_sets,
     )
+
+
+def _seed(options: TrainingOptions, earlier: Mapping[str, Any] | None) -> int:
+    """Returns the seed given, else that of the run in the directory, else a new one."""
+    if options.random_seed is not None:
+        return options.random_seed
+    return secrets.randbits(31) if earlier is None else int(earlier["seed"])
 
 
 def _check_optimizer(optimizer: object) -> None:

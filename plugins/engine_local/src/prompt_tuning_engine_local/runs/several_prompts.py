@@ -10,9 +10,9 @@ import numpy as np
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_engine_local.model.prompt_of_each import PromptChoice, PromptOfEach, PromptTable
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
-from prompt_tuning_engine_local.runs import prompt_values
+from prompt_tuning_engine_local.runs import defaults
 from prompt_tuning_engine_local.runs.options import AnsweringOptions
-from prompt_tuning_files import vocabularies
+from prompt_tuning_files import loaded_prompts, vocabularies
 from prompt_tuning_tasks import Example
 
 VOTE, MEAN_LOGIT = "vote", "mean_logit"
@@ -59,8 +59,8 @@ class SeveralPrompts:
           InputError: If one cannot be read, is not plain, has another width than the model, or was
             trained with another vocabulary.
         """
-        found = [prompt_values.load_prompt(path) for path in files.values()]
-        matrices = prompt_values.plain_matrices(found, model.config.emb_dim)
+        found = [defaults.load_prompt(path) for path in files.values()]
+        matrices = loaded_prompts.plain_matrices(found, model.config.emb_dim)
         for prompt in found:
             known = prompt.provenance.get("vocabulary")
             vocabularies.check_same(prompt.name, known, model.vocabulary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptFactory, PromptModule, made_by
 from prompt_tuning_core.protocols import SavedPrompt
 from prompt_tuning_files import formats, module_files, prompt_files
-
-PLAIN = "encoder/prompt/prompt/prompt"
-"""The name of a plain prompt's only parameter."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +25,8 @@ class Prompt:
     Attributes:
       name: Its file, for messages.
       module: The prompt module, without an initializer.
-      parameters: float32 arrays by name, such as `encoder/prompt/prompt/prompt` `[P, H]`.
+      parameters: float32 arrays by name, such as `encoder/prompt/up/kernel`; of a plain prompt, the
+        matrix alone.
       matrix: The plain prompt, float32 `[P, H]`; None if the module amounts to none.
       provenance: How it was made; empty if its file does not say.
       history: The values of each metric by step, for a prompt that was just trained; names begin
@@ -75,12 +72,17 @@ class Prompt:
         return self.module.clone(prompt_init=self.values).clone
 
 
-def load_prompt(path: str | os.PathLike[str], module: PromptFactory | None = None) -> Prompt:
+def load(
+    path: str | os.PathLike[str],
+    plain: Callable[[int], PromptModule],
+    module: PromptFactory | None = None,
+) -> Prompt:
     """Reads a prompt.
 
     Args:
       path: A prompt file of any installed form, the directory of a run, or the name of a prompt
         that a catalog has.
+      plain: Makes the prompt module of a plain prompt of P vectors from P.
       module: Makes its prompt module; only for a class that is no plugin's.
 
     Raises:
@@ -91,12 +93,10 @@ def load_prompt(path: str | os.PathLike[str], module: PromptFactory | None = Non
     found: formats.Prompt = located.format.read_prompt(located.path)
     if found.module is None:
         matrix = found.matrix(located.path)
-        load = registry.process_registry().load
-        made = load("prompt", "prompt_basic")(length=len(matrix))
-        parameters: Mapping[str, np.ndarray] = {PLAIN: matrix}
+        made, parameters = plain(len(matrix)), {"prompt": matrix}
     else:
         made = module_files.module_of(located.path, found.module, module)
-        parameters = found.module.parameters
+        parameters = dict(found.module.parameters)
     for name, leaf in parameters.items():
         if not np.isfinite(leaf).all():
             raise InputError(
