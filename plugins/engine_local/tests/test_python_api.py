@@ -221,6 +221,11 @@ def test_threads_share_a_model(train, short, model):
     assert found == expected
 
 
+def test_no_texts_have_no_answers(model, short):
+    assert model.generate([], short) == model.n_best([], 2, short) == []
+    assert model.score([], [], short).shape == (0,)
+
+
 def test_a_model_that_nothing_refers_to_is_freed(folder):
     model = prompt_tuning.load_model(
         folder / "model", vocabulary=golden_data.VOCABULARY, extra_ids=38, lengths=LENGTHS
@@ -239,6 +244,18 @@ def wide(prompt):
 
 
 BAD = {
+    "one text": (
+        lambda model, prompt: model.generate("this", prompt),
+        "texts is 'this', expected a list of texts",
+    ),
+    "no task": (
+        lambda model, prompt: prompt_tuning.train(model, 5, 1),
+        "the task is 5, expected a text task",
+    ),
+    "a dtype": (
+        lambda model, prompt: prompt_tuning.load_model(model.path, dtype="float31"),
+        "ACTIVATION_DTYPE is 'float31'",
+    ),
     "prompts for other texts": (
         lambda model, prompt: model.generate(["this"], [prompt, prompt]),
         "there are 1 texts and 2 prompts",

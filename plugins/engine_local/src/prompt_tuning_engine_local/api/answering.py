@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, TypeGuard, Unpack
+from typing import Unpack
 
 import jax
 import numpy as np
 
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptModule
-from prompt_tuning_engine_local.data import find_task
-from prompt_tuning_engine_local.data.engine_task import EngineTask
-from prompt_tuning_engine_local.data.text_components import TextEngineTask
-from prompt_tuning_engine_local.model import decoding, model_files, sizes
+from prompt_tuning_engine_local.api.decoding_settings import (
+    SAMPLING,
+    Decoding,
+    decode_fn,
+    ranking,
+)
+from prompt_tuning_engine_local.api.given_tasks import engine_task, is_rows
+from prompt_tuning_engine_local.model import model_files, sizes
 from prompt_tuning_engine_local.model.decoding import DecodeFn
 from prompt_tuning_engine_local.model.model_files import FrozenModel
 from prompt_tuning_engine_local.model.network import T5Config
@@ -31,41 +34,19 @@ from prompt_tuning_engine_local.model.prompt_of_each import (
     VotingPrompts,
 )
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
+from prompt_tuning_engine_local.runs import options
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Answer, AnyPrompt, Evaluation, Predictor
 from prompt_tuning_files import embeddings, module_files, vocabularies
 from prompt_tuning_files.loaded_prompts import Prompt, plain_matrices
 from prompt_tuning_files.vocabularies import EXTRA_IDS, SentencePieceVocabulary
-from prompt_tuning_tasks import Mixture, Row, Sources, Task, TextTask
+from prompt_tuning_tasks import Row, Task
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 __all__ = ["Answer", "Decoding", "Ensemble", "Evaluation", "Model", "load_model"]
 
 LENGTHS = {"inputs": 512, "targets": 64}
 """The most ids of inputs and targets, where neither the caller nor a prompt says."""
-
-
-class Decoding(TypedDict, total=False):
-    """Settings of decoding, with T5X's names (see `model.decoding`).
-
-    Attributes:
-      num_beams: Beams of a beam search; 1 decodes greedily.
-      alpha: Exponent of the length penalty of a beam search, by default 0.6.
-      temperature: Draws ids at this temperature instead.
-      topk: Draws among so many of the most probable ids.
-      topp: Draws among the most probable ids of this probability.
-      seed: Another one draws other answers.
-    """
-
-    num_beams: int
-    alpha: float
-    temperature: float
-    topk: int
-    topp: float
-    seed: int
-
-
-_SAMPLING = frozenset({"temperature", "topk", "topp", "seed"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,74 +76,6 @@ class Ensemble:
 AnyPrompts = Prompt | Sequence[Prompt] | Ensemble | None
 
 
-def decode_fn(n: int, **settings: Unpack[Decoding]) -> DecodeFn:
-    """Returns the decode function of settings, the same for the same settings.
-
-    Args:
-      n: How many samples to draw.
-      **settings: See `Decoding`.
-
-    Raises:
-      InputError: If settings of a beam search and of sampling are mixed.
-    """
-    beams = settings.get("num_beams", 1)
-    sampling = _SAMPLING & set(settings)
-    if sampling and (beams != 1 or "alpha" in settings):
-        raise InputError(
-            f"{min(sampling)} draws answers, and num_beams and alpha are of a beam search; give "
-            "settings of one of the two"
-        )
-    if beams == 1 and "alpha" in settings:
-        raise InputError("alpha is of a beam search, and num_beams is 1; raise num_beams")
-    return _decode_fn(n, tuple(sorted(settings.items())))
-
-
-@functools.lru_cache(maxsize=64)
-def _decode_fn(n: int, settings: tuple[tuple[str, Any], ...]) -> DecodeFn:
-    # Kept: JAX compiles again for a new function object.
-    given = dict(settings)
-    if _SAMPLING & set(given):
-        given.pop("num_beams", None)
-        return functools.partial(decoding.temperature_sample, num_decodes=n, **given)
-    beams = given.pop("num_beams", 1)
-    if beams == 1:
-        return decoding.greedy
-    return functools.partial(decoding.beam_search, num_decodes=beams, **given)
-
-
-@functools.lru_cache(maxsize=64)
-def _ranking(labels: tuple[str, ...]) -> DecodeFn:
-    return functools.partial(decoding.rank_classification, labels=labels)
-
-
-def is_rows(task: object) -> TypeGuard[Sequence[Row]]:
-    """Checks whether a task is given as rows."""
-    return isinstance(task, Sequence) and not isinstance(task, str)
-
-
-def engine_task(
-    task: Task | str | Sequence[Row], splits: Mapping[str, Sequence[Row]]
-) -> EngineTask:
-    """Returns a task as the engine reads it.
-
-    Args:
-      task: A text task or a mixture, the name of a registered one, or rows.
-      splits: If it is rows, those of each split.
-
-    Raises:
-      InputError: If no task has the name.
-    """
-    if isinstance(task, str):
-        return find_task.find(task, None)
-    if is_rows(task):
-        sources: dict[str, Sources] = {
-            split: functools.partial(list, rows) for split, rows in splits.items()
-        }
-        return TextEngineTask(TextTask("rows", sources))
-    assert isinstance(task, TextTask | Mixture)
-    return TextEngineTask(task)
-
-
 def load_model(
     path: str | os.PathLike[str],
     *,
@@ -188,6 +101,8 @@ def load_model(
     Raises:
       InputError: If it cannot be used.
     """
+    options.check("ACTIVATION_DTYPE", dtype)
+    options.check("BATCH_SIZE", batch_size)
     config = sizes.config_of_checkpoint(path, dtype=dtype)
     pieces = SentencePieceVocabulary(vocabulary, extra_ids, path)
     placement = Placement(num_devices)
@@ -264,7 +179,8 @@ class Model:
         Raises:
           InputError: If the prompt does not fit the model or the texts, or a setting is bad.
         """
-        predictor, chosen = self._predictor(prompt, len(texts), decode_fn(1, **decoding))
+        decode = decode_fn(1, **decoding)
+        predictor, chosen = self._predictor(prompt, _count(texts=texts), decode)
         return predictor.predict(texts, chosen)
 
     def n_best(
@@ -282,7 +198,7 @@ class Model:
         Raises:
           InputError: As `generate`.
         """
-        decoding.setdefault("num_beams", 1 if _SAMPLING & set(decoding) else n)
+        decoding.setdefault("num_beams", 1 if SAMPLING & set(decoding) else n)
         return self._ranked(texts, prompt, n, decode_fn(n, **decoding))
 
     def rank(
@@ -298,12 +214,12 @@ class Model:
         Raises:
           InputError: As `generate`, and if the vocabulary cannot write a label.
         """
-        return self._ranked(texts, prompt, len(labels), _ranking(tuple(labels)))
+        return self._ranked(texts, prompt, len(labels), ranking(labels))
 
     def _ranked(
         self, texts: Sequence[str], prompt: AnyPrompts, n: int, decode: DecodeFn
     ) -> list[list[Answer]]:
-        predictor, chosen = self._predictor(prompt, len(texts), decode)
+        predictor, chosen = self._predictor(prompt, _count(texts=texts), decode)
         return [one for part in predictor.ranked_in_parts(texts, chosen, n) for one in part]
 
     def score(
@@ -322,7 +238,7 @@ class Model:
         Raises:
           InputError: As `generate`, and if there are more texts than targets, or fewer.
         """
-        if len(texts) != len(targets):
+        if _count(texts=texts) != _count(targets=targets):
             raise InputError(
                 f"there are {len(texts)} texts and {len(targets)} targets; give one for each"
             )
@@ -361,7 +277,13 @@ class Model:
     def _predictor(
         self, prompt: AnyPrompts, texts: int, decode: DecodeFn | None = None
     ) -> tuple[Predictor, AnyPrompt]:
-        """Returns what answers texts, and the prompt as it takes it."""
+        """Returns what answers texts, and the prompt as it takes it.
+
+        Args:
+          prompt: See `generate`.
+          texts: How many there are.
+          decode: Makes the answers; None where there are none.
+        """
         if isinstance(prompt, Ensemble):
             table = PromptTable.of(plain_matrices(prompt.prompts, self.config.emb_dim))
             kind = VotingPrompts if prompt.by == "vote" else JointPrompts
@@ -428,3 +350,11 @@ class Model:
             name: max((one[name] for one in trained), default=n) for name, n in LENGTHS.items()
         }
         return FeatureLengths.of(longest)
+
+
+def _count(**texts: Sequence[str]) -> int:
+    """Returns the number of texts, given by name; refuses one text in the place of a list."""
+    ((name, found),) = texts.items()
+    if isinstance(found, str) or not all(isinstance(text, str) for text in found):
+        raise InputError(f"{name} is {found!r}, expected a list of texts such as ['a text']")
+    return len(found)

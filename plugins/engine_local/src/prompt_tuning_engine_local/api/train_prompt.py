@@ -19,7 +19,8 @@ from prompt_tuning_core import prompts, registry
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptFactory, PromptModule
 from prompt_tuning_core.protocols import Initializer
-from prompt_tuning_engine_local.api.answering import LENGTHS, Model, engine_task, is_rows
+from prompt_tuning_engine_local.api.answering import LENGTHS, Model
+from prompt_tuning_engine_local.api.given_tasks import engine_task, is_rows
 from prompt_tuning_engine_local.data.engine_task import EngineTask
 from prompt_tuning_engine_local.model import optimizers, schedules
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel

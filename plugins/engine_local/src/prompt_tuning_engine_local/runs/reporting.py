@@ -56,14 +56,15 @@ class TrainingReport:
 
     @contextlib.contextmanager
     def training(self, steps: int, batch_size: int, done: int = 0) -> Iterator[None]:
-        """Shows a progress bar on a terminal while the block runs, or else a line each minute.
+        """Shows a progress bar on a terminal or in a notebook, or else a line each minute.
 
         Args:
           steps: Number of steps of the whole run.
           batch_size: Examples in each step.
           done: Number of steps taken before the run was resumed.
         """
-        if not self._console.is_terminal:
+        shows_bar = self._console.is_terminal or self._console.is_jupyter
+        if not shows_bar:
             self._plain = _PlainProgress(steps, batch_size, done)
         with rich.progress.Progress(
             rich.progress.TextColumn("training"),
@@ -73,7 +74,7 @@ class TrainingReport:
             _ExamplesPerSecond(batch_size),
             rich.progress.TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not shows_bar,
         ) as self._progress:
             self._task = self._progress.add_task("", total=steps, completed=done, loss="")
             yield
