@@ -170,7 +170,7 @@ def test_answers_drawn_do_not_depend_on_the_batch(monkeypatch):
     given = problem(np.ones(64) / 64)
 
     def answers(batch_size, seed):
-        def best_ids(prompt, frozen, tokens, max_length, keys):
+        def best_ids(prompt, frozen, tokens, max_length, keys, **defaults):
             size = {"batch_size": len(tokens), "max_length": max_length}
             one = dataclasses.replace(given, keys=keys, **size)
             return decoding.temperature_sample(one, seed=seed).ids[:, 0]

@@ -101,6 +101,36 @@ def test_the_answers_of_an_ensemble_to_a_file_are_those_of_the_vote(shared, alon
         assert row["prediction"] == max(votes, key=votes.count)
 
 
+def test_several_answers_have_their_scores(shared):
+    given = {"INFER_INPUT_FILE": "rows.jsonl", "INFER_OUTPUT_DIR": "ranked", "NUM_ANSWERS": 2}
+    beams = "--gin_file=models/decoding/beam_search.gin"
+    run("infer", shared, beams, PROMPT_FILES=FILES, PROMPT_COLUMN="who", **given)
+    lines = (shared / "ranked" / "rows.jsonl-predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["who"] for row in rows] == NAMES
+    assert {len(row["predictions"]) for row in rows} >= {2}
+    for row in rows:
+        scores = [answer["score"] for answer in row["predictions"]]
+        assert scores == sorted(scores, reverse=True)
+        assert row["prediction"] == row["predictions"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("macros", "message"),
+    [
+        ({"PROMPT_FILES": FILES, "NUM_ANSWERS": 2}, "vote on one answer; set NUM_ANSWERS = 1"),
+        ({"PROMPT_FILE": "a.npy", "NUM_ANSWERS": 2}, "the decoding makes 1; raise its number"),
+    ],
+)
+def test_too_many_answers_are_refused(shared, run_here, macros, message):
+    files = [MODEL, "--gin_file=task.gin", "--gin_file=runs/prompt_infer.gin"]
+    given = {**GIVEN, "INFER_INPUT_FILE": "rows.jsonl", "INFER_OUTPUT_DIR": "refused"}
+    finished = run_here(["infer", *files, *gin_flags(**{**given, **macros})], shared)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert not (shared / "refused").exists()
+
+
 def test_the_mean_of_logits_is_that_of_the_prompts_alone(golden):
     model = make_model()
     frozen = golden("tiny_params")

@@ -220,6 +220,8 @@ class Model:
         self, texts: Sequence[str], prompt: AnyPrompts, n: int, decode: DecodeFn
     ) -> list[list[Answer]]:
         predictor, chosen = self._predictor(prompt, _count(texts=texts), decode)
+        if isinstance(chosen, VotingPrompts):
+            raise InputError("a vote has one answer; ask for several with by='mean_logit'")
         return [one for part in predictor.ranked_in_parts(texts, chosen, n) for one in part]
 
     def score(

@@ -248,7 +248,7 @@ def check(
     vocabulary_size: int,
     eos_id: int,
     encode: Callable[[str], Sequence[int]],
-) -> None:
+) -> int:
     """Tries a decode function on logits of any value; computes nothing.
 
     So bad parameters are found before a model is read.
@@ -259,6 +259,9 @@ def check(
       vocabulary_size: V.
       eos_id: See `Problem`.
       encode: See `Problem`.
+
+    Returns:
+      N, the number of sequences of each example.
 
     Raises:
       InputError: From the function, if a parameter is bad; or if it does not return `Decoded`.
@@ -284,7 +287,7 @@ def check(
         rows = (batch_size, *found.scores.shape[1:2])
         described = [(part.shape, part.dtype) for part in found]
         if described == [((*rows, max_length), jnp.int32), (rows, jnp.float32)]:
-            return
+            return rows[1]
     raise InputError(
         f"decode_fn returned {found!r}, expected decoding.Decoded of ids, int32 [B, N, T], and "
         f"scores, float32 [B, N], here with B = {batch_size} and T = {max_length}"

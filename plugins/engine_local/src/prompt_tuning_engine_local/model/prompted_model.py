@@ -343,17 +343,22 @@ class EncoderDecoderModel:
         found = self.generate(prompt, frozen, tokens, max_length, keys, decode_fn, members)
         return found.ids[:, 0]
 
-    def check_decoding(self, max_length: int) -> None:
-        """Tries `decode_fn` without parameters of the model; computes nothing.
+    def check_decoding(self, max_length: int, decode_fn: decoding.DecodeFn | None = None) -> int:
+        """Tries a decode function without parameters of the model; computes nothing.
 
         Args:
           max_length: T, the most ids to generate.
+          decode_fn: The function; None for the model's own.
+
+        Returns:
+          N, the number of answers to each text.
 
         Raises:
           InputError: If a parameter of the function is bad, or it does not return `Decoded`.
         """
         eos_id, size = self.vocabulary.eos_id, self.config.num_embeddings
-        decoding.check(self.decode_fn, max_length, size, eos_id, self._encode)
+        decode = self.decode_fn if decode_fn is None else decode_fn
+        return decoding.check(decode, max_length, size, eos_id, self._encode)
 
     def _encode(self, text: str) -> Sequence[int]:
         """Returns the ids of a label, without EOS.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -60,8 +60,12 @@ class Evaluation:
     columns: Sequence[Mapping[str, object]] = ()
 
 
-AnyPrompt = Params | PromptChoice | JointPrompts | VotingPrompts | None
-"""A prompt's parameters; several plain prompts, of a model with `PromptOfEach`; or no prompt."""
+OnePrompt = Params | PromptChoice | JointPrompts | None
+"""What a text is decoded with: a prompt's parameters; several plain prompts, of a model with
+`PromptOfEach`; or no prompt."""
+
+AnyPrompt = OnePrompt | VotingPrompts
+"""What answers a text: also several prompts that decode it each for itself."""
 
 
 class Answer(NamedTuple):
@@ -153,7 +157,7 @@ class Predictor:
         return self.texts(self._answer(self._tokenized(texts, what), prompt, progress))
 
     def ranked_in_parts(
-        self, texts: Sequence[str | Example], prompt: AnyPrompt, n: int, what: str = "inputs"
+        self, texts: Sequence[str | Example], prompt: OnePrompt, n: int, what: str = "inputs"
     ) -> Iterator[list[list[Answer]]]:
         """Yields the n best answers to each text, the best first, a few batches at a time.
 
@@ -168,6 +172,12 @@ class Predictor:
         Raises:
           InputError: As `predict`, and if the decoding makes fewer answers.
         """
+        made = self._model.check_decoding(self._reading.lengths.targets, self._decode_fn)
+        if made < n:
+            raise InputError(
+                f"{n} answers to each text are asked for, and the decoding makes {made}; raise its "
+                f"number, such as decoding.beam_search.num_decodes = {n}"
+            )
         tokenized = self._tokenized(texts, what)
         size = self._batch_size * _BATCHES_OF_A_PART
         return (
@@ -180,21 +190,13 @@ class Predictor:
     def _ranked(
         self,
         examples: Sequence[batching.TokenizedExample],
-        prompt: AnyPrompt,
+        prompt: OnePrompt,
         n: int,
         first: int,
     ) -> list[list[Answer]]:
-        if isinstance(prompt, VotingPrompts):
-            raise InputError("a vote has one answer; ask for several of the mean of the logits")
         answers: list[list[Answer]] = [[] for _ in examples]
         for batch in self._batches(examples, prompt):
             ids, scores = map(np.asarray, self._decode(self._model.compiled_generate, batch, first))
-            if ids.shape[1] < n:
-                raise InputError(
-                    f"{n} answers to each text are asked for, and the decoding makes "
-                    f"{ids.shape[1]}; raise its number, such as "
-                    f"decoding.beam_search.num_decodes = {n}"
-                )
             for row, best, values in zip(batch.rows, ids, scores, strict=False):
                 answers[row] = [
                     Answer(text, float(score))
@@ -363,7 +365,7 @@ class Predictor:
     def _batches(
         self,
         examples: Sequence[batching.TokenizedExample],
-        prompt: Params | PromptChoice | JointPrompts | None,
+        prompt: OnePrompt,
     ) -> Iterator[_Batch]:
         """Yields the batches of `batching.evaluation_batches`, each with its prompt."""
         members, size = 1, self._batch_size
@@ -377,9 +379,7 @@ class Predictor:
             arrays = {name: array.repeat(members, axis=0) for name, array in arrays.items()}
             yield _Batch(self._placement.split(arrays), rows, filled, prompt_for(filled), members)
 
-    def _prompts(
-        self, prompt: Params | PromptChoice | JointPrompts | None
-    ) -> Callable[[np.ndarray], Params | None]:
+    def _prompts(self, prompt: OnePrompt) -> Callable[[np.ndarray], Params | None]:
         """Returns what gives the prompt's parameters for the examples of a batch, by number."""
         if not isinstance(prompt, PromptChoice | JointPrompts):
             return lambda examples: prompt
@@ -399,7 +399,10 @@ class Predictor:
         return [self._reading.vocabulary.decode(row) for row in ids]
 
 
-def _part(prompt: AnyPrompt, start: int, stop: int) -> AnyPrompt:
+_Prompt = TypeVar("_Prompt", OnePrompt, AnyPrompt)
+
+
+def _part(prompt: _Prompt, start: int, stop: int) -> _Prompt:
     """Returns the prompt of some of the examples."""
     if isinstance(prompt, PromptChoice):
         return prompt._replace(numbers=prompt.numbers[start:stop])

@@ -26,7 +26,7 @@ from prompt_tuning_engine_local.runs import (
     several_prompts,
     state_store,
 )
-from prompt_tuning_engine_local.runs.evaluation import AnyPrompt, Evaluation, Predictor, metrics_of
+from prompt_tuning_engine_local.runs.evaluation import Evaluation, OnePrompt, Predictor, metrics_of
 from prompt_tuning_engine_local.runs.options import EvaluationOptions, InferenceOptions, Options
 from prompt_tuning_engine_local.runs.several_prompts import SeveralPrompts
 from prompt_tuning_files import trained_prompts
@@ -135,18 +135,19 @@ def infer(options: InferenceOptions) -> Path:
 
 
 def _answers_in_parts(
-    predictor: Predictor, texts: Sequence[Example], prompt: AnyPrompt, what: str, n: int
+    predictor: Predictor, texts: Sequence[Example], prompt: OnePrompt, what: str, n: int
 ) -> Iterator[list[dict[str, object]]]:
-    """Yields the answers as columns, a few batches at a time; of several, also their scores."""
+    """Returns the answers as columns, a few batches at a time; of several, also their scores."""
     if n == 1:
-        for answers in predictor.predict_in_parts(texts, prompt, what):
-            yield [{"prediction": answer} for answer in answers]
-        return
-    for ranked in predictor.ranked_in_parts(texts, prompt, n, what):
-        yield [
-            {"prediction": found[0].text, "predictions": [one._asdict() for one in found]}
-            for found in ranked
+        one = predictor.predict_in_parts(texts, prompt, what)
+        return ([{"prediction": answer} for answer in part] for part in one)
+    return (
+        [
+            {"prediction": found[0].text, "predictions": [answer._asdict() for answer in found]}
+            for found in part
         ]
+        for part in predictor.ranked_in_parts(texts, prompt, n, what)
+    )
 
 
 def _check_columns(texts: Iterable[Example]) -> None:
