@@ -15,7 +15,7 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test quick test-lowest fuzz soak wheels lint format lock clean
+.PHONY: help env demo test quick test-lowest fuzz soak wheels release release-tag lint format lock clean
 
 help:
 	@echo 'make env          build $(VENV): the core and every plugin (editable), the tools, the demo data'
@@ -26,6 +26,7 @@ help:
 	@echo 'make fuzz         give mutated files to every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make soak         kill a run at 100 moments, and compare what it becomes with an unbroken one'
 	@echo 'make wheels       build every distribution into dist/'
+	@echo 'make release      give everything a version and join the changelog (VERSION=1.2.0)'
 	@echo 'make lint         lint and check types only'
 	@echo 'make format       rewrite the code in the project style'
 	@echo 'make lock         resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
@@ -72,6 +73,13 @@ wheels: env
 		--all-packages --wheel --out-dir dist
 	mkdir dist/with_tensorflow
 	for name in $(notdir $(UNLOCKED)); do mv dist/prompt_tuning_$$name-*.whl dist/with_tensorflow/ || exit; done
+
+# Changes the working tree alone; CONTRIBUTING.md says what comes next.
+release: env
+	$(BIN)/python scripts/release/release.py prepare '$(VERSION)'
+
+release-tag: env
+	$(BIN)/python scripts/release/release.py check-tag '$(TAG)'
 
 # The lowest versions that the projects allow must train, resume, evaluate and infer.
 LOWEST := .venv-lowest

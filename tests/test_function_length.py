@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIMIT = 60
 FOLDERS = (
-    "prompt_tuning_core", "configs", "libraries", "plugins", "benchmarks", "docs", "tests",
+    "prompt_tuning_core", "configs", "libraries", "plugins", "benchmarks", "docs", "scripts",
+    "tests",
 )  # fmt: skip
 
 

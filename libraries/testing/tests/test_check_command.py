@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from prompt_tuning_core import registry
+from prompt_tuning_core import __version__, registry
 from prompt_tuning_testing.strangers import STRANGERS
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_prompt_module(main):
         "--gin.prompt_multitask.tasks=2", "--gin.prompt_multitask.sentinel=5",
     )  # fmt: skip
     assert (code, error) == (0, "")
-    assert shown.splitlines()[0].endswith("prompt-multitask 1.0.0 keeps its contract")
+    assert shown.splitlines()[0].endswith(f"prompt-multitask {__version__} keeps its contract")
     assert [
         line for line in shown.splitlines() if "not tried" in line and "laxformer" not in line
     ] == []
