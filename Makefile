@@ -15,7 +15,8 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test quick test-lowest fuzz soak wheels release release-tag lint format lock clean
+.PHONY: help env demo test quick test-lowest fuzz soak wheels release release-tag release-check publish \
+	lint format lock clean
 
 help:
 	@echo 'make env          build $(VENV): the core and every plugin (editable), the tools, the demo data'
@@ -27,6 +28,7 @@ help:
 	@echo 'make soak         kill a run at 100 moments, and compare what it becomes with an unbroken one'
 	@echo 'make wheels       build every distribution into dist/'
 	@echo 'make release      give everything a version and join the changelog (VERSION=1.2.0)'
+	@echo 'make release-check  build, inspect and install what a release would publish'
 	@echo 'make lint         lint and check types only'
 	@echo 'make format       rewrite the code in the project style'
 	@echo 'make lock         resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
@@ -81,6 +83,18 @@ release: env
 release-tag: env
 	$(BIN)/python scripts/release/release.py check-tag '$(TAG)'
 
+# twine and what it requires stay out of the environment that the tests run in.
+RELEASE := .venv-release
+release-check: env
+	$(BIN)/python -m venv --clear --without-pip $(RELEASE)
+	$(UV) pip sync --quiet --python $(RELEASE)/bin/python --require-hashes requirements/release.lock
+	$(BIN)/python scripts/release/check_release.py $(RELEASE)/bin
+
+# The release workflow runs this, after release-check. The core comes last: its extras name the others.
+publish: $(VENV)/.uv
+	$(UV) publish --trusted-publishing always dist/release/others/*
+	$(UV) publish --trusted-publishing always dist/release/core/*
+
 # The lowest versions that the projects allow must train, resume, evaluate and infer.
 LOWEST := .venv-lowest
 LOWEST_TESTS := plugins/engine_local/tests/test_runs.py plugins/engine_local/tests/test_resuming.py
@@ -121,6 +135,8 @@ lock: $(VENV)/.uv
 	echo uv | $(COMPILE) - --constraint requirements/dev.lock \
 		--output-file requirements/installer.lock
 	$(COMPILE) --no-deps requirements/demo-data.in --output-file requirements/demo-data.lock
+	$(COMPILE) requirements/release.in --constraint requirements/dev.lock \
+		--output-file requirements/release.lock
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(LOWEST) $(RELEASE) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

