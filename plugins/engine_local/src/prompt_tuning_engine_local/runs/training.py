@@ -106,9 +106,8 @@ class Training:
     before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
     `tensorboard`, and `curves.png` if Matplotlib is installed. Each evaluation replaces
     `TASK-SPLIT-predictions.jsonl` and `TASK-SPLIT-metrics.json`, as `inference.evaluate` writes
-    them. If the run stops, the same call
-    resumes it from the last save, with the same result as a run that never stopped. A larger
-    `total_steps` continues a finished run.
+    them. If the run stops, the same options resume it from the last save, with the same result as a
+    run that never stopped. A larger `total_steps` continues a finished run.
 
     Args:
       options: The run's options.
