@@ -15,8 +15,8 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test quick test-lowest fuzz soak wheels release release-tag release-check publish \
-	lint format lock clean
+.PHONY: help env demo test quick test-lowest fuzz soak wheels docs docs-serve release release-tag \
+	release-check publish lint format lock clean
 
 help:
 	@echo 'make env          build $(VENV): the core and every plugin (editable), the tools, the demo data'
@@ -29,6 +29,8 @@ help:
 	@echo 'make wheels       build every distribution into dist/'
 	@echo 'make release      give everything a version and join the changelog (VERSION=1.2.0)'
 	@echo 'make release-check  build, inspect and install what a release would publish'
+	@echo 'make docs         build the documentation site into site/'
+	@echo 'make docs-serve   show the site, and build it again when a file changes'
 	@echo 'make lint         lint and check types only'
 	@echo 'make format       rewrite the code in the project style'
 	@echo 'make lock         resolve the requirements again (LOCK_FLAGS=--upgrade for newer versions)'
@@ -114,6 +116,21 @@ soak: env
 	KILLS=100 $(BIN)/python -m pytest plugins/engine_local/tests/test_resuming.py \
 		-k 'killed and prompt_basic'
 
+# An environment of its own: the tools read the sources, and need none of what the project needs.
+DOCS := .venv-docs
+$(DOCS)/.installed: $(VENV)/.uv requirements/docs.lock
+	$(UV) venv --quiet --clear --python $(BIN)/python $(DOCS)
+	$(UV) pip sync --quiet --python $(DOCS)/bin/python --require-hashes requirements/docs.lock
+	touch $@
+
+# Material for MkDocs advertises its successor in each build unless the variable is set.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
+docs: $(DOCS)/.installed
+	$(MKDOCS) build --quiet
+
+docs-serve: $(DOCS)/.installed
+	$(MKDOCS) serve
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -134,9 +151,11 @@ lock: $(VENV)/.uv
 		$(patsubst %,--no-emit-package prompt-tuning-%,$(notdir $(filter-out .,$(PROJECTS))))
 	echo uv | $(COMPILE) - --constraint requirements/dev.lock \
 		--output-file requirements/installer.lock
+	$(COMPILE) requirements/docs.in --output-file requirements/docs.lock
 	$(COMPILE) --no-deps requirements/demo-data.in --output-file requirements/demo-data.lock
 	$(COMPILE) requirements/release.in --constraint requirements/dev.lock \
 		--output-file requirements/release.lock
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(RELEASE) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(LOWEST) $(RELEASE) $(DOCS) .hypothesis .mypy_cache .pytest_cache .ruff_cache build \
+		dist site
