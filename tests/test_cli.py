@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 import prompt_tuning_core
-from prompt_tuning_core import gin_config
+from prompt_tuning_core import gin_config, registry
+
+ROOT = Path(__file__).parent.parent
 
 ENGINE = """\
 import dataclasses, json, sys
@@ -173,6 +177,28 @@ def strangers(site):
 def test_a_strangers_command_runs(strangers):
     process = strangers.command("group", "thing", "--size=3")
     assert (process.returncode, process.stdout) == (3, "the size is 3\n"), process.stderr
+
+
+def test_the_help_of_each_command_has_an_example_that_it_takes():
+    pages = "".join(page.read_text("utf-8") for page in sorted((ROOT / "docs").rglob("*.md")))
+    installed = registry.process_registry()
+    commands = [plugin for plugin in installed.discover() if plugin.kind == "command"]
+    assert len(commands) > 15
+    for plugin in commands:
+        command = installed.load("command", plugin.name)
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        _, found, example = (parser.epilog or "").partition(
+            f"Example: prompt-tuning {plugin.name.replace('.', ' ')}"
+        )
+        assert found, f"{plugin.name} --help has no example"
+        _, unknown = parser.parse_known_args(shlex.split(example))
+        takes_more = getattr(command, "takes_unknown_flags", False)
+        assert not unknown or takes_more, f"{plugin.name} refuses {unknown} of its example"
+        assert f"`{plugin.name.replace('.', ' ')}" in pages or plugin.name in ("eval", "infer")
+        for flag in parser.format_usage().replace("[", " ").replace("]", " ").split():
+            if flag.startswith("--"):
+                assert flag in pages, f"{plugin.name}: no page has {flag}"
 
 
 def test_help_names_strangers_commands_without_importing_them(strangers):

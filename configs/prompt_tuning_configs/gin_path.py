@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     engines.add_argument(parser)
     parser.add_argument("file", nargs="?", help="such as models/sizes/small.gin")
+    parser.epilog = "Example: prompt-tuning gin-path --engine t5x"
 
 
 def run(arguments: argparse.Namespace) -> int:

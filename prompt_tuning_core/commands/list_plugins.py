@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="imports",
         help="with NAME: import it, and show its docstring and its parameters as gin names them",
     )
+    parser.epilog = "Example: prompt-tuning list-plugins --kind=prompt --check"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from prompt_tuning_core.protocols import RunFlags
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds T5X's flags for gin, and `--hooks`."""
+def add_flags(parser: argparse.ArgumentParser, example: str) -> None:
+    """Adds T5X's flags for gin, and `--hooks`; ends the help with an example."""
     for flag, metavar, text in (
         ("--gin_file", "FILE", "a gin file (repeatable; later ones override)"),
         ("--gin_search_paths", "FOLDERS", "folders to look in first, joined by commas"),
@@ -25,7 +25,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         ("--hooks", "NAMES", "hooks plugins, or .py files, to run, joined by commas"),
     ):
         parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
-    parser.epilog = "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable)."
+    parser.epilog = (
+        "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable). "
+        f"Example: {example}"
+    )
 
 
 def flags_of(arguments: argparse.Namespace) -> RunFlags:
@@ -74,7 +77,7 @@ class EngineCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the flags that all engines share."""
         engines.add_argument(parser)
-        add_flags(parser)
+        add_flags(parser, f"prompt-tuning {self._name} --gin_file=my_run.gin")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Runs the engine."""

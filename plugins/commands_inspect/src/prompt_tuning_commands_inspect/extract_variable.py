@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="default: float32",
     )
+    parser.epilog = (
+        "Example: prompt-tuning extract-variable t5_small token_embedder/embedding table.npy"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

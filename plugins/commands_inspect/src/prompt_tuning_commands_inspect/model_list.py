@@ -9,7 +9,8 @@ from prompt_tuning_files import names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds nothing: this command has no arguments."""
+    """Adds an example: this command has no arguments."""
+    parser.epilog = "Example: prompt-tuning model list"
 
 
 def run(arguments: argparse.Namespace) -> int:

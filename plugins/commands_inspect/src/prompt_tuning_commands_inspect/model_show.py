@@ -11,6 +11,7 @@ from prompt_tuning_files import formats, model_sizes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a model of any installed form")
+    parser.epilog = "Example: prompt-tuning model show demo"
 
 
 def run(arguments: argparse.Namespace) -> int:

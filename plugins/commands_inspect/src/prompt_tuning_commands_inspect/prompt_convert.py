@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the prompt's model at Hugging Face, or its folder; default: as the provenance says",
     )
+    parser.epilog = "Example: prompt-tuning prompt convert out/run/prompt_300.npy adapter/"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nearest", metavar="N", type=int, help="pieces to show for each position; default: 5"
     )
+    parser.epilog = "Example: prompt-tuning prompt show out/run --model demo --nearest 3"
 
 
 def run(arguments: argparse.Namespace) -> int:

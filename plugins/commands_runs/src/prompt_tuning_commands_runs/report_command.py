@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="FILE", default=_DEFAULT, help=f"the page; default: {_DEFAULT}"
     )
     comparing.add_arguments(parser)
+    parser.epilog = "Example: prompt-tuning report out/run --output report.html"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", action="store_true", help="a row for each run, not for each group of seeds"
     )
     parser.add_argument("--json", action="store_true", help="print groups and runs as JSON")
+    parser.epilog = "Example: prompt-tuning runs out --metric exact_match"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("module", help="a dotted name")
+    parser.epilog = "Example: prompt-tuning find-module t5x"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -52,7 +52,11 @@ class Run(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `train`, and `--vary`."""
-    run_command.add_flags(parser)
+    run_command.add_flags(
+        parser,
+        "prompt-tuning sweep --gin_file=runs/demo.gin --gin.MODEL_DIR=\"'out'\" --vary "
+        "RANDOM_SEED=0,1,2",
+    )
     parser.add_argument(
         "--vary",
         action="append",
