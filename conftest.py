@@ -6,8 +6,10 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import hypothesis
+import pytest
 
 # The processes of a test session share compiled programs, outside of the user's home.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -19,3 +21,23 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Compiling makes single examples slow, and machines are shared: no test asserts time.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compile(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Has JAX leave out most optimizations, in this process and those that the tests start.
+
+    Compiling takes most of the time of tests that only run small models.
+    """
+    if request.node.get_closest_marker("quick_compile") is None:
+        yield
+        return
+    import jax
+
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")
+        jax.config.update(name, True)
+        yield
+        jax.config.update(name, before)

@@ -20,7 +20,7 @@ from prompt_tuning_engine_local.model.network import T5Config
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from variants import ROWS, batch_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 CONFIG = T5Config(
     num_embeddings=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24,

@@ -26,7 +26,7 @@ from prompt_tuning_testing import (
 )
 from prompt_tuning_testing.initializers import initializer_subject
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 BY_NAME = {check.name: check for check in INITIALIZER_CHECKS}
 

@@ -17,7 +17,7 @@ from prompt_tuning_testing import PROMPT_CHECKS, checks, parametrize_with_checks
 from prompt_tuning_testing.prompt_modules import prompt_subject
 from prompt_tuning_testing.strange_prompt import Strange
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 BY_NAME = {check.name: check for check in PROMPT_CHECKS}
 FIRST_PARTY = [

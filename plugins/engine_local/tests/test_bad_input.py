@@ -19,6 +19,7 @@ from prompt_tuning_engine_local.runs import options
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.quick_compile,
     # The tiny table has 64 rows.
     pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
 ]

@@ -21,6 +21,7 @@ from prompt_tuning_engine_local.runs.state_store import StateStore, TrainingStat
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.quick_compile,
     # The tiny table has 64 rows.
     pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
 ]

@@ -12,6 +12,7 @@ from tiny import TINY, gin_flags, training_flags
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.quick_compile,
     # The tiny table has 64 rows.
     pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
 ]

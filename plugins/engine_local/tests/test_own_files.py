@@ -16,6 +16,7 @@ from prompt_tuning_core.commands.main import main as run_main
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.quick_compile,
     # The tiny table has 64 rows.
     pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
 ]

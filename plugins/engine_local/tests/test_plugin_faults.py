@@ -10,7 +10,7 @@ from tiny import training_flags
 
 from prompt_tuning_core import registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 INITIALIZER = """
 import sys

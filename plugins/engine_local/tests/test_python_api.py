@@ -23,7 +23,7 @@ from prompt_tuning_core.commands.main import main as run_main
 from prompt_tuning_core.errors import InputError, PromptTuningError
 from prompt_tuning_engine_local.runs.options import TrainingOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 LENGTHS = TINY["TASK_FEATURE_LENGTHS"]
 TOY = tasks.TextTask(

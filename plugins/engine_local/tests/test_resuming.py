@@ -22,6 +22,7 @@ from prompt_tuning_engine_local.runs import state_store
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.quick_compile,
     # The tiny table has 64 rows.
     pytest.mark.filterwarnings("ignore:population_size is 5000:UserWarning"),
 ]

@@ -19,7 +19,7 @@ from prompt_tuning_engine_local.model.prompt_of_each import PromptOfEach, Prompt
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_files import prompt_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 MODEL = "--gin_file=models/t5_1_1_small_prompt.gin"
 NAMES = ["b", "a", "c", "b", "a"]
