@@ -1,5 +1,7 @@
 """Runs the pages for authors of plugins to the letter: their commands, their code, their output.
 
+The Python of the README runs in the same way.
+
 The first words after the opening ``` say what becomes of a block:
 
 - `sh`: its commands are run. `sh fails`: they must end with an exit code other than 0.
@@ -257,6 +259,21 @@ def test_each_example_of_the_reference_works(
     rows = json.loads(main("list-plugins", "--check", "--json")[1])
     ours = {row["name"]: row["status"] for row in rows if row["distribution"] == "authors-example"}
     assert ours == dict.fromkeys(declared, "ok")
+
+
+def test_the_python_of_the_readme_prints_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.search(r"^```python\n(.*?)^```\n\n```output\n(.*?)^```", readme, re.M | re.S)
+    assert blocks is not None
+    code, expected = blocks.groups()
+    monkeypatch.chdir(tmp_path)
+
+    exec(code, {})
+
+    compare(capsys.readouterr().out, expected, "README.md")
+    assert (tmp_path / "reviews.npy").is_file()
 
 
 def test_every_kind_and_every_hook_has_an_example() -> None:

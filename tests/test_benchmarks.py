@@ -7,7 +7,9 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import prompt_tuning_tasks as tasks
@@ -54,6 +56,16 @@ def test_a_worker_measures_each_time_it_is_asked(script, tmp_path):
     with pytest.raises(RuntimeError, match="ended with exit code 1"):
         worker.ask("step")
     worker.close()
+
+
+def test_parity_records_the_largest_difference_and_still_fails(script):
+    differences = script("parity").Differences()
+    differences.pytest_runtest_setup(SimpleNamespace(name="test_losses[short]"))
+    differences.assert_allclose([2.0, -np.inf], [4.0, -np.inf], atol=2)
+    differences.assert_array_equal([5], [5])
+    with pytest.raises(AssertionError):
+        differences.assert_allclose(1.0, 2.0, rtol=1e-6)
+    assert differences.found == {"test_losses": [0.5, 0.0]}
 
 
 def test_scaling_varies_one_thing_at_a_time(script):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/explanation/*.md")]
 
 
 def test_links_lead_somewhere():
@@ -22,7 +23,7 @@ def test_gin_files_and_macros_in_the_documentation_exist():
     files = {str(path.relative_to(folder)) for path, folder in paths}
     text = "".join(path.read_text(encoding="utf-8") for path, _ in paths)
     macros = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", text))
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+    for page in PAGES:
         content = page.read_text(encoding="utf-8")
         files_of_ours = r"(?<!t5x/configs/)\b((?:models|prompts|runs)/[\w/]+\.gin)\b"
         named = set(re.findall(files_of_ours, content))
@@ -35,7 +36,7 @@ def test_gin_files_and_macros_in_the_documentation_exist():
 
 
 def test_tests_that_the_documentation_names_exist():
-    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+    for page in PAGES:
         settled = [
             line for line in page.read_text(encoding="utf-8").splitlines() if "TODO" not in line
         ]
