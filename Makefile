@@ -126,7 +126,7 @@ $(DOCS)/.installed: $(VENV)/.uv requirements/docs.lock
 # Material for MkDocs advertises its successor in each build unless the variable is set.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 docs: $(DOCS)/.installed
-	$(MKDOCS) build --quiet
+	$(MKDOCS) build
 
 docs-serve: $(DOCS)/.installed
 	$(MKDOCS) serve

@@ -33,6 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 PromptFactory = Callable[[], "PromptModule"]
+"""Makes a prompt module of its plugin, with the fields that gin binds."""
 
 POINTS = (
     "start", "input", "input_mask", "layer", "prefix", "activations", "penalty", "report", "matrix"

@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 RUN_FILE = "run.json"
+"""The facts of a run, with their checksum."""
 METRICS_FILE = "metrics.jsonl"
+"""A JSON object a line for each logged step and each evaluation."""
 CONFIG_FILE = "config.gin"
 """The operative config of the last start of the run."""
 
