@@ -1,4 +1,4 @@
-"""How far the embedded engine's numbers are from the reference's, at most, in each parity test.
+"""Prints how far the embedded engine's numbers are from the reference's, at most, in each test.
 
 The tests compare with arrays that google-research/prompt-tuning computed (`tests/golden`). They
 pass within their tolerances; this script prints what they found.

@@ -23,6 +23,7 @@ FILES = (
     "CITATION.cff",
     "LICENSE",
     "benchmarks/README.md",
+    "changelog/README.md",
     "configs/README.md",
     "docs/**/*.css",
     "docs/**/*.md",
