@@ -35,8 +35,10 @@ def run_once(make_project):
 
 
 def steps_of(run):
+    """Returns the metrics of each step, without the time that it took."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [row for row in rows if "train/loss" in row]
+    steps = [row for row in rows if "train/loss" in row]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in steps]
 
 
 def prompts_of(run):

@@ -61,11 +61,10 @@ class Evaluation:
 
 
 OnePrompt = Params | PromptChoice | JointPrompts | None
-"""What a text is decoded with: a prompt's parameters; several plain prompts, of a model with
-`PromptOfEach`; or no prompt."""
+"""A prompt's parameters; several plain prompts, of a model with `PromptOfEach`; or no prompt."""
 
 AnyPrompt = OnePrompt | VotingPrompts
-"""What answers a text: also several prompts that decode it each for itself."""
+"""The same, or several prompts that decode each text for themselves, and vote."""
 
 
 class Answer(NamedTuple):
