@@ -44,7 +44,7 @@ class Distribution:
 
     @functools.cached_property
     def requirements(self) -> dict[str, Requirement]:
-        """The distributions that it requires without an extra, by name."""
+        """The requirements without an extra, by name."""
         required = map(Requirement, self.project["dependencies"])
         return {requirement.name: requirement for requirement in required}
 
