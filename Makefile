@@ -15,8 +15,8 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PYTHON UV_SYSTEM_PYTHON VIRTUAL_E
 export UV_PYTHON_DOWNLOADS := never
 
 .NOTPARALLEL:
-.PHONY: help env demo test quick test-lowest fuzz soak wheels docs docs-serve release release-tag \
-	release-check publish lint format lock clean
+.PHONY: help env demo test quick test-lowest test-seqio test-t5x fuzz soak wheels docs docs-serve \
+	release release-tag release-check publish check-third-party lint format lock clean
 
 help:
 	@echo 'make env          build $(VENV): the core and every plugin (editable), the tools, the demo data'
@@ -24,11 +24,14 @@ help:
 	@echo 'make test         lint, check types and run every test'
 	@echo 'make quick        run the tests that are not slow, in about a minute'
 	@echo 'make test-lowest  run, resume, evaluate and infer with the lowest versions allowed'
+	@echo 'make test-seqio   run the tests that need seqio and TensorFlow'
+	@echo 'make test-t5x     run the tests that need T5X, of checkouts in $(T5X_SOURCES)/, made if missing'
 	@echo 'make fuzz         give mutated files to every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make soak         kill a run at 100 moments, and compare what it becomes with an unbroken one'
 	@echo 'make wheels       build every distribution into dist/'
 	@echo 'make release      give everything a version and join the changelog (VERSION=1.2.0)'
 	@echo 'make release-check  build, inspect and install what a release would publish'
+	@echo 'make check-third-party  install and check the plugins of others, $(THIRD_PARTY)'
 	@echo 'make docs         build the documentation site into site/'
 	@echo 'make docs-serve   show the site, and build it again when a file changes'
 	@echo 'make lint         lint and check types only'
@@ -108,6 +111,28 @@ test-lowest: env
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning -k 'resume or take_from or raised or infer or best_one' \
 		$(LOWEST_TESTS)
 
+# seqio brings TensorFlow, which no lock has; what the lock has keeps its version.
+SEQIO := .venv-seqio
+test-seqio: env
+	$(BIN)/python -m venv --clear --without-pip $(SEQIO)
+	$(UV) pip sync --quiet --python $(SEQIO)/bin/python --require-hashes $(LOCKS)
+	$(UV) pip install --quiet --python $(SEQIO)/bin/python --no-build-isolation \
+		--constraint requirements/dev.lock $(PROJECTS:%=--editable %) 'seqio>=0.0.20' 'tensorflow>=2.21'
+	$(SEQIO)/bin/python -m pytest -m seqio
+
+# Checkouts that are there are used as they are. T5X_COMMITS=heads clones the newest.
+T5X_SOURCES ?= .t5x
+T5X_COMMITS ?= tested
+test-t5x:
+	test -d $(T5X_SOURCES) || scripts/t5x_checkouts.sh $(T5X_SOURCES) $(T5X_COMMITS)
+	tests/t5x_environment.sh --test .venv-t5x \
+		$(addprefix $(T5X_SOURCES)/,t5x flaxformer airio jestimator)
+
+# What .ci/third_party_plugins.toml lists.
+THIRD_PARTY ?= .ci/third_party_plugins.toml
+check-third-party: env
+	$(BIN)/python scripts/release/check_third_party.py $(THIRD_PARTY)
+
 fuzz: env
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --numprocesses 2 tests/fuzz_readers.py
 
@@ -157,5 +182,5 @@ lock: $(VENV)/.uv
 		--output-file requirements/release.lock
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(RELEASE) $(DOCS) .hypothesis .mypy_cache .pytest_cache .ruff_cache build \
-		dist site
+	rm -rf $(VENV) $(LOWEST) $(RELEASE) $(SEQIO) $(DOCS) .venv-t5x .hypothesis .mypy_cache .pytest_cache \
+		.ruff_cache build dist site

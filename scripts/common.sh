@@ -68,6 +68,26 @@ find_gin_files() {
   gin_search_paths=$t5x,$flaxformer,$ours
 }
 
+# The commits that the tests ran with, of T5X, Flaxformer, airio and jestimator; as in docs/t5x.md.
+# shellcheck disable=SC2034  # for the scripts that source this
+t5x_commits=(
+  cc342d419ec3e3e9c4bf1df33c82330cafdc1e16
+  399ea3a85e9807ada653fd0de1a9de627eb0acde
+  69897df7d9a427b947a9f7bb4164c7782b43e601
+  326824a477feef6d92e6f44175000907a72899ca
+)
+
+# Clones T5X, Flaxformer, airio and jestimator into a folder, each at a commit.
+clone_t5x() {
+  local folder=$1 repository
+  shift
+  for repository in google-research/t5x google/flaxformer google/airio google-research/jestimator; do
+    run git clone --quiet "https://github.com/$repository" "$folder/${repository#*/}"
+    run git -C "$folder/${repository#*/}" checkout --quiet "$1"
+    shift
+  done
+}
+
 folder_of() {
   local package
   package=$("${PYTHON:-python3}" -m prompt_tuning_core find-module "$1") || exit

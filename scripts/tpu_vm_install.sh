@@ -12,24 +12,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parse_arguments "$@"
 ((${#arguments[@]} <= 3)) || fail_usage "more than three arguments: ${arguments[*]:3}"
 environment=${arguments[0]:-$HOME/prompt-tuning-env}
-t5x=${arguments[1]:-cc342d419ec3e3e9c4bf1df33c82330cafdc1e16}
-flaxformer=${arguments[2]:-399ea3a85e9807ada653fd0de1a9de627eb0acde}
-airio=69897df7d9a427b947a9f7bb4164c7782b43e601
-jestimator=326824a477feef6d92e6f44175000907a72899ca
+t5x_commits[0]=${arguments[1]:-${t5x_commits[0]}}
+t5x_commits[1]=${arguments[2]:-${t5x_commits[1]}}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
-clone() {
-  run git clone --quiet "https://github.com/$1" "$environment/src/${1#*/}"
-  run git -C "$environment/src/${1#*/}" checkout --quiet "$2"
-}
 
 # The Python of a TPU VM is older than 3.11; uv brings another.
 run "${PYTHON:-python3}" -m pip install --user --quiet uv
 run "${PYTHON:-python3}" -m uv venv --quiet --python 3.12 "$environment"
-clone google-research/t5x "$t5x"
-clone google/flaxformer "$flaxformer"
-clone google/airio "$airio"
-clone google-research/jestimator "$jestimator"
+clone_t5x "$environment/src" "${t5x_commits[@]}"
 plugins=()
 for plugin in "$root"/configs/ "$root"/libraries/*/ "$root"/plugins/*/; do
   plugins+=("${plugin%/}")

@@ -21,7 +21,7 @@ def scripts():
     """The modules of scripts/release, which import one another by bare names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts" / "release"))
-        names = ("distributions", "changelog", "release", "check_release")
+        names = ("distributions", "changelog", "release", "check_release", "check_third_party")
         modules = [importlib.import_module(name) for name in names]
         yield dict(zip(names, modules, strict=True))
     for name in names:
@@ -145,6 +145,25 @@ def test_what_a_distribution_is_tried_with_is_what_it_requires(scripts):
 
     names = ("prompt-tuning-core", "prompt-tuning-files", "prompt-tuning-init-vocab")
     assert sorted(found) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[[plugin]]\nname = 'x'\n", "plugin 1 has name: expected requirement, maybe check"),
+        ("[[plugin]]\nrequirement = 'x y'\n", "plugin 1: 'x y' is no requirement"),
+    ],
+)
+def test_a_list_of_plugins_of_others(scripts, tmp_path, text, expected):
+    read = scripts["check_third_party"].read
+    file = tmp_path / "plugins.toml"
+    file.write_text("[[plugin]]\nrequirement = 'mine>=1'\ncheck = ['--examples=1']\n")
+    assert read(file) == {"mine": ("mine>=1", ["--examples=1"])}
+    assert isinstance(read(ROOT / ".ci" / "third_party_plugins.toml"), dict)
+
+    file.write_text(text)
+    with pytest.raises(InputError, match=expected):
+        read(file)
 
 
 def test_versions_that_differ_are_named_with_their_places(scripts, checkout):

