@@ -116,8 +116,10 @@ SEQIO := .venv-seqio
 test-seqio: env
 	$(BIN)/python -m venv --clear --without-pip $(SEQIO)
 	$(UV) pip sync --quiet --python $(SEQIO)/bin/python --require-hashes $(LOCKS)
-	$(UV) pip install --quiet --python $(SEQIO)/bin/python --no-build-isolation \
-		--constraint requirements/dev.lock $(PROJECTS:%=--editable %) 'seqio>=0.0.20' 'tensorflow>=2.21'
+	$(UV) pip install --quiet --python $(SEQIO)/bin/python --constraint requirements/dev.lock \
+		'seqio>=0.0.20' 'tensorflow>=2.21'
+	$(UV) pip install --quiet --python $(SEQIO)/bin/python --no-deps --no-build-isolation \
+		$(PROJECTS:%=--editable %)
 	$(SEQIO)/bin/python -m pytest -m seqio
 
 # Checkouts that are there are used as they are. T5X_COMMITS=heads clones the newest.
