@@ -100,12 +100,14 @@ publish: $(VENV)/.uv
 	$(UV) publish --trusted-publishing always dist/release/others/*
 	$(UV) publish --trusted-publishing always dist/release/core/*
 
-# The lowest versions that the projects allow must train, resume, evaluate and infer.
+# The lowest versions that the projects allow must train, resume, evaluate and infer. Of NumPy and
+# SentencePiece, the lowest that have a wheel for this Python: their sources need minutes, and compilers.
 LOWEST := .venv-lowest
 LOWEST_TESTS := plugins/engine_local/tests/test_runs.py plugins/engine_local/tests/test_resuming.py
 test-lowest: env
 	$(BIN)/python -m venv --clear --without-pip $(LOWEST)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--only-binary numpy --only-binary sentencepiece \
 		$(patsubst %,--editable %,$(filter-out $(UNLOCKED),$(PROJECTS)))
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python pytest hypothesis
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider -W ignore::DeprecationWarning -k 'resume or take_from or raised or infer or best_one' \
