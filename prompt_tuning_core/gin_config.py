@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 import gin
 from gin import config_parser
 
-from prompt_tuning_core import registry
+from prompt_tuning_core import registry, replaced_modules
 from prompt_tuning_core.errors import (
     InputError,
     PluginBlockedError,
@@ -208,9 +208,14 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
 
 def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
     """Names the engine that has a missing file, or else the folders that were searched."""
-    others = [f for f in packaged_folders() if os.path.isfile(f.path / name)]
+    packaged = packaged_folders()
+    others = [f for f in packaged if os.path.isfile(f.path / name)]
     if others:
         return f"it is the engine {others[0].engine}'s ({others[0].distribution})"
+    parts = Path(name).parts
+    for shorter in ("/".join(parts[i:]) for i in range(1, len(parts) - 1)):
+        if any(os.path.isfile(folder.path / shorter) for folder in packaged):
+            return f"did you mean {shorter!r}?"
     tried = ", ".join(str(candidate.path.absolute()) for candidate in candidates)
     return f"tried {tried}"
 
@@ -748,7 +753,19 @@ def _as_input_error(error: Exception, source: _Source) -> InputError:
         place = re.search(r'\n  In (?:file "[^"]*",|bindings string) line (\d+)\n', str(error))
         line = int(place[1]) if place else None
         message = _explain_parsing(error)
+        if isinstance(error, ModuleNotFoundError):
+            message += _replacement(source, line)
     return InputError(f"{source.where(line)}: {' '.join(message.split())}")
+
+
+def _replacement(source: _Source, line: int | None) -> str:
+    """Says what is there in the place of a module that a line of a file imports."""
+    folders = [folder.path for folder in packaged_folders()]
+    for content in source.contents:
+        if isinstance(content, config_parser.ImportStatement) and content.location.line_num == line:
+            found = replaced_modules.advice(content.module, folders)
+            return f"; {content.module} has been replaced: {found}" if found else ""
+    return ""
 
 
 def _explain_parsing(error: Exception) -> str:

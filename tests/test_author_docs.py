@@ -1,27 +1,19 @@
 """Runs the pages for authors of plugins to the letter: their commands, their code, their output.
 
-The Python of the README runs in the same way.
+The Python of the README runs in the same way. `helpers/pages.py` says what becomes of each kind of
+block.
 
-The first words after the opening ``` say what becomes of a block:
-
-- `sh`: its commands are run. `sh fails`: they must end with an exit code other than 0.
-- `output`: the `sh` block before it printed this. `…` stands for any text, and a line with nothing
-  but `…` for any lines.
-- `python FILE`, `gin FILE`, `json FILE`, `text FILE`: it is this file, which the text before names.
-- `toml`: entry points of the section's distribution.
-- `text` alone: it cannot be run here.
-
-`docs/plugin-tutorial.md` is one story, in one shell and one folder. In the other pages each section
-(`## …`) is a distribution of its own: the modules and the entry points of its blocks are installed
-as an installer would leave them, and loaded through the registry; its tests are run by pytest; and
-its `prompt-tuning` commands run in this process, beside the tutorial's `few.gin` and `rows.jsonl`.
+`docs/tutorials/first-initializer.md` is one story, in one shell and one folder. In the reference
+for authors each section (`## …`) is a distribution of its own: the modules and the entry points of
+its blocks are installed as an installer would leave them, and loaded through the registry; its
+tests are run by pytest; and its `prompt-tuning` commands run in this process, beside the tutorial's
+`few.gin` and `rows.jsonl`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import shlex
 import subprocess
@@ -29,9 +21,9 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from pages import Block, blocks_of, compare
 
 from prompt_tuning_testing import wheels
 from prompt_tuning_testing.pytest_plugin import Site
@@ -39,67 +31,8 @@ from prompt_tuning_testing.pytest_plugin import Site
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+TUTORIAL = "tutorials/first-initializer.md"
 REFERENCE = ("plugins.md", "prompt-modules.md")
-
-
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    section: str
-    language: str
-    rest: str
-    text: str
-    line: int
-
-    @property
-    def is_file(self) -> bool:
-        return self.language in ("python", "gin", "json", "text") and bool(self.rest)
-
-
-def blocks_of(page: str) -> list[Block]:
-    """Reads the blocks of a page, with the `##` heading that each stands under."""
-    found = []
-    section = before = ""
-    lines = iter(enumerate((DOCS / page).read_text(encoding="utf-8").splitlines(), start=1))
-    for number, line in lines:
-        if line.startswith("## "):
-            section = line.removeprefix("## ")
-        if not line.startswith("```"):
-            before += line + "\n"
-            continue
-        language, _, rest = line.removeprefix("```").partition(" ")
-        inside = []
-        for _, code in lines:
-            if code == "```":
-                break
-            inside.append(code + "\n")
-        block = Block(section, language, rest, "".join(inside), number)
-        known = {"python", "gin", "json", "sh", "output", "toml", "text"}
-        assert language in known, f"{page}:{number}: no rule for {language!r}"
-        assert not block.is_file or f"`{rest}`" in before, (
-            f"{page}:{number}: the text names no file"
-        )
-        found.append(block)
-        before = ""
-    return found
-
-
-def compare(printed: str, expected: str, where: str) -> None:
-    """Compares what commands printed with an `output` block."""
-
-    def lines_of(text: str) -> list[str]:
-        # Columns may be wider with other rows.
-        return [
-            re.sub(r"(?<=\S) +", " ", line).rstrip() for line in text.splitlines() if line.strip()
-        ]
-
-    found = "".join(f"{line}\n" for line in lines_of(printed))
-    pattern = "".join(
-        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(line).replace("…", ".*") + r"\n"
-        for line in lines_of(expected)
-    )
-    assert re.fullmatch(pattern, found), f"{where}: printed\n{found}\n\nthe page has\n{expected}"
 
 
 class Shell:
@@ -181,13 +114,13 @@ def test_the_tutorial_works_from_an_empty_folder_to_an_installed_wheel(
 ) -> None:
     printed = ""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for block in blocks_of("plugin-tutorial.md"):
+    for block in blocks_of(TUTORIAL):
         if block.is_file:
             (readers_shell.folder / block.rest).write_text(block.text, encoding="utf-8")
         elif block.language == "sh":
             printed = readers_shell.run(block.text, block.rest == "fails")
         elif block.language == "output":
-            compare(printed, block.text, f"plugin-tutorial.md:{block.line}")
+            compare(printed, block.text, f"{TUTORIAL}:{block.line}")
     readers_shell.close()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -215,7 +148,7 @@ def install(site: Site, blocks: list[Block]) -> dict[str, str]:
     packages = {folder for name in carried for folder in Path(name).parents[:-1]}
     inits = {f"{folder.as_posix()}/__init__.py": "" for folder in packages}
     site.distribution("authors-example", points, {**inits, **carried})
-    tutorial = {block.rest: block.text for block in blocks_of("plugin-tutorial.md")}
+    tutorial = {block.rest: block.text for block in blocks_of(TUTORIAL)}
     for name in TRAINED_WITH:
         site.write(name, tutorial[name])
     for name in files.keys() - carried.keys():
