@@ -1,4 +1,4 @@
-"""Follows the pages for users to the letter: the tutorials, the notebook and the pages of how-to.
+"""Follows the pages for users to the letter: the tutorials, how-to, the notebook and examples/.
 
 `helpers/pages.py` says what becomes of each kind of block. Every page but the first begins in the
 folder that the page `your-own-task.md` leaves: its tables, its task and its run. That page is
@@ -82,3 +82,12 @@ def test_the_notebook_has_the_outputs_of_its_cells() -> None:
         return [re.sub(r"#+|\d+\.\d+|▁?\w+(?=[ \\])", "_", text) for text in texts]
 
     assert outputs(notebooks.executed(notebook)) == outputs(notebook)
+
+
+def test_the_examples_work(reader: Reader, in_process: Site) -> None:
+    shutil.copytree(DOCS.parent / "examples", in_process.cwd, dirs_exist_ok=True)
+
+    reader.follow("../examples/README.md")
+    page = (DOCS.parent / "examples" / "README.md").read_text(encoding="utf-8")
+    files = {file.name for file in (DOCS.parent / "examples").iterdir() if file.is_file()}
+    assert files - {"README.md"} == set(re.findall(r"`(\w+\.(?:py|gin))`", page))
