@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/explanation/*.md")]
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 
 
 def test_links_lead_somewhere():
