@@ -13,8 +13,8 @@ tests are run by pytest; and its `prompt-tuning` commands run in this process, b
 from __future__ import annotations
 
 import json
-import re
 import os
+import re
 import resource
 import shlex
 import subprocess
