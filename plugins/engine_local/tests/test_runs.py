@@ -255,7 +255,7 @@ def test_eval_and_infer_take_from_the_prompt_what_is_not_given(trained, succeed)
         assert json.loads(row)["inputs"] == inputs
 
 
-def test_a_task_of_a_module_comes_with_the_prompt(project, succeed):
+def test_a_module_of_tasks_is_imported_only_if_it_is_named(project, succeed, run_here):
     (project / "own.py").write_text(
         "import prompt_tuning_tasks as tasks\n"
         "splits = {name: 'rows.jsonl' for name in ('train', 'validation', 'test')}\n"
@@ -263,8 +263,11 @@ def test_a_task_of_a_module_comes_with_the_prompt(project, succeed):
     )
     task = {"MIXTURE_OR_TASK_NAME": "own", "MIXTURE_OR_TASK_MODULE": "own"}
     succeed(["train", *training_flags(TRAIN_STEPS=1, **task)], project)
-    finished = succeed(using("eval"), project)
-    assert "of this prompt: MIXTURE_OR_TASK_MODULE = 'own'\n" in finished.stdout
+    (project / "own.py").rename(project / "own_tasks.py")
+    refused = run_here(using("eval"), project)
+    assert refused.returncode == 2
+    assert "is in the Python module 'own', which is no plugin; if you trust it" in refused.stderr
+    succeed(using("eval", MIXTURE_OR_TASK_MODULE="own_tasks"), project)
     assert (project / "out" / "own-test-metrics.json").exists()
 
 

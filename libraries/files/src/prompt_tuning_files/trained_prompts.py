@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.gin_config import FilledMacros, Macros
 from prompt_tuning_files import formats, prompt_files, provenance
@@ -138,10 +139,12 @@ def macros_of(
 
     Returns:
       Values by name, for those of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME,
-      MIXTURE_OR_TASK_MODULE, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are known.
+      MIXTURE_OR_TASK_MODULE, if that is a plugin, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are
+      known.
 
     Raises:
-      InputError: If PROMPT_LENGTH differs, or the vocabulary is missing and no other is known.
+      InputError: If PROMPT_LENGTH differs, if the vocabulary is missing and no other is known, or if
+        the task is in a module that is no plugin, and neither is given.
     """
     found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length} if prompt.length else {}
     length = given.get("PROMPT_LENGTH", prompt.length)
@@ -154,8 +157,17 @@ def macros_of(
     name = task.get("name")
     if name and given.get("MIXTURE_OR_TASK_NAME", name) == name:
         found["MIXTURE_OR_TASK_NAME"] = name
-        if task.get("module"):
-            found["MIXTURE_OR_TASK_MODULE"] = task["module"]
+        module = task.get("module")
+        if module and _is_plugin(module):
+            found["MIXTURE_OR_TASK_MODULE"] = module
+        elif module and not {"MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE"} & set(given):
+            # A file may come from anywhere, so nothing is imported because its text says so.
+            raise InputError(
+                f"the task {name!r} of the prompt {prompt.path} is in the Python module "
+                f"{module!r}, which is no plugin; if you trust it, give "
+                f"--gin.MIXTURE_OR_TASK_MODULE=\"'{module}'\", or name another task "
+                "(MIXTURE_OR_TASK_NAME, None in infer)"
+            )
     if lengths := _mapping(task.get("feature_lengths")):
         found["TASK_FEATURE_LENGTHS"] = dict(lengths)
     vocabulary = _mapping(prompt.provenance.get("vocabulary")).get("path")
@@ -171,6 +183,11 @@ def macros_of(
                 "and there is no such file; set VOCABULARY_FILE"
             )
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _is_plugin(module: object) -> bool:
+    plugins = registry.process_registry().discover()
+    return any(plugin.kind == "tasks" and plugin.name == module for plugin in plugins)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
