@@ -20,7 +20,7 @@ from pages import DOCS, Main, Reader
 
 from prompt_tuning_testing.pytest_plugin import Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 TASK = "tutorials/your-own-task.md"
 FIRST = ("tutorials/first-prompt.md", TASK)
