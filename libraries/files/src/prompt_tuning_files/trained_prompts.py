@@ -143,7 +143,7 @@ def macros_of(
       known.
 
     Raises:
-      InputError: If PROMPT_LENGTH differs, if the vocabulary is missing and no other is known, or if
+      InputError: If PROMPT_LENGTH differs, the vocabulary is missing and no other is known, or
         the task is in a module that is no plugin, and neither is given.
     """
     found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length} if prompt.length else {}
