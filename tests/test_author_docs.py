@@ -29,7 +29,7 @@ from pages import Block, blocks_of, compare
 from prompt_tuning_testing import wheels
 from prompt_tuning_testing.pytest_plugin import Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = "tutorials/first-initializer.md"

@@ -22,7 +22,7 @@ from prompt_tuning_files import module_files
 from prompt_tuning_init_file import init_file
 from variants import FROZEN, ROWS, VARIANTS, P, batch_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 CONFIG = T5Config(
     num_embeddings=64, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24,

@@ -9,7 +9,7 @@ import pytest
 from prompt_tuning_core import __version__, registry
 from prompt_tuning_testing.strangers import STRANGERS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.quick_compile]
 
 SOURCE = """
 import jax, jax.numpy as jnp

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from tiny import gin_flags, run_command, training_flags
+from tiny_model import make_model
 
 from prompt_tuning_core import gin_config
 from prompt_tuning_core.errors import InputError
@@ -179,13 +180,15 @@ def test_types_and_ranges_are_checked_while_gin_is_read(macro, wrong, right, exp
 
 
 def test_options_from_python_are_checked_like_those_from_gin():
-    common = {"model": None, "checkpoint_path": "x", "optimizer": None, "model_dir": "x"}
+    common = {"model": make_model(), "checkpoint_path": "x", "optimizer": None, "model_dir": "x"}
     common["task_feature_lengths"] = {"inputs": 1, "targets": 1}
     options.TrainingOptions(**common)
     with pytest.raises(InputError, match="EVAL_PERIOD is 0, expected a whole number of at least 1"):
         options.TrainingOptions(**common, eval_period=0)
     with pytest.raises(InputError, match="INITIAL_CHECKPOINT_PATH is '', expected a text"):
         options.TrainingOptions(**{**common, "checkpoint_path": ""})
+    with pytest.raises(InputError, match="MODEL is None, expected an EncoderDecoderModel"):
+        options.TrainingOptions(**{**common, "model": None})
 
 
 def test_a_label_with_pieces_outside_the_table(project, golden, complaint):
