@@ -5,7 +5,7 @@ tokens, float32, batches of 8 and 32. Each process generates 32 tokens, and only
 whole call counts the encoder, and the difference between the two is what the decoder alone takes
 for the other 31. Nothing ends a sequence early: for ours there is no EOS, a peer gets the same
 number as its minimum. The benchmark counts the tokens of the results: with `--beams`, of the best
-sequence of each text alone.
+sequence of each text alone. Ours has huge pages, as the command `prompt-tuning` gives itself.
 
     python benchmarks/decoding.py                        # ours alone
     python benchmarks/decoding.py --peer 'peft-env/bin/python benchmarks/peft_decoding.py'
@@ -119,6 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         commands = processes.commands(__file__, arguments, folder)
         sides = {name: processes.Side(command) for name, command in commands.items()}
+        sides["ours"] = processes.Side(commands["ours"], processes.huge_pages())
         runs = processes.interleave(sides, arguments.rounds)
     report: dict[str, Any] = {
         "summary": {name: summary(found, arguments) for name, found in runs.items()}

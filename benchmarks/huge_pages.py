@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from typing import Any
 import processes
 import results
 import shapes
-from prompt_tuning_engine_local import huge_pages
 
 
 def main() -> None:
@@ -37,9 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.peer, arguments.saves = None, 0
 
-    library = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    found = huge_pages.environment_with({}, library, huge_pages.KERNEL.read_text())
-    if found is None:
+    found = processes.huge_pages()
+    if not found:
         parser.error("this C library or this kernel has no huge pages")
     runs: dict[str, list[dict[str, Any]]] = {}
     script = str(Path(__file__).with_name("train_step.py"))

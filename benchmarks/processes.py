@@ -33,6 +33,14 @@ def peak_rss_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
+def huge_pages() -> dict[str, str]:
+    """Returns the variables with which `prompt-tuning` starts itself once more; empty for none."""
+    from prompt_tuning_engine_local import huge_pages
+
+    library = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return huge_pages.environment_with({}, library, huge_pages.KERNEL.read_text()) or {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Side:
     """One of the things that are compared: a command that measures, and what it is run with.
