@@ -148,6 +148,10 @@ class Registry:
             self._plugins = _discover(self.filters)
         return self._plugins
 
+    def has(self, kind: str, name: str) -> bool:
+        """Checks whether a plugin of this kind and name is installed, usable or not."""
+        return any(plugin.kind == kind and plugin.name == name for plugin in self.discover())
+
     def named(self, name: str, kind: str | None = None) -> list[Plugin]:
         """Lists the plugins of a name, or else of a distribution's name, in any state.
 

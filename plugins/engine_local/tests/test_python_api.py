@@ -243,6 +243,10 @@ def wide(prompt):
     )
 
 
+def of_another_vocabulary(prompt):
+    return dataclasses.replace(prompt, provenance={"vocabulary": {"sha256": "0", "path": "v"}})
+
+
 BAD = {
     "one text": (
         lambda model, prompt: model.generate("this", prompt),
@@ -275,6 +279,10 @@ BAD = {
     "a module among plain prompts": (
         lambda model, prompt: model.generate(["this"], [dataclasses.replace(prompt, matrix=None)]),
         "is no plain prompt, and only plain prompts can share a batch",
+    ),
+    "a prompt of another vocabulary among others": (
+        lambda model, prompt: model.generate(["this"], [of_another_vocabulary(prompt)]),
+        "by its provenance it was trained with the vocabulary",
     ),
     "rows alone": (
         lambda model, prompt: prompt_tuning.train(model, EXAMPLES, 1),

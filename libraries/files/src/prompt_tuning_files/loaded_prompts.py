@@ -15,7 +15,7 @@ import numpy as np
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.prompts import PromptFactory, PromptModule, made_by
 from prompt_tuning_core.protocols import SavedPrompt
-from prompt_tuning_files import formats, module_files, prompt_files
+from prompt_tuning_files import formats, module_files, prompt_files, vocabularies
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +62,14 @@ class Prompt:
             path, self.parameters, self.matrix, described, dict(self.provenance)
         )
 
+    def check_vocabulary(self, vocabulary: vocabularies.Vocabulary) -> None:
+        """Refuses a prompt that was trained with another vocabulary than a model's.
+
+        Raises:
+          InputError: If the checksums of the two differ.
+        """
+        vocabularies.check_same(self.name, self.provenance.get("vocabulary"), vocabulary)
+
     @property
     def values(self) -> SavedPrompt:
         """The values of the parameters, as prompt modules and initializers take them."""
@@ -106,15 +114,18 @@ def load(
     return Prompt(str(path), made, parameters, found.array, found.provenance)
 
 
-def plain_matrices(prompts: Sequence[Prompt], width: int) -> list[np.ndarray]:
+def plain_matrices(
+    prompts: Sequence[Prompt], width: int, vocabulary: vocabularies.Vocabulary
+) -> list[np.ndarray]:
     """Returns the matrices of prompts that share a batch.
 
     Args:
       prompts: The prompts.
       width: H of the model.
+      vocabulary: The model's.
 
     Raises:
-      InputError: If one is not plain, or has another width.
+      InputError: If one is not plain, has another width, or was trained with another vocabulary.
     """
     matrices = []
     for prompt in prompts:
@@ -126,6 +137,7 @@ def plain_matrices(prompts: Sequence[Prompt], width: int) -> list[np.ndarray]:
         prompt_files.check_shape(
             f"prompt {prompt.name}", prompt.matrix.shape, (len(prompt.matrix), width)
         )
+        prompt.check_vocabulary(vocabulary)
         matrices.append(prompt.matrix)
     return matrices
 

@@ -383,7 +383,7 @@ def _check_plugin(path: str, module: SavedModule) -> None:
     if ":" in module.plugin:  # It is no plugin's.
         return
     installed = registry.process_registry()
-    if not any(p.kind == "prompt" and p.name == module.plugin for p in installed.discover()):
+    if not installed.has("prompt", module.plugin):
         raise InputError(
             f"prompt {path}: is of the prompt plugin {module.plugin!r}, which is not installed; "
             f"install {module.distribution} {module.version}"

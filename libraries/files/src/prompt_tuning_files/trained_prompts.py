@@ -119,7 +119,7 @@ def _common(macros: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, value in first.items()
         if all(others.get(name) == value for others in macros)
     }
-    lengths = [_mapping(others.get("TASK_FEATURE_LENGTHS")) for others in macros]
+    lengths = [mapping(others.get("TASK_FEATURE_LENGTHS")) for others in macros]
     if all(lengths):
         found["TASK_FEATURE_LENGTHS"] = {
             name: max(one[name] for one in lengths) for name in lengths[0]
@@ -153,12 +153,12 @@ def macros_of(
             f"PROMPT_LENGTH is {length}, and the prompt {prompt.path} has {prompt.length} "
             "positions; leave PROMPT_LENGTH out, or give another PROMPT_FILE"
         )
-    task = _mapping(prompt.provenance.get("task"))
+    task = mapping(prompt.provenance.get("task"))
     name = task.get("name")
     if name and given.get("MIXTURE_OR_TASK_NAME", name) == name:
         found["MIXTURE_OR_TASK_NAME"] = name
         module = task.get("module")
-        if module and _is_plugin(module):
+        if module and registry.process_registry().has("tasks", module):
             found["MIXTURE_OR_TASK_MODULE"] = module
         elif module and not {"MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE"} & set(given):
             # A file may come from anywhere, so nothing is imported because its text says so.
@@ -168,9 +168,9 @@ def macros_of(
                 f"--gin.MIXTURE_OR_TASK_MODULE=\"'{module}'\", or name another task "
                 "(MIXTURE_OR_TASK_NAME, None in infer)"
             )
-    if lengths := _mapping(task.get("feature_lengths")):
+    if lengths := mapping(task.get("feature_lengths")):
         found["TASK_FEATURE_LENGTHS"] = dict(lengths)
-    vocabulary = _mapping(prompt.provenance.get("vocabulary")).get("path")
+    vocabulary = mapping(prompt.provenance.get("vocabulary")).get("path")
     if isinstance(vocabulary, str) and "VOCABULARY_FILE" not in given:
         if "://" in vocabulary or os.path.exists(os.path.expanduser(vocabulary)):
             found["VOCABULARY_FILE"] = vocabulary
@@ -185,12 +185,8 @@ def macros_of(
     return {name: value for name, value in found.items() if name not in given}
 
 
-def _is_plugin(module: object) -> bool:
-    plugins = registry.process_registry().discover()
-    return any(plugin.kind == "tasks" and plugin.name == module for plugin in plugins)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """Returns an entry of a provenance that should be a mapping; an empty one for another value."""
     return value if isinstance(value, Mapping) else {}
 
 

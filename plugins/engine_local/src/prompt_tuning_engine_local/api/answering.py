@@ -37,7 +37,7 @@ from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel,
 from prompt_tuning_engine_local.runs import options
 from prompt_tuning_engine_local.runs.devices import Placement
 from prompt_tuning_engine_local.runs.evaluation import Answer, AnyPrompt, Evaluation, Predictor
-from prompt_tuning_files import embeddings, module_files, vocabularies
+from prompt_tuning_files import embeddings, module_files, trained_prompts
 from prompt_tuning_files.loaded_prompts import Prompt, plain_matrices
 from prompt_tuning_files.vocabularies import EXTRA_IDS, SentencePieceVocabulary
 from prompt_tuning_tasks import Row, Task
@@ -287,7 +287,7 @@ class Model:
           decode: Makes the answers; None where there are none.
         """
         if isinstance(prompt, Ensemble):
-            table = PromptTable.of(plain_matrices(prompt.prompts, self.config.emb_dim))
+            table = PromptTable.of(self._matrices(prompt.prompts))
             kind = VotingPrompts if prompt.by == "vote" else JointPrompts
             model = self._model_of(PromptOfEach())
             return self._predicting(model, prompt.prompts, decode), kind(table)
@@ -298,7 +298,7 @@ class Model:
                     "text, or one prompt for all"
                 )
             distinct = list(dict.fromkeys(prompt))
-            table = PromptTable.of(plain_matrices(distinct, self.config.emb_dim))
+            table = PromptTable.of(self._matrices(distinct))
             numbers = np.array([distinct.index(one) for one in prompt], np.int32)
             choice = PromptChoice(table, numbers)
             return self._predicting(self._model_of(PromptOfEach()), distinct, decode), choice
@@ -307,12 +307,14 @@ class Model:
         model, parameters = self._fitted(prompt)
         return self._predicting(model, [prompt], decode), parameters
 
+    def _matrices(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+        return plain_matrices(prompts, self.config.emb_dim, self.vocabulary)
+
     def _fitted(self, prompt: Prompt) -> tuple[EncoderDecoderModel, Params]:
         """Returns the model with a prompt's module, and its parameters on the devices."""
         with self._lock:
             if prompt not in self._parameters:
-                known = prompt.provenance.get("vocabulary")
-                vocabularies.check_same(prompt.name, known, self.vocabulary)
+                prompt.check_vocabulary(self.vocabulary)
                 values = EncoderDecoderModel(self.config, self.vocabulary, prompt.factory())
                 parameters = values.init_prompt(jax.random.key(0))
                 model = self._model_of(prompt.module)
@@ -343,15 +345,15 @@ class Model:
         """Returns the model's lengths, or else the longest that the prompts were trained with."""
         if self.lengths is not None:
             return FeatureLengths.of(self.lengths)
+        recorded = [trained_prompts.mapping(prompt.provenance.get("task")) for prompt in prompts]
         trained = [
-            lengths
-            for prompt in prompts
-            if (lengths := prompt.provenance.get("task", {}).get("feature_lengths"))
-        ]
-        longest = {
-            name: max((one[name] for one in trained), default=n) for name, n in LENGTHS.items()
-        }
-        return FeatureLengths.of(longest)
+            FeatureLengths.of(task["feature_lengths"])
+            for task in recorded
+            if task.get("feature_lengths")
+        ] or [FeatureLengths.of(LENGTHS)]
+        return FeatureLengths(
+            max(one.inputs for one in trained), max(one.targets for one in trained)
+        )
 
 
 def _count(**texts: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from prompt_tuning_engine_local.model.prompt_of_each import PromptChoice, Prompt
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_engine_local.runs import defaults
 from prompt_tuning_engine_local.runs.options import AnsweringOptions
-from prompt_tuning_files import loaded_prompts, vocabularies
+from prompt_tuning_files import loaded_prompts
 from prompt_tuning_tasks import Example
 
 VOTE, MEAN_LOGIT = "vote", "mean_logit"
@@ -60,10 +60,7 @@ class SeveralPrompts:
             trained with another vocabulary.
         """
         found = [defaults.load_prompt(path) for path in files.values()]
-        matrices = loaded_prompts.plain_matrices(found, model.config.emb_dim)
-        for prompt in found:
-            known = prompt.provenance.get("vocabulary")
-            vocabularies.check_same(prompt.name, known, model.vocabulary)
+        matrices = loaded_prompts.plain_matrices(found, model.config.emb_dim, model.vocabulary)
         return cls(tuple(files), PromptTable.of(matrices))
 
     def named_by(self, examples: Sequence[Example], column: str) -> PromptChoice:

@@ -88,16 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     frozen: dict[tuple[str, str], Any] = {}
     failed = [one.name for one in runs if not _is_trained(one, frozen)]
     sys.stdout.write(f"{len(runs) - len(failed)} of {len(runs)} runs finished in {directory}\n")
-    if len(failed) < len(runs) and _has_command("runs"):
+    if len(failed) < len(runs) and registry.process_registry().has("command", "runs"):
         from prompt_tuning_core.commands import main
 
         main.main(["runs", str(directory)])
     return 1 if failed else 0
-
-
-def _has_command(name: str) -> bool:
-    plugins = registry.process_registry().discover()
-    return any(plugin.kind == "command" and plugin.name == name for plugin in plugins)
 
 
 def parsed(given: str) -> tuple[str, list[str]]:
