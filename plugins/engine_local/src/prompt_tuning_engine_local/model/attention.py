@@ -119,8 +119,17 @@ def _mixed(
     rate: float,
 ) -> jax.Array:
     """Returns the means of `values`, weighted by attention, `[B, heads, Q, head width]`."""
-    weights = jax.nn.softmax(product(queries, keys.mT) + bias, axis=-1).astype(values.dtype)
-    return product(dropped(weights, keep, rate), values).astype(values.dtype)
+    logits = product(queries, keys.mT) + bias
+    # The softmax, with its division after the last product: there it divides `head width` numbers
+    # for each query instead of K.
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # One mask serves all queries, so dropping a key's weights is dropping its value.
+    if keep is not None:
+        values = dropped(values, keep.mT, rate)
+    return (product(weights.astype(values.dtype), values) / total).astype(values.dtype)
+
 
 
 class RelativePositionBias(nn.Module):

@@ -399,7 +399,10 @@ def _row_by_row(
 
 def _most_probable(logits: jax.Array, position: jax.Array) -> jax.Array:
     del position
-    return jnp.argmax(logits, axis=-1)
+    # `jnp.argmax`, which takes five times as long on CPUs. Of equal logits the first wins.
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return jnp.min(jnp.where(logits == largest, ids, logits.shape[1] - 1), axis=-1)
 
 
 def _check_sampling(
