@@ -16,6 +16,9 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[1]
 FILES = (
@@ -36,6 +39,27 @@ FILES = (
 )
 SOURCES = (ROOT, ROOT / "configs", *ROOT.glob("libraries/*/src"), *ROOT.glob("plugins/*/src"))
 LOG = get_plugin_logger("site_pages")
+# What a cell prints and returns looks as the outputs of the other pages do.
+OUTPUTS = """{% extends "markdown/index.md.j2" %}
+{% block stream %}
+```output
+{{ output.text.rstrip() }}
+```
+{% endblock %}
+{% block data_text scoped %}
+```output
+{{ output.data["text/plain"] }}
+```
+{% endblock %}
+"""
+
+
+class Notebook(File):
+    """A notebook, shown as a page: links to the `.ipynb` file lead to it."""
+
+    def is_documentation_page(self) -> bool:
+        """Returns True."""
+        return True
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,10 +67,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     found = Files([file for file in files if file.src_dir != config.docs_dir])
     for path in [path for pattern in FILES for path in sorted(ROOT.glob(pattern))]:
         name = path.relative_to(ROOT).as_posix()
-        found.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+        kind = Notebook if path.suffix == ".ipynb" else File
+        found.append(kind(name, str(ROOT), config.site_dir, config.use_directory_urls))
     pages = [file.src_uri for file in found.documentation_pages()]
     config.nav = list(_filled(config.nav, pages, set(_named(config.nav))))
     return found
+
+
+def on_page_read_source(page: Page, **_: object) -> str | None:
+    """Returns the text of a page that is a notebook: its cells, and their outputs with pictures."""
+    if not isinstance(page.file, Notebook):
+        return None
+    in_the_text = Config({"ExtractOutputPreprocessor": {"enabled": False}})
+    exporter = MarkdownExporter(in_the_text, raw_template=OUTPUTS)
+    return str(exporter.from_filename(page.file.abs_src_path)[0])
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
