@@ -36,6 +36,7 @@ FILES = (
     "libraries/*/README.md",
     "plugins/*/README.md",
     "plugins/*/src/**/README.md",
+    "prompt_tuning_core/README.md",
 )
 SOURCES = (ROOT, ROOT / "configs", *ROOT.glob("libraries/*/src"), *ROOT.glob("plugins/*/src"))
 LOG = get_plugin_logger("site_pages")

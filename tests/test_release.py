@@ -130,12 +130,25 @@ def test_a_changelog_of_another_form_is_refused(scripts, checkout, unreleased, e
 
 
 def test_the_readme_has_the_example_that_release_check_runs(scripts):
-    example = scripts["check_release"].readme_example((ROOT / "README.md").read_text())
+    core = scripts["distributions"].read(ROOT)[scripts["distributions"].CORE]
+    example = scripts["check_release"].readme_example(core.readme.read_text())
 
     compile(example, "README.md", "exec")
     assert "prompt_tuning.train(" in example
     with pytest.raises(InputError, match=r"README\.md: expected a block of Python"):
         scripts["check_release"].readme_example("```python\nimport json\n```\n")
+
+
+def test_links_of_what_a_package_index_shows_are_whole_addresses(scripts):
+    ours = scripts["distributions"].read(ROOT)
+    check_links = scripts["check_release"].check_links
+
+    for one in ours.values():
+        check_links(one, one.readme.read_text("utf-8"))
+    check_links(one, "[a](https://b.org/c.md) `[d](e.md)`\n```\nf[0](g)\n```\n")
+    text = '[a](b.md) ![c](d.svg) [`e`](#f)\n\n[g]: h.md\n<img src="i.svg">\n'
+    with pytest.raises(InputError, match=r"links to b\.md, d\.svg, #f, h\.md, i\.svg; expected"):
+        check_links(one, text)
 
 
 def test_what_a_distribution_is_tried_with_is_what_it_requires(scripts):

@@ -6,6 +6,7 @@ Nothing is published. What would be is left in `dist/release/`, the core apart f
 from __future__ import annotations
 
 import contextlib
+import email
 import filecmp
 import os
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -152,8 +154,40 @@ def try_alone(name: str, ours: dict[str, Distribution], folder: Path) -> None:
         run(commands / "prompt-tuning", "list-plugins", "--check", cwd=folder)
 
 
+def check_links(one: Distribution, description: str) -> None:
+    """Checks that links of a long description lead somewhere on a package index.
+
+    A path is one of the repository, and the index gives headings no anchors.
+
+    Args:
+      one: The distribution.
+      description: Markdown.
+
+    Raises:
+      InputError: A link is not a whole address; the message has all of them.
+    """
+    prose = re.sub(r"(?ms)^(```|~~~).*?^\1|`[^`\n]*`", "", description)
+    links = re.findall(
+        r"""\]\(\s*<?([^)>\s]+)|^ *\[[^]]+\]:\s*(\S+)|(?:href|src)="([^"]+)""", prose, re.M
+    )
+    dead = [link for link in map("".join, links) if not re.match(r"https?://|mailto:", link)]
+    if dead:
+        raise InputError(
+            f"{one.readme.relative_to(ROOT)}: links to {', '.join(dead)}; expected whole "
+            "addresses, since a path leads nowhere on PyPI: name the file in words, such as "
+            "`docs/gin.md` in the repository"
+        )
+
+
+def long_description(file: Path) -> str:
+    """Returns the long description in the metadata of a wheel."""
+    with zipfile.ZipFile(file) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return str(email.message_from_string(archive.read(name).decode()).get_payload())
+
+
 def readme_example(text: str) -> str:
-    """Returns the first block of Python in the README that imports the embedded engine.
+    """Returns the first block of Python in a README that imports the embedded engine.
 
     Raises:
       InputError: There is none.
@@ -174,7 +208,7 @@ def all_extra(ours: dict[str, Distribution]) -> list[str | Path]:
 
 
 def try_together(ours: dict[str, Distribution], folder: Path) -> None:
-    """Installs the core with its extra `all`, and runs the README's example.
+    """Installs the core with its extra `all`, and runs the example of the page on the index.
 
     Raises:
       InputError: A plugin cannot be loaded, or the example fails.
@@ -184,7 +218,7 @@ def try_together(ours: dict[str, Distribution], folder: Path) -> None:
     data = ("--no-deps", "--require-hashes", "--requirement", LOCKS / "demo-data.lock")
     uv("pip", "install", "--quiet", "--python", commands / "python", *data, cwd=folder)
     run(commands / "prompt-tuning", "list-plugins", "--check", cwd=folder, show=True)
-    example = readme_example((ROOT / "README.md").read_text("utf-8"))
+    example = readme_example(long_description(wheel(ours[CORE])))
     run(commands / "python", "-c", example, cwd=folder, show=True)
 
 
@@ -207,11 +241,14 @@ def check(tools: Path) -> None:
             built = sorted(OUT.glob("*/*.whl")) + sorted(OUT.glob("*/*.tar.gz"))
             run(tools / "twine", "check", "--strict", *built, cwd=ROOT)
             run(tools / "check-wheel-contents", *map(wheel, ours.values()), cwd=ROOT)
+        with step("follow the links of their long descriptions"):
+            for one in ours.values():
+                check_links(one, long_description(wheel(one)))
         for name in ours:
             with step(f"{name} alone"):
                 try_alone(name, ours, folder / name)
                 shutil.rmtree(folder / name)
-        with step(f"{CORE}[all], and the example in README.md"):
+        with step(f"{CORE}[all], and the example in its long description"):
             try_together(ours, folder / "all")
     print(f"{title} in {OUT.relative_to(ROOT)} are ready to be published")
 

@@ -42,6 +42,11 @@ class Distribution:
         """The name of its Python package, and of its files."""
         return self.name.replace("-", "_")
 
+    @property
+    def readme(self) -> Path:
+        """The file that becomes its long description."""
+        return self.folder / str(self.project["readme"])
+
     @functools.cached_property
     def requirements(self) -> dict[str, Requirement]:
         """The requirements without an extra, by name."""
