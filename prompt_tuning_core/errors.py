@@ -62,7 +62,12 @@ def close(name: str, candidates: Iterable[str]) -> str:
     # Imported here: difflib takes milliseconds, and the list of plugins does not need it.
     import difflib
 
+    def likeness(candidate: str) -> float:
+        return difflib.SequenceMatcher(None, candidate, name).ratio()
+
     matches = difflib.get_close_matches(name, sorted(set(candidates)), n=3, cutoff=0.6)
+    # A misspelt init_labels is near to init_vocab too, and much nearer to itself.
+    matches = [match for match in matches if likeness(match) > likeness(matches[0]) - 0.15]
     return "; did you mean " + " or ".join(map(repr, matches)) + "?" if matches else ""
 
 
