@@ -32,6 +32,7 @@ from prompt_tuning_core.errors import (
     PluginBlockedError,
     PluginError,
     PluginLoadError,
+    close,
     nearest,
     one_line,
 )
@@ -207,7 +208,7 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
 
 
 def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
-    """Names the engine that has a missing file, or else the folders that were searched."""
+    """Names the engine that has a missing file, or files of such names, or the folders searched."""
     packaged = packaged_folders()
     others = [f for f in packaged if os.path.isfile(f.path / name)]
     if others:
@@ -216,8 +217,11 @@ def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
     for shorter in ("/".join(parts[i:]) for i in range(1, len(parts) - 1)):
         if any(os.path.isfile(folder.path / shorter) for folder in packaged):
             return f"did you mean {shorter!r}?"
+    folders = {candidate.path.parent for candidate in candidates}
+    files = (file for folder in folders if os.path.isdir(folder) for file in folder.glob("*.gin"))
+    hint = close(Path(name).stem, {file.stem for file in files})
     tried = ", ".join(str(candidate.path.absolute()) for candidate in candidates)
-    return f"tried {tried}"
+    return hint.removeprefix("; ") or f"tried {tried}"
 
 
 def parse(
@@ -744,8 +748,8 @@ def _as_input_error(error: Exception, source: _Source) -> InputError:
         token = re.search(r"Failed to parse token '(.*)'", message)
         if token:
             message = (
-                f"{token[1]} is no value; write text in quotes, a macro as %NAME, a configurable "
-                "as @name"
+                f"{token[1]} is no value; write text in quotes (in a shell in two pairs, "
+                "\"'text'\"), a macro as %NAME, a plugin as @plugins.NAME"
             )
         elif error.text and error.text.strip():
             message = f"{message.rstrip('.')} in {error.text.strip()!r}"
@@ -813,11 +817,12 @@ def _refuse_unfinished(error: ValueError, statements: Sequence[_Statement]) -> N
     match = re.match(r"No bindings specified for '(.*)/gin\.macro'", str(error))
     if match:
         names = {statement.macro for statement in statements if statement.macro is not None}
+        unused = names - _used(statements)
         for statement in statements:
             if _Macro(match[1]) in _parts(statement.value):
-                raise InputError(
-                    f"{statement.where}: macro {_no_value(match[1])}{nearest(match[1], names)}"
-                ) from error
+                # A packaged file names the macro rightly: a name that nothing uses may be meant.
+                hint = close(match[1], names if statement.source.is_given else unused)
+                raise InputError(f"{statement.where}: macro {_no_value(match[1])}{hint}") from error
     match = re.match(r"(.*)/macro\.value set to `%gin\.REQUIRED`", str(error))
     if match:
         raise InputError(f"macro {_no_value(match[1])}") from error

@@ -292,7 +292,7 @@ BINDINGS: list[tuple[list[str], str]] = [
     (["--block-plugin=prompt_basic"], "'prompt_basic' is blocked"),
     (["--block-plugin=a:b:c"], "'a:b:c' names no plugin"),
     (["--gin_file=gone.gin"], "gin file 'gone.gin' not found; tried"),
-    (["--gin_file=models/t5_1_1_smal_prompt.gin"], "not found; tried"),
+    (["--gin_file=models/t5_1_1_smal_prompt.gin"], "not found; did you mean 't5_1_1_small_prompt'"),
     (["--gin_file=" + "x" * 300], "xxx' not found; tried"),
     (["--gin_file=" + "x" * 9000 + "y"], "…" + "x" * 98 + "y' not found; tried"),
     (["extra"], "unknown flag 'extra'; the local engine takes --gin_file"),
