@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> None:
         source.tensor: np.ascontiguousarray(weights[name].T if source.transposed else weights[name])
         for name, source in sources.items()
     }
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    # `save_file` makes a file that nobody else may read.
+    (folder / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
     shutil.copyfile(model.vocabulary_path(), folder / "spiece.model")
 
 
