@@ -153,10 +153,11 @@ def _resolve(what: str, name: str | os.PathLike[str]) -> str:
     if broken:
         raise broken[0]
     known = [one.entry.name for one in listed]
+    # A list of all names would hide the mistyped path.
+    hint = close(name, known) or f"; write a path, or a name that prompt-tuning {what} list prints"
     raise InputError(
         f"{what} {name}: there is no such file or directory, and no {what} is known by this name"
-        # A list of all names would hide the mistyped path.
-        f"{close(name, known)}"
+        f"{hint}"
     )
 
 

@@ -427,6 +427,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         ) from None
     except Exception as e:  # OSError, or what a decompressor raises: each has its own
         reason = getattr(e, "strerror", None) or str(e)
+        if isinstance(e, FileNotFoundError) and not path.is_absolute():
+            reason += f"; relative paths begin in the current folder, {Path.cwd()}"
         raise InputError(f"{path}: cannot be read: {reason}") from None
 
 
