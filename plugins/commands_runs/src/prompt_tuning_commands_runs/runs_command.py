@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     comparing.add_arguments(parser)
     parser.add_argument(
-        "--runs", action="store_true", help="a row for each run, not for each group of seeds"
+        "--runs",
+        action="store_true",
+        help="a row for each run, also where several differ in nothing but the seed",
     )
     parser.add_argument("--json", action="store_true", help="print groups and runs as JSON")
     parser.epilog = "Example: prompt-tuning runs out --metric exact_match"
@@ -42,8 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(strict_json.dumps(_as_json(compared, faults), indent=2))
         return 0
-    make = run_tables.of_runs if arguments.runs else run_tables.of_groups
-    tables = [make(task, groups, metrics) for task, (groups, metrics) in compared.items()]
+    tables = []
+    for task, (groups, metrics) in compared.items():
+        has_seeds = any(len(group.records) > 1 for group in groups)
+        of = run_tables.of_groups if has_seeds and not arguments.runs else run_tables.of_runs
+        tables.append(of(task, groups, metrics))
     if faults:
         title = f"not readable: {len(faults)} run{'s' if len(faults) > 1 else ''}"
         tables.append(run_tables.Table(title, ["run", "fault"], faults))
