@@ -154,7 +154,8 @@ def _files(kind: str, name: str, distribution: str, license_name: str) -> dict[s
 
 def _usage(kind: str, name: str) -> str:
     if kind == "initializer":
-        return f"--gin.prompts.make.prompt_init=@plugins.{name}()"
+        # In quotes: a shell would read the parentheses.
+        return f'prompt-tuning train … --gin.prompts.make.prompt_init="@plugins.{name}()"'
     if kind == "prompt":
         return f"prompt-tuning train … --gin.PROMPT=@plugins.{name}"
     if kind == "configs":
