@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prompt_tuning_core import registry
-from prompt_tuning_core.errors import InputError
+from prompt_tuning_core.errors import InputError, PromptTuningError
 from prompt_tuning_core.gin_config import FilledMacros, Macros
-from prompt_tuning_files import formats, prompt_files, provenance
+from prompt_tuning_files import formats, names, prompt_files, provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ def macros_of(
 
     Returns:
       Values by name, for those of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME,
-      MIXTURE_OR_TASK_MODULE, if that is a plugin, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are
-      known.
+      MIXTURE_OR_TASK_MODULE, if that is a plugin, CHECKPOINT_PATH, if nothing else gives it and it
+      is still there, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are known.
 
     Raises:
       InputError: If PROMPT_LENGTH differs, the vocabulary is missing and no other is known, or
@@ -170,6 +170,9 @@ def macros_of(
             )
     if lengths := mapping(task.get("feature_lengths")):
         found["TASK_FEATURE_LENGTHS"] = dict(lengths)
+    model = mapping(prompt.provenance.get("model")).get("path")
+    if isinstance(model, str) and "CHECKPOINT_PATH" not in known and _is_there(model):
+        found["CHECKPOINT_PATH"] = model
     vocabulary = mapping(prompt.provenance.get("vocabulary")).get("path")
     if isinstance(vocabulary, str) and "VOCABULARY_FILE" not in given:
         if "://" in vocabulary or os.path.exists(os.path.expanduser(vocabulary)):
@@ -183,6 +186,15 @@ def macros_of(
                 "and there is no such file; set VOCABULARY_FILE"
             )
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _is_there(model: str) -> bool:
+    """Checks that a model's path, address or name still leads to something."""
+    try:
+        names.resolve_model(model)
+    except PromptTuningError:
+        return False
+    return True
 
 
 def mapping(value: object) -> Mapping[str, Any]:
