@@ -231,11 +231,11 @@ def test_eval_and_infer_take_from_the_prompt_what_is_not_given(trained, succeed)
     finished = succeed(using("eval", CHECKPOINT_PATH=None), trained)
     assert finished.stdout.startswith(
         "prompt: run/prompt_4.npy, step 4\n"
-        "of this prompt: PROMPT_LENGTH = 5\n"
-        "of this prompt: MIXTURE_OR_TASK_NAME = 'toy'\n"
-        "of this prompt: TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 6}\n"
-        "of this prompt: CHECKPOINT_PATH = 'model'\n"
-        "of this prompt: VOCABULARY_FILE = 'vocabulary.model'\n"
+        "from this prompt: PROMPT_LENGTH = 5\n"
+        "from this prompt: MIXTURE_OR_TASK_NAME = 'toy'\n"
+        "from this prompt: TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 6}\n"
+        "from this prompt: CHECKPOINT_PATH = 'model'\n"
+        "from this prompt: VOCABULARY_FILE = 'vocabulary.model'\n"
     )
     found = json.loads((trained / "out" / "toy-test-metrics.json").read_text())
     facts = json.loads((trained / "run" / "prompt_4.json").read_text())

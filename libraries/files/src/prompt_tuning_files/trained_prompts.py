@@ -92,7 +92,7 @@ def fill(macros: Macros) -> FilledMacros:
             found["PROMPT_LENGTH"] = prompts[0].length
     values = {name: value for name, value in found.items() if name in macros.used}
     whose = "this prompt" if len(prompts) == 1 else "these prompts"
-    notes = [f"of {whose}: {name} = {value!r}" for name, value in values.items()]
+    notes = [f"from {whose}: {name} = {value!r}" for name, value in values.items()]
     origin = f"the provenance of {', '.join(prompt.path for prompt in prompts)}"
     return FilledMacros(values, origin, [*(prompt.choice for prompt in prompts), *notes])
 
