@@ -41,9 +41,13 @@ help:
 
 env: $(VENV)/.installed
 
-# Python's own venv and pip bring uv; uv, being fast, brings all the rest.
+# Python's own venv and pip bring uv; uv, being fast, brings all the rest. An environment that a
+# person made under this name is left alone.
 $(VENV)/.uv: requirements/installer.lock
+	@test ! -e $(VENV) || test -e $(VENV)/.of-make || test -e $@ \
+		|| { echo '$(VENV) is not made by make: rename it, or make yours outside of this folder' >&2; exit 1; }
 	python=$$(.ci/find-python) && "$$python" -m venv --clear $(VENV)
+	touch $(VENV)/.of-make
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--requirement requirements/installer.lock
 	touch $@
