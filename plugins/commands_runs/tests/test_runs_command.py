@@ -66,6 +66,16 @@ def test_a_row_for_each_run_and_json_have_the_values_of_the_files(runs, main):
     }  # fmt: skip
 
 
+def test_a_terminal_that_is_too_narrow_for_the_words_gets_a_block_for_each_row(
+    runs, main, monkeypatch
+):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "40"}.items():
+        monkeypatch.setenv(name, value)
+    _, shown, _ = main("runs", "out")
+    assert "seeds                   1\nhighest accuracy, mean  0.9000\n" in shown
+    assert "┃" not in shown
+
+
 def test_parameters_of_one_plugin_are_columns_where_they_alone_differ(site, make_run, main):
     for scale in (0.5, 2.0):
         make_run(site.cwd / f"scale-{scale}", evaluated(scale), scale=scale)

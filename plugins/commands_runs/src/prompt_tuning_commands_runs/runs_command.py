@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
+import rich.measure
 import rich.table
 import rich.text
 
@@ -15,7 +16,7 @@ from prompt_tuning_commands_runs import comparing, run_groups, run_records, run_
 from prompt_tuning_commands_runs.best_values import Metric
 from prompt_tuning_commands_runs.run_groups import RunGroup
 from prompt_tuning_commands_runs.run_records import RunRecord
-from prompt_tuning_core.commands.text_tables import printable
+from prompt_tuning_core.commands.text_tables import aligned, printable
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import strict_json
 
@@ -56,7 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = rich.console.Console(width=_WIDE)
     for table in tables:
-        console.print(_shown(table))
+        shown = _shown(table)
+        options = console.options.update(max_width=_WIDE)
+        if rich.measure.Measurement.get(console, options, shown).minimum <= console.width:
+            console.print(shown)
+        else:  # The table would break words.
+            print(_in_blocks(table))
     return 0
 
 
@@ -80,6 +86,12 @@ def _shown(table: run_tables.Table) -> rich.table.Table:
     for row in table.rows:
         shown.add_row(*(rich.text.Text(printable(cell)) for cell in row))
     return shown
+
+
+def _in_blocks(table: run_tables.Table) -> str:
+    """Returns a block of lines for each row, each with the name and the text of a cell."""
+    blocks = [aligned(list(zip(table.columns, row, strict=True))) for row in table.rows]
+    return "\n\n".join([printable(table.title), *("\n".join(block) for block in blocks)]) + "\n"
 
 
 def _as_json(
