@@ -103,6 +103,9 @@ def _checked(plugin: Plugin, arguments: argparse.Namespace) -> CheckResults:
         return Unusable(usable)
     contract = contract_of(plugin.kind)
     examples = arguments.examples or (_QUICK if arguments.quick else contract.examples)
+    if sys.stderr.isatty():
+        hint = "" if arguments.quick else " --quick tries fewer."
+        print(f"checking {plugin} with up to {examples} examples a check.{hint}", file=sys.stderr)
     try:
         subject = contract.subject(
             installed.load_found(plugin),
