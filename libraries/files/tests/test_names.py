@@ -7,7 +7,7 @@ import pytest
 
 from prompt_tuning_core import registry
 from prompt_tuning_core.errors import InputError, PluginError
-from prompt_tuning_files import names, prompt_files
+from prompt_tuning_files import names, prompt_files, trained_prompts
 
 CATALOG = """\
 from pathlib import Path
@@ -47,6 +47,18 @@ def test_prompts_in_packages_have_names(site, catalogs):
     # A file of this name comes first.
     site.write("model/task", "")
     assert names.resolve_prompt("model/task") == "model/task"
+
+
+def test_a_prompt_names_its_model_only_if_the_model_is_on_this_machine(catalogs):
+    path = catalogs("a-model")
+
+    def model_of(found):
+        prompt = trained_prompts.TrainedPrompt("p", "p", 0, {"model": {"path": found}})
+        return trained_prompts.macros_of(prompt, {}, ()).get("CHECKPOINT_PATH")
+
+    assert model_of(str(path)) == str(path)
+    # The text of a file opens no network: neither by an address nor by the name of one.
+    assert [model_of(one) for one in ("gs://bucket/other", "model", "gone")] == [None] * 3
 
 
 def test_models_have_names(catalogs):

@@ -140,7 +140,7 @@ def macros_of(
     Returns:
       Values by name, for those of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME,
       MIXTURE_OR_TASK_MODULE, if that is a plugin, CHECKPOINT_PATH, if nothing else gives it and it
-      is still there, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are known.
+      is on this machine, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are known.
 
     Raises:
       InputError: If PROMPT_LENGTH differs, the vocabulary is missing and no other is known, or
@@ -171,7 +171,7 @@ def macros_of(
     if lengths := mapping(task.get("feature_lengths")):
         found["TASK_FEATURE_LENGTHS"] = dict(lengths)
     model = mapping(prompt.provenance.get("model")).get("path")
-    if isinstance(model, str) and "CHECKPOINT_PATH" not in known and _is_there(model):
+    if isinstance(model, str) and "CHECKPOINT_PATH" not in known and _is_here(model):
         found["CHECKPOINT_PATH"] = model
     vocabulary = mapping(prompt.provenance.get("vocabulary")).get("path")
     if isinstance(vocabulary, str) and "VOCABULARY_FILE" not in given:
@@ -188,13 +188,16 @@ def macros_of(
     return {name: value for name, value in found.items() if name not in given}
 
 
-def _is_there(model: str) -> bool:
-    """Checks that a model's path, address or name still leads to something."""
+def _is_here(model: str) -> bool:
+    """Checks that a model's path or name leads to something on this machine.
+
+    An address does not count: only a user's own words open the network.
+    """
     try:
-        names.resolve_model(model)
+        located = names.resolve_model(model)
     except PromptTuningError:
         return False
-    return True
+    return "://" not in located and os.path.exists(os.path.expanduser(located))
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -131,7 +131,6 @@ def _mixed(
     return (product(weights.astype(values.dtype), values) / total).astype(values.dtype)
 
 
-
 class RelativePositionBias(nn.Module):
     """Biases of attention logits by bucketed distance, one set for all layers of a stack."""
 
