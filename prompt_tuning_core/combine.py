@@ -1,7 +1,8 @@
 """Combine functions: they place a prompt in a sequence.
 
-Each makes `[B, T + P, …]` of a prompt `[B, P, …]`, `x` `[B, T, …]` and the input ids `[B, T]`. The
-same function places the prompt's vectors among the embedded input and its ones in the mask.
+Each function takes a prompt `[B, P, …]`, an input `x` `[B, T, …]` and the input ids `[B, T]`, and
+returns `[B, T + P, …]`. The same function places the prompt's vectors in the embedded input, and
+its ones in the mask.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ def prefix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
 
 
 def prefix_after_bos(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Puts the prompt in front of the input, but after its first position, which holds BOS."""
+    """Puts the prompt after the first position of the input, which holds the token BOS."""
     del tokens
     return jnp.concatenate([x[:, :1], prompt, x[:, 1:]], axis=1)
 
 
 def suffix(prompt: jax.Array, x: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Puts the prompt in front of the last real token of each example, which is EOS."""
+    """Puts the prompt before the last token of each example that is not padding (0): EOS."""
     total, length = x.shape[1], prompt.shape[1]
     start = jnp.maximum(jnp.sum(tokens != 0, axis=1, keepdims=True) - 1, 0)  # [B, 1]
     position = jnp.arange(total + length)[None, :]  # [1, T + P]
-    # Position of each result row within [x, prompt].
+    # Row i of the result is row source[i] of [x, prompt]. For three tokens of T = 4 and for P = 2,
+    # source is 0 1 4 5 2 3.
     source = jnp.where(
         position < start,
         position,

@@ -12,8 +12,9 @@ def warn(name: str, replacement: str, removed_in: str, stacklevel: int = 2) -> N
       name: The name as users write it: `prompt_tuning_x.old`, or `--gin.OLD`.
       replacement: What they write instead.
       removed_in: The distribution and the first version without the name: "prompt-tuning-x 2.0".
-      stacklevel: As for `warnings.warn`: 2 shows the line that calls the function that calls this.
+      stacklevel: As for `warnings.warn`. With 2, the warning shows the caller of the deprecated
+        function.
     """
     message = f"{name} is deprecated, and {removed_in} removes it; use {replacement}"
-    # Python hides a DeprecationWarning from users, and names in gin are theirs.
+    # Users write these names in gin files, and Python would hide a DeprecationWarning from them.
     warnings.warn(message, FutureWarning, stacklevel + 1)

@@ -1,8 +1,9 @@
 """Exceptions whose message is one line for the user.
 
-The command line prints the message of a `PromptTuningError` and exits with 2; any other exception
-is a defect and keeps its traceback. A message names the thing, what was found, what was expected
-and what to do.
+The command line prints the message of a `PromptTuningError` and exits with 2. It also describes an
+error of gin, or of the code of a plugin or a user, in one line (`commands.failures`). Any other
+exception is a defect and keeps its traceback. A message names the thing, what was found, what was
+expected and what to do.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class PluginBlockedError(PluginError):
 
 
 class PluginLoadError(PluginError, ImportError):
-    """The plugin is installed and fails to import, or is not what its kind requires.
+    """The plugin is installed, but it fails to import or is not what its kind requires.
 
     It is an `ImportError` and never an `AttributeError`: gin looks plugins up with `getattr` and a
     default, which hides an `AttributeError`.
@@ -58,7 +59,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def close(name: str, candidates: Iterable[str]) -> str:
-    """Works as `nearest`, but returns `""` if no name is close: for lists too long for a line."""
+    """Works as `nearest`, but returns `""` if no name is close; for lists that fill many lines."""
     # Imported here: difflib takes milliseconds, and the list of plugins does not need it.
     import difflib
 

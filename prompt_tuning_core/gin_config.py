@@ -61,9 +61,10 @@ class Macros(NamedTuple):
     """The macros of a run, before gin parses them.
 
     Attributes:
-      known: The value of each macro that has one; references and other macros are no plain values.
+      known: The last value of each macro that has one. A reference or another macro stays
+        unevaluated.
       given: Those of `known` that the user bound, on the command line or in their own files.
-      used: The macros that a value refers to.
+      used: The macros that some value refers to.
     """
 
     known: Mapping[str, Any]
@@ -89,7 +90,7 @@ FillMacros = Callable[[Macros], FilledMacros]
 """Gives values to macros that the user left out."""
 
 CheckMacro = Callable[[str, Any], None]
-"""Takes a macro and its value; raises `InputError` if the macro may not have it."""
+"""Takes a macro and its value; raises `InputError` if the macro may not have this value."""
 
 
 class Folder(NamedTuple):
@@ -180,7 +181,7 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
     Args:
       name: A path. A relative path is searched in each folder in turn, and then, as
         `package/folder/x.gin`, in an installed package.
-      folders: See `search_paths`. A user's file hides an engine's, and that a shared one.
+      folders: See `search_paths`. A user's file hides the engine's file, which hides a shared one.
 
     Raises:
       InputError: If there is no such file, if it belongs to another engine, or if several
@@ -191,7 +192,7 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
     else:
         candidates = [folder._replace(path=folder.path / name) for folder in folders]
         folder, _, file = name.rpartition("/")
-        with contextlib.suppress(InputError):  # It may be no package: the error below is enough.
+        with contextlib.suppress(InputError):  # If it is no package, the error below says enough.
             candidates.append(Folder(find_module(folder.replace("/", ".")) / file))
     found = [candidate for candidate in candidates if os.path.isfile(candidate.path)]
     if not found:
@@ -208,11 +209,11 @@ def find(name: str, folders: Sequence[Folder]) -> Path:
 
 
 def _elsewhere(name: str, candidates: Sequence[Folder]) -> str:
-    """Names the engine that has a missing file, or files of such names, or the folders searched."""
+    """Returns where a missing file is, or a path like it, or else the searched folders."""
     packaged = packaged_folders()
     others = [f for f in packaged if os.path.isfile(f.path / name)]
     if others:
-        return f"it is the engine {others[0].engine}'s ({others[0].distribution})"
+        return f"it belongs to the engine {others[0].engine} ({others[0].distribution})"
     parts = Path(name).parts
     for shorter in ("/".join(parts[i:]) for i in range(1, len(parts) - 1)):
         if any(os.path.isfile(folder.path / shorter) for folder in packaged):
@@ -230,17 +231,19 @@ def parse(
     fill: FillMacros | None = None,
     check: CheckMacro | None = None,
 ) -> ParsedConfig:
-    """Replaces gin's configuration by that of files and bindings, and locks it.
+    """Parses files and bindings, replaces gin's configuration by the result, and locks it.
 
     Args:
-      flags: The files, the bindings, which override the files, and the search paths.
+      flags: The files, the bindings, the search paths and the hooks. Bindings override files.
       engine: The engine's name; packaged files of another engine are an error.
-      fill: Called with the macros before gin parses; gives values to missing ones.
-      check: Called with each macro and its last value, if that is a plain one.
+      fill: Called with the macros before gin parses; returns values for missing macros.
+      check: Called with each macro and its last value, unless this has a reference or a macro in
+        it.
 
     Raises:
-      InputError: For a file that is not found, and for a file that gin refuses.
-      PluginError: For a plugin, named by a file or binding, that cannot be used.
+      InputError: If a file is not found, or if gin or a check of this module refuses a file or
+        binding.
+      PluginError: If a file or binding names a plugin that cannot be used.
     """
     packaged = packaged_folders()
     folders = search_paths(engine, flags.gin_search_paths, packaged)
@@ -275,7 +278,7 @@ def parse(
     return ParsedConfig(tuple(plugins), hooks, tuple(notes))
 
 
-# What gin raises for a parameter that is REQUIRED, and for one without a default.
+# The errors of gin for a parameter without a value: one that is REQUIRED, or has no default.
 _UNBOUND = (
     (RuntimeError, r"^Required bindings for `(?P<configurable>.*?)` not .*?: (?P<names>\[.*?\])"),
     (
@@ -292,7 +295,7 @@ _POSITIONAL = (
 
 
 def explain(error: BaseException) -> str | None:
-    """Describes in one line an error of gin; None if it is no error about the configuration."""
+    """Describes an error of gin in one line; returns None if it is not about the configuration."""
     text = str(error)
     match = re.search(_POSITIONAL, text, re.DOTALL)
     if match:
@@ -351,10 +354,10 @@ class _Source:
     Attributes:
       label: Its name in messages.
       text: Its text.
-      is_file: False for a binding, whose line numbers mean nothing to a person.
-      is_given: True if the person wrote it: no packaged file, nor a file that one includes.
+      is_file: False for a binding, whose line numbers mean nothing to the user.
+      is_given: True if the user wrote it; False for a packaged file and for the files it includes.
       contents: The statements, as gin's parser returns them.
-      included: The included files, by the line of the statement.
+      included: The included files, by the line of the include statement.
     """
 
     label: str
@@ -368,7 +371,7 @@ class _Source:
         try:
             parser = config_parser.ConfigParser(_NamedText(self.text, self.label), _Recorder())
             self.contents = list(parser)
-            repr(self.contents)  # Which calls itself as often as what reads a value later.
+            repr(self.contents)  # Recurses as deep as later readers do.
         except tokenize.TokenError as error:
             message, (line, _) = error.args
             raise InputError(f"{self.where(line)}: {message}") from error
@@ -395,7 +398,7 @@ class _Source:
 
     @functools.cached_property
     def plugin_in(self) -> Callable[[str], str | None]:
-        """A function from a selector of this source to the plugin it names, or None."""
+        """A function that returns the plugin that a selector in this source names, or None."""
         dynamic = False
         namespaces = {"plugins", _NAMESPACE}
         for statement in self.contents:
@@ -407,7 +410,8 @@ class _Source:
             elif dynamic and statement.module == _NAMESPACE:
                 direct = statement.is_from or statement.alias
                 namespaces.add(statement.bound_name() if direct else _NAMESPACE)
-        # A name that gin already knows for another object, such as an engine's, is no plugin's.
+        # A bare name that gin already knows for another object, such as an engine's, names no
+        # plugin.
         bare = {
             name
             for name in ([] if dynamic else registry.process_registry().names_in_gin())
@@ -425,9 +429,9 @@ class _Source:
     def segments(self) -> Iterator[tuple[str, _Source | None]]:
         """Splits the text at its includes, and yields each part with the file included after it.
 
-        gin gets no include: it would search its own folders, and log its own messages. Each part
-        repeats the imports, which it needs, and has a blank line for each other line before it, so
-        that gin counts lines as the file has them.
+        gin itself gets no include statement: it would search its own folders, and log its own
+        messages. Each part repeats all imports before it. Every other line before it is blank, so
+        that gin's messages have the line numbers of the file.
         """
         starts = sorted({statement.location.line_num for statement in self.contents})
         lines = self.text.splitlines(keepends=True)
@@ -451,7 +455,7 @@ class _Source:
 
 
 class _Statement(NamedTuple):
-    """One statement as gin's parser returns it, and the source that it stands in."""
+    """One statement from gin's parser, and the source that holds it."""
 
     source: _Source
     content: Any
@@ -510,16 +514,17 @@ class _Reader:
         """
         if path in chain:
             raise InputError(f"gin file {chain[-1]} includes {path}, which includes it in turn")
-        real = path.resolve()  # Whatever path it is named by.
+        real = path.resolve()  # One file may have several paths.
         owner = next((f for f in self.packaged if real.is_relative_to(f.path.resolve())), None)
         if owner is not None and owner.engine not in (SHARED, self.engine):
             raise InputError(
-                f"gin file {path} is the engine {owner.engine}'s ({owner.distribution}), and this "
-                f"is --engine {self.engine}; name it by its path within that folder for the file "
-                f"of --engine {self.engine}, or use --engine {owner.engine}"
+                f"gin file {path} belongs to the engine {owner.engine} ({owner.distribution}), and "
+                f"this is --engine {self.engine}; use --engine {owner.engine}, or write the file's "
+                f"path within its folder of gin files to get the file of --engine {self.engine}"
             )
         try:
-            # utf-8-sig: a byte order mark of some editors is no part of a name.
+            # utf-8-sig: some editors begin a file with a byte order mark, which is no part of a
+            # name.
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"gin file {path} cannot be read: {one_line(error)}") from error
@@ -553,7 +558,7 @@ def _is_registered(selector: str) -> bool:
 def _load_plugins(
     statements: Sequence[_Statement], hooks_flag: Sequence[str]
 ) -> tuple[tuple[str, ...], list[registry.Plugin]]:
-    """Loads the plugins that statements name; an error names file and line."""
+    """Loads the plugins that statements name; an error names the file and line."""
     plugins: dict[str, registry.Plugin] = {}
     installed = registry.process_registry()
     hooks: list[tuple[str, str]] = []
@@ -576,7 +581,7 @@ def _load_plugins(
 
 @contextlib.contextmanager
 def _at(where: str) -> Iterator[None]:
-    """Puts a place before the message of an error of ours."""
+    """Puts a place in front of the message of an `InputError` or `PluginError`."""
     try:
         yield
     except (InputError, PluginError) as error:
@@ -626,10 +631,10 @@ def _used(statements: Iterable[_Statement]) -> set[str]:
 
 
 def _check_macros(statements: Iterable[_Statement], check: CheckMacro) -> None:
-    """Checks the last value of each macro; an error of `check` gets the place in front."""
+    """Checks the last value of each macro; puts the macro's place in front of an error."""
     last = {s.macro: s for s in statements if s.macro is not None}
     for name, statement in last.items():
-        # A reference or another macro: gin knows the value only at its use.
+        # gin evaluates a reference or another macro only when it is used.
         if not any(isinstance(part, (_Macro, _Reference)) for part in _parts(statement.value)):
             with _at(statement.where):
                 check(name, statement.value)
@@ -646,7 +651,7 @@ def _refuse_unused_macros(bindings: Iterable[_Statement], used: set[str]) -> Non
 
 
 def _refuse_unused_initializers(statements: Sequence[_Statement]) -> None:
-    """Refuses a parameter that the user gives an initializer that no binding names."""
+    """Refuses a user's value for a parameter of an initializer that no binding uses."""
     references = (
         statement.source.plugin_in(part.selector)
         for statement in statements
@@ -680,7 +685,7 @@ def _refuse_blocked_imports(statements: Iterable[_Statement]) -> None:
     by_package: dict[str, registry.Plugin] = {}
     for plugin in registry.process_registry().discover():
         package = re.split("[.:]", plugin.value)[0]
-        if by_package.get(package, plugin).status == "blocked":  # One that is not blocked decides.
+        if by_package.get(package, plugin).status == "blocked":  # A usable plugin decides.
             by_package[package] = plugin
     for statement in statements:
         if isinstance(statement.content, config_parser.ImportStatement):
@@ -703,10 +708,10 @@ def _hook_names(statement: _Statement) -> Sequence[str]:
 
 
 def _register(names: Iterator[str]) -> None:
-    """Registers plugins with gin, in the way of a file with dynamic registration.
+    """Registers plugins with gin, as a file with dynamic registration does.
 
-    A plugin then has one selector: `init_mine` and `plugins.init_mine` both match it, and an
-    operative config can import it. An external configurable would not have that.
+    A plugin then has one selector, which both `init_mine` and `plugins.init_mine` match, and an
+    operative config can import the plugin. `gin.external_configurable` would not give it these.
     """
     gin.clear_config()  # It may be locked.
     for name in names:
@@ -763,7 +768,7 @@ def _as_input_error(error: Exception, source: _Source) -> InputError:
 
 
 def _replacement(source: _Source, line: int | None) -> str:
-    """Says what is there in the place of a module that a line of a file imports."""
+    """Returns advice about the module that a line imports, if this project has replaced it."""
     folders = [folder.path for folder in packaged_folders()]
     for content in source.contents:
         if isinstance(content, config_parser.ImportStatement) and content.location.line_num == line:
@@ -780,8 +785,8 @@ def _explain_parsing(error: Exception) -> str:
         module, _, name = match[1].rpartition(".")
         hint = nearest(name, installed.names_in_gin())
         if module not in ("", "plugins"):
-            hint = f"; import {module} in a gin file, a binding alone cannot"
-        return f"{match[1]!r} is no plugin, and nothing registered with gin{hint}"
+            hint = f"; import {module} in a gin file: a binding cannot import it"
+        return f"{match[1]!r} is neither a plugin nor registered with gin{hint}"
     match = re.fullmatch(r"Configurable '(.*)' doesn't have a parameter named '(.*)'\.", text)
     if match:
         return f"{match[1]!r} has no parameter {match[2]!r}{_nearest_parameter(*match.groups())}"
@@ -813,7 +818,7 @@ def _nearest_parameter(selector: str, parameter: str) -> str:
 
 
 def _refuse_unfinished(error: ValueError, statements: Sequence[_Statement]) -> NoReturn:
-    """Raises the error of a configuration that is complete and not sound, with its place."""
+    """Describes gin's error about the whole configuration, such as a macro without a value."""
     match = re.match(r"No bindings specified for '(.*)/gin\.macro'", str(error))
     if match:
         names = {statement.macro for statement in statements if statement.macro is not None}

@@ -2,10 +2,10 @@
 
 A hooks plugin is a module (or an object) with functions marked by `hookimpl`, for example
 `@hookimpl def step_logged(step, metrics): …`. An entry point of the group `prompt_tuning.hooks`
-names it. A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. A path
-that ends in `.py` is a Python file with such functions, which needs no entry point. An
-implementation may leave out arguments that it does not use. An exception ends the run with an
-error.
+names it. A run uses it only with `HOOKS = ['its_name']` in gin or with `--hooks`. Instead of a
+name, they take a path that ends in `.py`, of a Python file with such functions. It needs no entry
+point. An implementation may leave out arguments that it does not use. An exception ends the run
+with an error.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def prompt_saved(paths: Sequence[str | os.PathLike[str]], provenance: Mapping[st
     """Called after the files of a prompt and its provenance are complete on disk.
 
     Args:
-      paths: The prompt's files: `.npy` for a plain prompt, `.safetensors` for a prompt module, both
-        for a module that amounts to a plain prompt. The provenance is the `.json` file beside them.
+      paths: The prompt's files: `.npy` for a plain prompt, `.safetensors` for a prompt module, and
+        both for a module that has the effect of a plain prompt. The provenance is the `.json` file
+        in the same folder.
       provenance: The content of that file.
     """
 

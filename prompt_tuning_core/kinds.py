@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-_TAKEN = "|".join([*keyword.kwlist, "macro", "constant", "singleton"])  # By Python and by gin.
+_TAKEN = "|".join([*keyword.kwlist, "macro", "constant", "singleton"])  # By Python or gin.
 GIN_NAME = re.compile(rf"(?!({_TAKEN})$)[a-z]\w*", re.ASCII | re.IGNORECASE)
 """A name that gin can use: a Python identifier in ASCII that does not begin with "_"."""
 
@@ -35,8 +35,8 @@ class Kind(NamedTuple):
         plugin"; `None` if it lacks nothing.
       in_gin: True if `prompt_tuning_core.plugins` offers it to gin files.
       names: The pattern of valid names.
-      unique: The range in which a name belongs to one plugin only: all kinds in gin's one
-        namespace, this kind, or "no" if several plugins may have one name.
+      unique: Where only one plugin may have a name: "gin" among all kinds in gin's one namespace,
+        "kind" among this kind. "no" if several plugins may have it.
     """
 
     name: str
@@ -57,7 +57,7 @@ def _unless(fits: Callable[[object], bool], otherwise: str) -> Callable[[object]
 
 
 def _no_hooks(loaded: object) -> str | None:
-    # For a class, pluggy would call functions without an instance. pluggy checks the hooks.
+    # pluggy would call a class's functions without an instance. pluggy itself checks the hooks.
     if isinstance(loaded, type):
         return "names a class, and hooks are a module or an instance"
     return None
@@ -106,7 +106,7 @@ KINDS: dict[str, Kind] = {
             lambda loaded: _no_class(loaded) or _no_engine(loaded), unique="gin",
         ),
         Kind("hooks", "prompt_tuning.hooks", "HOOKS = ['{name}']", _no_hooks, unique="gin"),
-        # The name is that of the engine that may read the files, or `SHARED`.
+        # The name is the engine that may read the files, or `SHARED`.
         Kind("configs", "prompt_tuning.configs", "--gin_file", _no_package, unique="no"),
         Kind("tasks", "prompt_tuning.tasks", "MIXTURE_OR_TASK_MODULE = '{name}'", _no_module),
         Kind("format", "prompt_tuning.formats", "by a file's content", _no_format),
@@ -119,4 +119,4 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 SHARED = "shared"
-"""The name of plugins of the kind `configs` whose gin files any engine may read."""
+"""The name of a plugin of the kind `configs` with gin files that any engine may read."""

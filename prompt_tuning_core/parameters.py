@@ -1,7 +1,7 @@
-"""The parameters of a prompt module, and the check of all that the module returns.
+"""Makes the parameters of a prompt module, and checks all that the module returns.
 
-An engine makes the parameters before it loads a model, so that a module that is wrong is refused in
-one line before the first step, with its plugin, the point, what was found and what was expected.
+An engine makes the parameters before it loads a model. So a wrong module is refused before the
+first step, in one line: its plugin, the point, what was found and what was expected.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ def make_parameters(
 ) -> dict[str, jax.Array]:
     """Makes all parameters of a prompt module, and checks what its points return.
 
-    Every point is called once for every layer, attention and site, on a batch of 1 x 1, so that
-    submodules that make parameters when they are called have theirs. Initializers are called
-    outside any transformation, so that they read the rows they need and no more.
+    This calls every point once for every layer, attention and site, on a batch of 1 x 1. So
+    submodules that make their parameters in their first call, such as `nn.Dense`, make them here.
+    Initializers run outside any JAX transformation, so that they can read only the rows that they
+    need.
 
     Args:
       module: A module whose `stack` is set. If its `prompt_init` is the saved prompt of a module,
-        that gives the values by name, and no initializer is called.
+        the values are the saved ones, by name, and no other initializer is needed.
       rng: Key of the initial values.
-      dtype: Of the model's activations.
+      dtype: The dtype of the model's activations.
 
     Returns:
       float32 arrays by "/"-joined names within the module.
 
     Raises:
-      InputError: If the module, or a value, is not what the protocol asks for.
+      InputError: If the module, or a value, does not follow the protocol.
       ValueError: From an initializer that cannot serve a shape.
     """
     tokens, embedded = _batch(module, 1, 1, dtype)
@@ -69,7 +70,7 @@ def check_points(
 ) -> None:
     """Checks what a module's points return for a batch of 2 x 3, with and without dropout.
 
-    Nothing is computed but shapes and dtypes.
+    It computes shapes and dtypes only.
 
     Raises:
       InputError: If a point returns what the protocol does not allow.

@@ -1,8 +1,8 @@
-"""Prompt modules: the points at which one acts in a frozen model, and the making of one for a run.
+"""Prompt modules: the points where they act in a frozen model, and the function that makes one.
 
 In the base class, no point changes the model; a variant overrides the points that it needs. Engines
-only call the points. For example, the plain prompt overrides `input`, a prompt
-at every layer `input` and `layer`, and a prefix of keys and values `prefix` alone.
+only call the points. For example, the plain prompt overrides `input`. A prompt at every layer
+overrides `input` and `layer`. A prefix of keys and values overrides only `prefix`.
 
 Shapes below: B batch, T length of the tokens, P prompt positions, H width of the model, S length of
 the sequence within the model.
@@ -55,8 +55,8 @@ class Stack:
       head_width: Width of each head.
       mlp_width: Hidden width of the feed-forward blocks.
       attentions: Names of the attentions in a layer: ("attention",) in an encoder,
-        ("self_attention", "encoder_decoder_attention") in the decoder after one, and
-        ("self_attention",) in a decoder alone.
+        ("self_attention", "encoder_decoder_attention") in the decoder of an encoder-decoder, and
+        ("self_attention",) in a decoder-only model.
     """
 
     side: str
@@ -69,7 +69,7 @@ class Stack:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The activations of a layer that `PromptModule.activations` is called with."""
+        """The names of the activations for which engines call `PromptModule.activations`."""
         return (
             *(f"{name}/{part}" for name in self.attentions for part in ("keys", "values")),
             "mlp",
@@ -79,15 +79,15 @@ class Stack:
 class PromptModule(nn.Module):
     """The base of every prompt variant; it does not change the model.
 
-    A variant makes its parameters in `setup`, with `parameter` or as submodules. All that it
-    returns is checked once before the first step (`parameters.make_parameters`).
+    A variant makes its parameters in `setup`, with `parameter` or as submodules. All that its
+    methods return is checked once, before the first step (`parameters.make_parameters`).
 
     Attributes:
       length: P, the number of prompt vectors that the user asked for (PROMPT_LENGTH). S does not
         follow from it.
       prompt_init: Makes the first value of the prompt, or of each of its parts.
       sides: The stacks in which the module acts; each gets a module of its own.
-      stack: The stack in which this one acts; the engine sets it.
+      stack: The stack in which this module acts; the engine sets it.
     """
 
     length: int = 0
@@ -98,20 +98,20 @@ class PromptModule(nn.Module):
     def parameter(
         self, name: str, initializer: Initializer | None, shape: Sequence[int]
     ) -> jax.Array:
-        """Makes a parameter, float32; for `setup`. See `float32_parameter`."""
+        """Makes a float32 parameter; call it in `setup`. See `float32_parameter`."""
         if initializer is None and isinstance(self.prompt_init, SavedPrompt):
-            initializer = self.prompt_init  # Its own was not saved, and its value was.
+            initializer = self.prompt_init  # Files hold values, not initializers.
         return float32_parameter(self, name, initializer, shape)
 
     def start(self, tokens: jax.Array) -> Any:
-        """Called once a batch, with the tokens of the input; in a decoder, too.
+        """Called once for each batch, with the tokens of the input (in a decoder, too).
 
         Args:
-          tokens: `[B, T]` int32, 0 where padded. A decoder alone gives 0 for its targets.
+          tokens: `[B, T]` int32, 0 where padded. In a decoder-only model, 0 for the targets too.
 
         Returns:
-          What other points need to know of the examples: a tree of arrays whose first axis is B, so
-          that beams can be gathered. None here.
+          The state that other points need about the examples: a tree of arrays. The first axis of
+          each array is B, so that beam search can gather it. The base class returns None.
         """
         del tokens
 
@@ -119,9 +119,9 @@ class PromptModule(nn.Module):
         """Called once with the embedded input, before dropout.
 
         Args:
-          tokens: `[B, T]` int32, 0 where padded. A decoder gives 1 for the token at its start, and
-            a decoder alone 0 for its targets.
-          embedded: `[B, T, H]`, their embeddings.
+          tokens: `[B, T]` int32, 0 where padded. In a decoder, 1 for the start token. In a
+            decoder-only model, 0 for the targets.
+          embedded: `[B, T, H]`, the embeddings of the tokens.
 
         Returns:
           `[B, S, H]`, of the dtype of `embedded`; S depends on T alone.
@@ -143,7 +143,7 @@ class PromptModule(nn.Module):
         return tokens > 0
 
     def layer(self, layer: int, hidden: jax.Array, state: Any) -> jax.Array:
-        """Called before each layer; not while one position after another is decoded.
+        """Called before each layer, but not in a step of decoding, which adds one position.
 
         Args:
           layer: Number of the layer, from 0.
@@ -167,13 +167,13 @@ class PromptModule(nn.Module):
           state: What `start` returned.
 
         Returns:
-          Both `[B or 1, n, heads, head width]`; None for none.
+          Keys and values, both `[B or 1, n, heads, head width]`; None for no prefix.
         """
         del layer, attention, state
         return None
 
     def activations(self, layer: int, site: str, x: jax.Array, state: Any) -> jax.Array:
-        """Called with activations of a layer, which it may change, each position by itself.
+        """Called with activations of a layer; may change them, each position independently.
 
         Args:
           layer: Number of the layer, from 0.
@@ -189,19 +189,19 @@ class PromptModule(nn.Module):
         return x
 
     def penalty(self) -> jax.Array | float:
-        """Returns a scalar, of the parameters alone, that is added to the training loss."""
+        """Returns a scalar to add to the training loss; it depends on the parameters alone."""
         return 0.0
 
     def report(self) -> Mapping[str, jax.Array]:
-        """Returns scalars by name, of the parameters alone, to log with the training metrics."""
+        """Returns scalars by name to log in training; they depend on the parameters alone."""
         return {}
 
     def matrix(self) -> jax.Array | None:
-        """Returns the plain prompt that the module amounts to.
+        """Returns the plain prompt that has the same effect as the module, if there is one.
 
         Returns:
-          `[P, H]` float32 if the module, apart from dropout, does what the plain prompt does with
-          this matrix; else None. Engines ask only where `may_be_plain`.
+          `[P, H]` float32 if the module, apart from dropout, has the same effect as the plain
+          prompt with this matrix; else None. Engines call this only if `may_be_plain` is true.
         """
         return None
 
@@ -219,7 +219,7 @@ class PromptModule(nn.Module):
 
 
 class InputPrompt(PromptModule):
-    """Places vectors among the embedded input; the base of variants that say which (`rows`).
+    """Places prompt vectors in the embedded input; a variant overrides `rows`, which makes them.
 
     Attributes:
       combine: The place of the vectors: 'prefix', in front; 'prefix_after_bos', after the first
@@ -231,7 +231,7 @@ class InputPrompt(PromptModule):
     dropout_rate: float = 0.0
 
     def rows(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-        """Returns the prompt vectors `[B or 1, P, H]`; the arguments are those of `input`."""
+        """Returns the prompt vectors `[B or 1, P, H]`; takes the same arguments as `input`."""
         raise NotImplementedError(f"{type(self).__name__} defines no rows()")
 
     def positions(self) -> int:
@@ -239,16 +239,16 @@ class InputPrompt(PromptModule):
         return self.length
 
     def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-        """Places `rows` among the embedded input; see `PromptModule.input`."""
+        """Places `rows` in the embedded input; see `PromptModule.input`."""
         return self.place(self.rows(tokens, embedded), tokens, embedded)
 
     def input_mask(self, tokens: jax.Array) -> jax.Array:
-        """Places ones for the prompt among those of the input; see `PromptModule.input_mask`."""
+        """Places ones for the prompt in the mask of the input; see `PromptModule.input_mask`."""
         ones = jnp.ones((len(tokens), self.positions()), bool)
         return self._combined(ones, tokens > 0, tokens)
 
     def place(self, rows: jax.Array, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-        """Places prompt vectors among an embedded input, with dropout in training.
+        """Places prompt vectors in an embedded input, with dropout in training.
 
         Args:
           rows: `[B or 1, positions(), H]`, of any floating dtype.
@@ -295,20 +295,21 @@ def make(
 
     A models file binds `factory`, `length`, `default` and `default_init`. A file of `prompts/`
     binds only the initializer. `eval` and `infer` bind `saved`. So any initializer works with any
-    module, in any order of the files. Fields that the module's own bindings set do not change.
+    module, in any order of the files. Fields that are bound for the module itself keep these
+    values.
 
     Args:
       factory: Makes the prompt module (PROMPT); None for the default.
       length: P, for a module without a length of its own (PROMPT_LENGTH).
       default: Makes the engine's plain prompt module.
       default_init: Makes the initializer if the files name no other; not called otherwise.
-      prompt_init: The initializer. A `SavedPrompt` of a module that is not plain decides the
-        module, too.
+      prompt_init: The initializer. If it is a `SavedPrompt` of a module that is not plain, it
+        decides the module too.
       saved: The prompt in PROMPT_FILE, which decides the module.
 
     Raises:
-      InputError: If `factory` is a module instead of a function that makes one, if it makes
-        something else, or another module than the prompt file's.
+      InputError: If `factory` is a module instead of a function that makes one, if it makes no
+        prompt module, or if it makes a module that differs from the prompt file's.
       PluginError: If the prompt file's plugin cannot be used.
     """
     file = prompt_init if saved is None else saved
@@ -359,7 +360,8 @@ def in_stack(
       sides: All stacks that the model has.
 
     Returns:
-      The module, made for `stack`; for a stack in which it does not act, one that leaves it alone.
+      The module with `stack` set. For a stack in which it does not act, a base `PromptModule`,
+      which changes nothing.
 
     Raises:
       InputError: If the module acts in a stack that the model lacks.
@@ -375,9 +377,9 @@ def in_stack(
 
 
 def may_be_plain(module: PromptModule) -> bool:
-    """Checks whether `matrix` can be a plain prompt: in front of the input of the encoder alone.
+    """Checks whether `matrix` can be a plain prompt: only in the encoder, in front of the input.
 
-    For example, a prompt after the input is none: readers of its matrix would put it in front.
+    For example, a prompt after the input cannot: readers of its matrix would put it in front.
     """
     in_front = not isinstance(module, InputPrompt) or module.combine == "prefix"
     return tuple(module.sides) == ("encoder",) and in_front
@@ -389,7 +391,7 @@ def overrides(module: PromptModule, *points: str) -> bool:
 
 
 def described(module: PromptModule) -> str:
-    """Returns what messages call a prompt module: its plugin, or the name of its class."""
+    """Returns the name of a prompt module in messages: its plugin, or else its class."""
     plugin = registry.process_registry().plugin_of(type(module))
     return type(module).__name__ if plugin is None else str(plugin)
 
@@ -405,14 +407,14 @@ def float32_parameter(
 
     Args:
       module: The module that owns the parameter; this is called in its `setup`.
-      name: Of the parameter.
-      initializer: Makes the first value, in any floating dtype. May be None where the value is
-        given, from a prompt file for example.
-      shape: Of the parameter, each size at least 1.
+      name: Name of the parameter.
+      initializer: Makes the first value, in any floating dtype. May be None if the value is given,
+        for example by a prompt file.
+      shape: Shape of the parameter; each size is at least 1.
 
     Raises:
       InputError: If a size is below 1, if there is neither an initializer nor a value, or if the
-        initializer returns other than floating numbers.
+        initializer does not return floating numbers of this shape.
     """
     shape = tuple(shape)
     if not all(isinstance(size, int) and size > 0 for size in shape):
@@ -428,7 +430,7 @@ def float32_parameter(
         )
 
     def initialize(rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
-        # Flax asks for the shape of a given value once more: no reason to read a table again.
+        # For a given value, Flax calls this only to compare shapes: read no table for that.
         if given or initializer is None:
             return jnp.zeros(shape)
         try:
@@ -455,7 +457,7 @@ def float32_parameter(
 
 
 def each(initializer: Initializer | None, n: int) -> Initializer | None:
-    """Makes an initializer of `[n, P, H]` from one of `(P, H)`, with a key for each of the n.
+    """Makes an initializer of `[n, P, H]` from one of `(P, H)`; each of the n has its own key.
 
     For example, `self.parameter("prompts", each(self.prompt_init, layers), (layers, P, H))`.
     Returns None for None.
@@ -473,7 +475,8 @@ def check_not_packed(*segment_ids: jax.Array | None) -> None:
     """Refuses packed examples, which a prompt in front of the sequence would mix.
 
     Args:
-      *segment_ids: Those of a batch, for encoder and decoder; None where examples are not packed.
+      *segment_ids: The segment ids of a batch, for encoder and decoder; None if examples are not
+        packed.
 
     Raises:
       InputError: If any are given.

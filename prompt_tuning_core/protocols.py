@@ -34,7 +34,7 @@ class Initializer(Protocol):
 
 
 def declares(**attributes: object) -> Callable[[T], T]:
-    """Returns a decorator that sets attributes which checks read: `@declares(uses_rng=False)`."""
+    """Returns a decorator that sets attributes for checks to read: `@declares(uses_rng=False)`."""
 
     def set_attributes(factory: T) -> T:
         for name, value in attributes.items():
@@ -46,11 +46,11 @@ def declares(**attributes: object) -> Callable[[T], T]:
 
 @runtime_checkable
 class SavedPrompt(Protocol):
-    """The prompt in a file. For a plain prompt it is an `Initializer` of its matrix, too.
+    """The prompt in a file; for a plain prompt, it is also an `Initializer` of its matrix.
 
     Attributes:
       path: The file.
-      plugin: The prompt module's plugin; None for a plain prompt, which any module may begin with.
+      plugin: The prompt module's plugin; None for a plain prompt, which may initialize any module.
     """
 
     path: str
@@ -60,7 +60,7 @@ class SavedPrompt(Protocol):
         """Makes the module of `plugin`, with this prompt.
 
         Args:
-          factory: Makes the module that the user named, which must not contradict the file.
+          factory: Makes the module that the user named; it must not contradict the file.
         """
 
     def values(self, module: PromptModule, expected: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -72,7 +72,7 @@ class SavedPrompt(Protocol):
         """
 
     def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
-        """Returns the plain prompt's matrix; for another module, NaN that `values` replace."""
+        """Returns the matrix of a plain prompt; for another module NaN, which `values` replaces."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,8 @@ class RunFlags:
       gin_bindings: `--gin.NAME=VALUE`, in the form `NAME = VALUE`; they override the files.
       gin_search_paths: `--gin_search_paths`, searched before the packaged configs.
       hooks: `--hooks`, names of hooks plugins to run in addition to gin's `HOOKS`.
-      extra: Flags that the core does not know; an engine must refuse those it does not know.
+      extra: Flags that the core does not know. An engine must refuse flags that it does not know
+        either.
     """
 
     gin_files: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ class Engine(Protocol):
     """Runs training, evaluation and inference. A plugin of kind engine is such a class.
 
     It may also have `missing() -> str | None`, which quickly returns the name of a requirement that
-    is not installed, or None. Without `--engine`, such an engine is not chosen.
+    is not installed, or None. Without `--engine`, the command prefers engines that lack nothing.
     """
 
     def train(self, flags: RunFlags) -> None:

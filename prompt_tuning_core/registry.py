@@ -41,7 +41,7 @@ _CHECKSUM = "sha256:"
 class Plugin(NamedTuple):
     """One entry point, as its metadata describes it; or a Python file with hooks.
 
-    The distribution of a file is its path, and the version its checksum, `sha256:…`.
+    For a file, `distribution` is its path and `version` its checksum, `sha256:…`.
 
     Attributes:
       kind: A key of `KINDS`; `""` if the entry points of a distribution cannot be read.
@@ -153,7 +153,7 @@ class Registry:
         return any(plugin.kind == kind and plugin.name == name for plugin in self.discover())
 
     def named(self, name: str, kind: str | None = None) -> list[Plugin]:
-        """Lists the plugins of a name, or else of a distribution's name, in any state.
+        """Lists the plugins of this name, or else of the distribution of this name, in any state.
 
         Raises:
           UnknownPluginError: If there are none.
@@ -171,7 +171,7 @@ class Registry:
         return found
 
     def find(self, kind: str, name: str) -> Plugin:
-        """Returns the one plugin of this kind and name; hooks may be named by a `.py` file.
+        """Returns the one plugin of this kind and name; the name of hooks may be a `.py` file.
 
         Raises:
           InputError: If there is no such kind.
@@ -342,13 +342,13 @@ def _incompatibility(plugin: Plugin) -> str | None:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
-            # Even the name is unreadable; an error only if it may be the core's.
+            # Not even the name can be read. It matters only if it may be the core's.
             if CORE_DISTRIBUTION in normalized(text):
                 return f"has a requirement that cannot be read: {text!r}"
             continue
         if normalized(requirement.name) != CORE_DISTRIBUTION:
             continue
-        # No extra: the requirements of an extra are not those of the plugin itself.
+        # Evaluated without an extra: the plugin itself does not require what its extras require.
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         # An installed pre-release counts too.
@@ -358,7 +358,7 @@ def _incompatibility(plugin: Plugin) -> str | None:
 
 
 def _of_file(path: str, filters: Filters) -> Plugin:
-    """Returns the row of a Python file with hooks; its name is that of the module."""
+    """Returns the row of a Python file with hooks; its name is the file's name without `.py`."""
     import hashlib
 
     full = os.path.expanduser(path)
@@ -376,7 +376,7 @@ _modules_of_files: dict[tuple[str, str], types.ModuleType] = {}  # By path and c
 
 
 def _import_file(plugin: Plugin) -> object:
-    """Runs a Python file as a module; a gin file may import it by its name, too."""
+    """Runs a Python file as a module, which a gin file may then import by its name."""
     import traceback
 
     path = os.path.abspath(os.path.expanduser(plugin.distribution))
@@ -386,7 +386,7 @@ def _import_file(plugin: Plugin) -> object:
     module = types.ModuleType(plugin.name)
     module.__file__ = path
     before = sys.modules.get(plugin.name)
-    if getattr(before, "__file__", path) == path:  # Another module of this name stays.
+    if getattr(before, "__file__", path) == path:  # Replaces no other module.
         sys.modules[plugin.name] = module
     try:
         with open(path, "rb") as file:
@@ -396,7 +396,7 @@ def _import_file(plugin: Plugin) -> object:
     except BaseException as error:  # As in `_import`.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == path]
-        place = f" ({path}:{lines[-1]})" if lines else ""  # A SyntaxError says it itself.
+        place = f" ({path}:{lines[-1]})" if lines else ""  # A SyntaxError names its line.
         raise PluginLoadError(f"{plugin} fails to import: {one_line(error)}{place}") from error
     return _modules_of_files.setdefault(key, module)
 
@@ -446,10 +446,10 @@ def _discover(filters: Filters) -> tuple[Plugin, ...]:
 
 
 def _entry_points() -> tuple[list[tuple[importlib_metadata.EntryPoint, Plugin]], list[Plugin]]:
-    """Returns the entry points for us, each with what its distribution says of itself.
+    """Returns the entry points of plugins, each with a row that describes its distribution.
 
-    Also a row for each distribution whose list cannot be used. Of several copies of a distribution,
-    Python uses the first.
+    It also returns a row for each distribution whose entry points cannot be used. If a distribution
+    is installed twice, Python uses the first copy.
     """
     import importlib_metadata
 
@@ -482,7 +482,7 @@ def _entry_points() -> tuple[list[tuple[importlib_metadata.EntryPoint, Plugin]],
 
 
 def _first_unused_line(text: str) -> str:
-    """Returns the first line of an `entry_points.txt` that has no effect; "" if all have one."""
+    """Returns the first line of an `entry_points.txt` that has no effect; "" if there is none."""
     group = False
     for line in filter(None, map(str.strip, text.splitlines())):
         is_group = line[0] == "[" and line[-1] == "]"
@@ -574,10 +574,10 @@ _process_registry: Registry | None = None
 
 
 def configure(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Registry:
-    """Makes the registry of this process, with these filters and those of the environment.
+    """Makes the registry of this process, with these filters and the filters in the environment.
 
     Raises:
-      InputError: If an item of a list, which commas may join, is none of the three forms.
+      InputError: If an item has none of the three forms. Commas may join items.
     """
     global _process_registry
     allow = [os.environ.get(ALLOW_VARIABLE, ""), *allow]

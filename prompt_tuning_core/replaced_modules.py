@@ -1,8 +1,8 @@
-"""Says what is there in the place of modules of another project that gin files once imported.
+"""Advice for gin files that import modules of another project, which this project replaces.
 
-A package of gin files (kind `configs`) may hold a file `replaced_modules.json`: an object that maps
-the name of a module to what to do in its place, such as `"old.train.utils": "use new.files"`. An
-entry also stands for the modules below it that have none.
+A package of gin files (kind `configs`) may hold a file `replaced_modules.json`. Its object maps the
+name of a module to advice, such as `"old.train.utils": "use new.files"`. An entry also serves the
+modules below it that have no entry of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FILE_NAME = "replaced_modules.json"
 
 
 def advice(module: str, folders: Iterable[Path]) -> str | None:
-    """Returns what to do in the place of importing a module; None if no folder's file knows it.
+    """Returns the advice for an import of a module; None if no folder has advice.
 
     Args:
       module: The module's full name.

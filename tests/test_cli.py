@@ -353,7 +353,7 @@ def test_gin_path_prints_where_an_engines_files_are(site, main):
         path = site.folder / "the_files" / "runs" / "x.gin"
         assert main("gin-path", "--engine=fake", name) == (0, f"{path}\n", "")
     elsewhere = main("gin-path", "--engine=other", "runs/x.gin")[2]
-    assert "gin file 'runs/x.gin' not found; it is the engine fake's (c)" in elsewhere
+    assert "gin file 'runs/x.gin' not found; it belongs to the engine fake (c)" in elsewhere
     site.write("runs/x.gin", "")
     assert main("gin-path", "--engine=fake", "runs/x.gin") == (0, "runs/x.gin\n", "")
     nobody = "no engine plugin named 'nobody' is installed"

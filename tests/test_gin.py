@@ -245,14 +245,14 @@ def test_one_file_of_two_distributions_is_a_conflict_where_it_is_used(engine):
 def test_a_file_of_another_engine_is_refused_with_the_engines_name(engine):
     folder = configs(engine, "other", {"runs/x.gin": "import app\n"}, "other-configs")
     assert refusal(engine, "--gin_file=runs/x.gin") == (
-        "gin file 'runs/x.gin' not found; it is the engine other's (other-configs)"
+        "gin file 'runs/x.gin' not found; it belongs to the engine other (other-configs)"
     )
     for path in (folder / "runs" / "x.gin", "other_configs/runs/x.gin"):
-        assert "is the engine other's (other-configs), and this is --engine fake" in refusal(
+        assert "belongs to the engine other (other-configs), and this is --engine fake" in refusal(
             engine, f"--gin_file={path}"
         )
     engine.write("x.gin", "include 'other_configs/runs/x.gin'\n")
-    assert "is the engine other's (other-configs)" in refusal(engine, "--gin_file=x.gin")
+    assert "belongs to the engine other (other-configs)" in refusal(engine, "--gin_file=x.gin")
 
 
 def test_gin_files_whose_package_is_missing_are_told(engine):
@@ -331,7 +331,7 @@ def test_hooks_are_loaded_before_gin_locks(engine):
          "p.init_aa.value = 3", "x.gin:4: no initializer or prompt plugin named 'init_aa'"),
         ("X = [\n  1, @init_broken()]", "x.gin:1: initializer plugin 'init_broken' of fake-broken "
          "1.0 fails to import: ZeroDivisionError: division by zero"),
-        ("import app\nrun.init = @init_aa()", "x.gin:2: 'init_aa' is no plugin"),
+        ("import app\nrun.init = @init_aa()", "x.gin:2: 'init_aa' is neither a plugin"),
         ("import app\nrun.init = @init_aa()", "did you mean 'init_a'"),
         ("from __gin__ import dynamic_registration\nX = @init_a()", "x.gin:2: 'init_a' was not "
          "imported; in a file with dynamic_registration write plugins.init_a"),
@@ -346,7 +346,7 @@ def test_hooks_are_loaded_before_gin_locks(engine):
         ("plugins.of_class.lenght = 3", "has no parameter 'lenght'; did you mean 'length'?"),
         ("LENGTH = 3\ninit_a.value = [1, %LENGHT]", "x.gin:2: macro %LENGHT has no value"),
         ("LENGTH = 3\ninit_a.value = [1, %LENGHT]", "did you mean 'LENGTH'?"),
-        ("nothing.x = 3", "x.gin:1: 'nothing' is no plugin, and nothing registered with gin"),
+        ("nothing.x = 3", "x.gin:1: 'nothing' is neither a plugin nor registered with gin"),
         # Syntax and imports.
         ("A = 1\nB = word", "x.gin:2: word is no value; write text in quotes"),
         ("A = 1\nB 3", "x.gin:2: Couldn't parse statement, expected ':' or '=' in 'B 3'"),

@@ -16,7 +16,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         metavar="NAME",
-        help=f"default: {VARIABLE}, or else the only engine that has all it needs",
+        help=f"default: {VARIABLE}, or else the only engine that has everything it needs",
     )
 
 
@@ -24,8 +24,9 @@ def chosen(named: str | None) -> str:
     """Returns the name of the engine that runs.
 
     Args:
-      named: The engine that `--engine` names, or None: then the engine that the environment names,
-        else the only installed one, else the only one that has everything it needs.
+      named: The engine that `--engine` names. If it is None, the first of these that exists: the
+        engine that the environment variable names, the only installed engine, the only engine that
+        has everything it needs.
 
     Raises:
       InputError: If none is installed, or the choice is not clear.
@@ -57,5 +58,5 @@ def _missing(name: str) -> str | None:
         return engine.missing() if hasattr(engine, "missing") else None
     except PluginLoadError as error:
         return str(error)
-    except Exception as error:  # A plugin may raise anything; this one is no choice.
+    except Exception as error:  # A plugin may raise anything; it then cannot be chosen.
         return one_line(error)

@@ -1,4 +1,4 @@
-"""Describes exceptions in one line: our own, gin's, and those from code of plugins and users."""
+"""Describes exceptions of this project, of gin, of plugins and of users' code in one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from prompt_tuning_core.errors import PromptTuningError, one_line
 
 
 def described(error: BaseException) -> str | None:
-    """Describes an exception that was caught.
+    """Describes a caught exception in one line.
 
     Returns:
-      The message of an error of ours or of gin. Else the innermost code that is no library's: the
-      plugin, or a module of the user, with file and line, and the message. None if there is none.
+      For an error of this project or of gin, its message. For any other exception, the innermost
+      code in the traceback that belongs to a plugin or to the user, with its file and line, and the
+      message. None if there is no such code.
     """
-    # gin appends its calls to the text of an exception that passes through them.
+    # gin appends the names of its configurables to the text of an exception in them.
     message = one_line(error).split(" In call to configurable")[0]
     if isinstance(error, PromptTuningError):
         return message.partition(": ")[2]
@@ -29,12 +30,12 @@ def described(error: BaseException) -> str | None:
         if explained := gin_config.explain(error):
             return explained
     installed = registry.process_registry()
-    plugins = (*installed.discover(), *installed.loaded())  # One that is used wins.
+    plugins = (*installed.discover(), *installed.loaded())  # A loaded one wins.
     own = {re.split("[.:]", p.value)[0]: p for p in plugins if not p.is_core}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         where = f"{frame.f_code.co_filename}:{line}"
-        if package in own and isinstance(error, ValueError):  # It may be the user's value.
+        if package in own and isinstance(error, ValueError):  # Perhaps a value of the user.
             return f"{own[package]}: {message.partition(': ')[2]} ({where})"
         if package in own:
             return f"{own[package]} fails at {where}: {message}; --traceback shows all"

@@ -18,12 +18,12 @@ _FIELDS = ("kind", "name", "usage", "distribution", "version", "status", "descri
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="show this plugin or distribution")
-    parser.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
-    parser.add_argument("--json", action="store_true", help="as a JSON array of objects")
+    parser.add_argument("--kind", choices=KINDS, help="list only plugins of this kind")
+    parser.add_argument("--json", action="store_true", help="print a JSON array of objects")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="import each and compare what it requires of the core; exit with 1 if one is "
+        help="import each plugin, and check that it works with this core; exit with 1 if one is "
         "incompatible, broken or in conflict",
     )
     parser.add_argument(
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     plugins = [p for p in installed.discover() if arguments.kind in (None, p.kind)]
     if arguments.name:
         plugins = installed.named(arguments.name, arguments.kind)
-    # Hide output of a plugin's import: it is not part of the list.
+    # What a plugin prints while it is imported goes to stderr: it is not part of the list.
     with contextlib.redirect_stdout(sys.stderr):
         if arguments.check:
             plugins = [installed.check(plugin) for plugin in plugins]
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import json
 
-        print(json.dumps(rows, indent=2))  # In ASCII: no control character of a stranger.
+        print(json.dumps(rows, indent=2))  # As ASCII: control characters are escaped.
     elif arguments.name:
         print("\n\n".join(map(plugin_details.shown, rows)))
     else:
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_table(plugins: Sequence[registry.Plugin]) -> None:
-    """Prints one line for each plugin; a plugin that is not ok has the reason as description."""
+    """Prints one line for each plugin; instead of its description, the reason if it is not ok."""
     fields = ("kind", "name", "usage", "status", "distribution", "version")
     table = [[*fields, "description"]]
     for plugin in plugins:

@@ -1,7 +1,7 @@
 """The command `prompt-tuning`: finds the named command among the plugins, and runs it.
 
-Imports are late: every command, `list-plugins` above all, must be quick and work with any set of
-plugins. So the entry points give the names of the commands, and only the named one is imported.
+Every command, and `list-plugins` most of all, must start quickly and work with any set of plugins.
+So the names of the commands come from the entry points, and only the named command is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prompt_tuning_core.errors import InputError, nearest
 
 PROGRAM = "prompt-tuning"
 
-_FILTERS = {"--allow-plugin": "use no plugin but", "--block-plugin": "don't use"}
+_FILTERS = {"--allow-plugin": "use only", "--block-plugin": "don't use"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,16 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      argv: The arguments; those of the process if `None`.
+      argv: The arguments. If None, the arguments of this process.
 
     Returns:
-      The exit code: that of the command, such as 1 if `list-plugins --check` finds a plugin that
-      cannot be used; 2 for bad input, with one line on standard error; 130 if interrupted.
+      The exit code. It is 2 for bad input, with one line on standard error, 130 if interrupted, and
+      1 if the reader of the output has closed the pipe. Else the command gives it. For example,
+      `list-plugins --check` gives 1 if a plugin cannot be used.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         code = _run(argv)
-        sys.stdout.flush()  # Here, where a closed pipe is no error.
+        sys.stdout.flush()  # Here, where a closed pipe is caught.
         return code
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, SystemExit) as error:  # gin and plugins raise errors of any type.
-        from prompt_tuning_core.commands import failures  # Here: most commands need none of it.
+        from prompt_tuning_core.commands import failures  # Late: only errors need it.
 
         line = failures.described(error)
         if line is None or "--traceback" in argv or os.environ.get("PROMPT_TUNING_TRACEBACK"):
@@ -107,7 +108,7 @@ def _filters_parser() -> _Parser:
 
 
 def _named(argv: Sequence[str], known: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Returns the command that the first words name, None for the help of a group, and the rest.
+    """Splits arguments into a command's name and the rest; the name is None for a group's help.
 
     Args:
       argv: The arguments.
@@ -130,7 +131,7 @@ def _named(argv: Sequence[str], known: Sequence[str]) -> tuple[str | None, list[
 
 def _parse(parser: _Parser, argv: Sequence[str], takes_unknown_flags: bool) -> argparse.Namespace:
     """Parses a command's arguments; puts unknown flags into `unknown` if the command takes them."""
-    # Parsed separately: argparse takes a flag that contains a blank for a positional argument.
+    # Kept from argparse, which takes a flag with a blank in it for a positional argument.
     bindings = [argument for argument in argv if argument.startswith("--gin.")]
     arguments, unknown = parser.parse_known_args([a for a in argv if a not in bindings])
     unknown += bindings
@@ -144,7 +145,7 @@ _python_format = warnings.formatwarning
 
 
 def _one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """Formats a warning to the person who runs the command without Python's file and line."""
+    """Formats a warning for the user, without the file and line that Python adds."""
     if category is UserWarning:
         return f"{PROGRAM}: warning: {message}\n"
     return _python_format(message, category, *where, **line)
@@ -155,7 +156,7 @@ def _summary(command: object) -> str:
 
 
 def _print_help(commands: Mapping[str, registry.Plugin]) -> None:
-    """Prints a line for each of the core's commands, then the rest below their distributions.
+    """Prints a line for each command of the core, then the other commands by distribution.
 
     It imports no plugin.
     """

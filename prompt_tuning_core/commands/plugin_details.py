@@ -1,4 +1,4 @@
-"""The details of one plugin: where it is, what it requires and, once imported, its parameters."""
+"""The details of one plugin: its folder, its requirements and, after an import, its parameters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from prompt_tuning_core.errors import InputError
 from prompt_tuning_core.kinds import KINDS
 
 _WITH_IMPORT = "not shown; add --import"
-_SET_BY_OTHERS = {"prompt": ("stack", "parent", "name")}  # By engines and Flax.
+_SET_BY_OTHERS = {"prompt": ("stack", "parent", "name")}  # Engines and Flax set these.
 
 
 def of(plugin: registry.Plugin, imports: bool) -> dict[str, Any]:
-    """Returns facts of a plugin by name; imports it only if `imports` is True."""
+    """Returns the facts of a plugin by name; imports the plugin only if `imports` is True."""
     try:
         folder = str(gin_config.find_module(plugin.value.partition(":")[0].strip()))
     except InputError as error:
@@ -46,7 +46,7 @@ def shown(facts: Mapping[str, Any]) -> str:
 
 
 def _state(requirement: str) -> str:
-    """Returns "met", the version that does not meet it, or why there is none."""
+    """Returns "met", "not met by VERSION", or the reason why no version was compared."""
     try:
         wanted = Requirement(requirement)
         version = importlib.metadata.version(wanted.name)
@@ -60,7 +60,7 @@ def _state(requirement: str) -> str:
 
 
 def _parameters(plugin: registry.Plugin, loaded: Any) -> dict[str, str]:
-    """Returns the default of each parameter, by the name that gin gives it."""
+    """Returns the default of each parameter, by the parameter's name in gin."""
     hidden = _SET_BY_OTHERS.get(plugin.kind, ())
     return {
         f"plugins.{plugin.name}.{key}": "must be set"

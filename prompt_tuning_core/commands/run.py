@@ -21,12 +21,12 @@ def add_flags(parser: argparse.ArgumentParser, example: str) -> None:
     for flag, metavar, text in (
         ("--gin_file", "FILE", "a gin file (repeatable; later ones override)"),
         ("--gin_search_paths", "FOLDERS", "folders to look in first, joined by commas"),
-        ("--gin_bindings", "NAME=VALUE", "as --gin.NAME=VALUE"),
-        ("--hooks", "NAMES", "hooks plugins, or .py files, to run, joined by commas"),
+        ("--gin_bindings", "NAME=VALUE", "the same as --gin.NAME=VALUE"),
+        ("--hooks", "NAMES", "hooks plugins or .py files to run, joined by commas"),
     ):
         parser.add_argument(flag, action="append", default=[], metavar=metavar, help=text)
     parser.epilog = (
-        "--gin.NAME=VALUE sets a macro or a parameter, over the files (repeatable). "
+        "--gin.NAME=VALUE sets a macro or a parameter, and overrides the files (repeatable). "
         f"Example: {example}"
     )
 
@@ -35,20 +35,21 @@ def flags_of(arguments: argparse.Namespace) -> RunFlags:
     """Returns the flags of a run, and puts the current directory on Python's path.
 
     Args:
-      arguments: What the parser of a command with `takes_unknown_flags` and `add_flags` gave.
+      arguments: The parsed arguments of a command that has `takes_unknown_flags` and that called
+        `add_flags`.
 
     Raises:
-      InputError: If a binding has no value.
+      InputError: If a binding is not of the form NAME=VALUE.
     """
-    from prompt_tuning_core.protocols import RunFlags  # Here: `--help` is quicker without.
+    from prompt_tuning_core.protocols import RunFlags  # Late, to keep `--help` quick.
 
     bindings = [flag for flag in arguments.unknown if flag.startswith("--gin.")]
     for binding in bindings:
         if "=" not in binding:
             raise InputError(f"{binding!r} has no value; write {binding}=VALUE")
     bindings = [binding.removeprefix("--gin.") for binding in bindings]
-    # A task module may be in the current directory, as with `python -m`. Last on the path, so
-    # that no file there hides an installed package.
+    # A task module may be in the current directory, as with `python -m`. The directory comes last,
+    # so that no file in it hides an installed package.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     return RunFlags(
@@ -61,10 +62,10 @@ def flags_of(arguments: argparse.Namespace) -> RunFlags:
 
 
 class EngineCommand:
-    """Parses T5X's flags, and calls the method of this name of an engine.
+    """Parses T5X's flags, and calls a method of the chosen engine.
 
     Args:
-      name: The method.
+      name: The name of the engine's method, which is also the command's name.
       summary: What the command does, for `--help`.
     """
 

@@ -253,7 +253,7 @@ FILES: list[tuple[dict[str, bytes], dict[str, Any], str | tuple[str, ...]]] = [
         {"x.gin": DYNAMIC + b"import prompt_tuning_tasks as t\ntoy/t.TextTask.input = 'x'\n"},
         {}, "x.gin:3: 't.TextTask' has no parameter 'input'",
     ),
-    ({"x.gin": b"PROMPT = @prompt_basc\n"}, {}, "'prompt_basc' is no plugin, and nothing registe"),
+    ({"x.gin": b"PROMPT = @prompt_basc\n"}, {}, "'prompt_basc' is neither a plugin nor registe"),
     ({"x.gin": b"init_string.text = 'a'\n"}, {}, "x.gin:1: no binding of this run uses @init_s"),
     ({"x.gin": b"A = %B\n"}, {}, "macro %B has no value"),
 ]  # fmt: skip
@@ -265,7 +265,7 @@ BINDINGS: list[tuple[list[str], str]] = [
         "takes no key and shape (too many po",
     ),
     (["--gin.PROMPT=@plugins.prompt_basic()"], "PROMPT = @plugins.NAME, without ()"),
-    (["--gin.prompts.make.prompt_init=@own.init_x()"], "import own in a gin file, a binding alone"),
+    (["--gin.prompts.make.prompt_init=@own.init_x()"], "import own in a gin file: a binding cannot"),
     (["--gin.prompts.make.prompt_init=@init_randm()"], "did you mean 'init_random'"),
     (["--gin.prompts.make.prompt_init=@init_vocab()", "--gin.init_string.text='x'"], "init_string"),
     (["--gin.X=" + DEEP], "a value is nested too deep for gin"),

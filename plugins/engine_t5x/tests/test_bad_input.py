@@ -167,7 +167,10 @@ def test_checkpoint_of_another_form(project):
 def test_file_of_the_other_engine(project):
     local = gin_config.find_module("prompt_tuning_engine_local.configs")
     message = refusal(project, [f"--gin_file={local}/runs/prompt_finetune.gin"])
-    assert "is the engine local's (prompt-tuning-engine-local), and this is --engine t5x" in message
+    assert (
+        "belongs to the engine local (prompt-tuning-engine-local), and this is --engine t5x"
+        in message
+    )
 
 
 @pytest.mark.t5x

@@ -171,11 +171,11 @@ def test_decoding_agrees_with_the_logits_of_what_it_decoded(make_model, batch, p
         ),
         (
             functools.partial(make_decoder_prompt, combine="suffix"),
-            "a decoder in T5X needs a prompt in front of the sequence whose positions are all",
+            "a decoder in T5X needs its prompt in front of the sequence and reads all of its",
         ),
         (
             functools.partial(make_decoder_prompt, combine="prefix_after_bos"),
-            "a decoder in T5X needs a prompt in front of the sequence whose positions are all",
+            "a decoder in T5X needs its prompt in front of the sequence and reads all of its",
         ),
     ],
 )

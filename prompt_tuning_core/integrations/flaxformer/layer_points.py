@@ -1,9 +1,9 @@
-"""The points of a prompt module within Flaxformer's layers, none of which is subclassed.
+"""The points of a prompt module within Flaxformer's layers, without subclasses of the layers.
 
 A stack whose prompt module overrides `layer`, `prefix` or `activations` runs its layers within
-`acting_in_layers`. There, an interceptor of Flax's method calls calls the points. The keys and
-values of `prefix` enter through `MultiHeadDotProductAttention.attention_fn`, which Flaxformer calls
-after the cache: the cache holds only the model's own keys and values.
+`acting_in_layers`. There, an interceptor (`nn.intercept_methods`) calls the points. The keys and
+values of `prefix` enter through `MultiHeadDotProductAttention.attention_fn`. Flaxformer calls this
+function after it has updated the cache, so the cache holds only the model's own keys and values.
 
 Shapes below: B batch, S length of the sequence, Q queries, K keys.
 """
@@ -54,7 +54,7 @@ def check_layers(prompt: PromptModule, layer: nn.Module, *, scanned: bool) -> No
       scanned: True if the stack scans over one layer instead of calling each.
 
     Raises:
-      InputError: If the module acts within layers, and they are scanned or of another kind.
+      InputError: If the module acts within layers, and they are scanned or have another attention.
     """
     if not acts_in_layers(prompt):
         return
@@ -78,8 +78,9 @@ def check_layers(prompt: PromptModule, layer: nn.Module, *, scanned: bool) -> No
 class _Interceptor:
     """Calls the points of a prompt module around the methods of one stack's layers.
 
-    Rematerialised layers are traced by themselves, where a bound module cannot be used. So the
-    points are called on the unbound module with its variables, and prefixes are computed first.
+    JAX traces each rematerialised layer separately, and a bound module cannot be used in that
+    trace. So this class calls the points on the unbound module with its variables, and computes the
+    prefixes before the layers run.
     """
 
     def __init__(
@@ -157,14 +158,14 @@ class _Interceptor:
 
 @contextlib.contextmanager
 def _prefixed(attention: nn.Module, prefix: Pair | None) -> Iterator[None]:
-    """Has an attention module attend to a prefix as well."""
+    """Makes an attention module attend to a prefix too, within a context."""
     assert prefix is not None
     own = attention.attention_fn
 
     def attend(
         query: jax.Array, key: jax.Array, value: jax.Array, *, bias: Any = None, **settings: Any
     ) -> jax.Array:
-        # Key and value are [B, K, heads, head width], those of the cache included.
+        # Key and value are [B, K, heads, head width], and include the cache.
         keys, values = (
             jnp.broadcast_to(part, (len(key), *part.shape[1:])).astype(key.dtype) for part in prefix
         )
@@ -176,7 +177,7 @@ def _prefixed(attention: nn.Module, prefix: Pair | None) -> Iterator[None]:
         )
         return own(query, key, value, bias=bias, **settings)
 
-    # A bound module's fields are frozen; this one is Flaxformer's place for another function.
+    # Flaxformer calls this field. `object` sets it because a bound module's fields are frozen.
     object.__setattr__(attention, "attention_fn", attend)
     try:
         yield

@@ -1,7 +1,6 @@
 """Flaxformer's encoder-decoder and decoder-only model, made of stacks with prompt modules.
 
-`*args` and `**kwargs` are arguments of Flaxformer's method of the same name, which go on to it as
-they are.
+`*args` and `**kwargs` are passed unchanged to Flaxformer's method of the same name.
 
 Shapes below: B batch, T length of the tokens, P prompt positions of the decoder, S length within
 the encoder, H width, V vocabulary size.
@@ -27,13 +26,13 @@ from prompt_tuning_core.prompts import PromptModule, check_not_packed, described
 
 
 class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
-    """An encoder-decoder whose encoder is a `PromptEncoder`, its decoder a `PromptDecoder`.
+    """An encoder-decoder with a `PromptEncoder` and a `PromptDecoder`.
 
-    The decoder may be Flaxformer's own for prompts that do not act in the decoder.
+    For a prompt that does not act in the decoder, the decoder may be Flaxformer's own.
     """
 
     def setup(self) -> None:
-        """Makes the submodules; an InputError if they are not those that the prompt needs."""
+        """Makes the submodules; raises InputError if the prompt cannot act in them."""
         super().setup()
         _check_stack(self, self.encoder, PromptEncoder)
         if self.encoder.prompt_factory is None or isinstance(self.decoder, PromptDecoder):
@@ -96,19 +95,20 @@ class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
     ) -> jax.Array:
         """Decodes as Flaxformer does, attending to the prompts as well.
 
-        Lengths are those of the targets: the decoder's P positions are added here.
+        Lengths in the arguments count the targets alone: this method adds the decoder's P
+        positions.
 
         Args:
           encoded: `[B, S, H]` from `encode`.
-          encoder_input_tokens: `[B, T]`, what `encode` was given.
+          encoder_input_tokens: `[B, T]`, the tokens that `encode` got.
           decoder_input_tokens: `[B, length of the targets]`.
           decoder_target_tokens: `[B, length of the targets]`.
           encoder_segment_ids: Must be None.
           decoder_segment_ids: Must be None.
           *args: See Flaxformer's method.
-          decode: Whether to prepare and use a cache, which has P positions more than the targets.
-          prefill: See Flaxformer's method. T5X prefills only where a signature names it. The
-            prompt's positions are in the cache after this.
+          decode: True to prepare and use a cache, which has P more positions than the targets.
+          prefill: See Flaxformer's method. It puts the prompt's positions into the cache. T5X
+            prefills only if this argument is in the signature.
           **kwargs: See Flaxformer's method.
 
         Returns:
@@ -118,7 +118,7 @@ class PromptEncoderDecoder(t5_architecture.EncoderDecoder):
           InputError: If the examples are packed.
         """
         check_not_packed(encoder_segment_ids, decoder_segment_ids)
-        # Flaxformer takes the encoder's tokens for no more than which of them are above 0.
+        # Flaxformer uses the encoder's tokens only to see which of them are above 0.
         attended = self.encoder.input_mask(encoder_input_tokens).astype(jnp.int32)
         length = decoder_input_tokens.shape[1]
         in_prompt = self.prompt_mask(decoder_input_tokens).astype(jnp.int32)
@@ -144,7 +144,7 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
     """A language model whose decoder is a `PromptDecoder`."""
 
     def setup(self) -> None:
-        """Makes the submodules; an InputError if the decoder is not one for prompts."""
+        """Makes the submodules; raises InputError if the decoder is no `PromptDecoder`."""
         super().setup()
         _check_stack(self, self.decoder, PromptDecoder)
 
@@ -163,7 +163,7 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
         decode: bool = False,
         **kwargs: Any,
     ) -> jax.Array:
-        """Decodes; the arrays described here are those of the tokens alone.
+        """Decodes. Arrays in the arguments hold the tokens alone, without the prompt's positions.
 
         Args:
           decoder_input_tokens: `[B, T]` token ids, start and padding 0.
@@ -171,8 +171,9 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
           decoder_segment_ids: Must be None.
           decoder_positions: `[B, T]`, for absolute position embeddings.
           decoder_causal_attention: `[B, T]`, 1 for the inputs of a prefix language model, which
-            see each other and the prompt in both directions; None for causal attention throughout.
-          decode: Whether this is a step of decoding, which adds no prompt.
+            attend to each other and to the prompt in both directions. None for causal attention
+            everywhere.
+          decode: True in a step of decoding, which adds no prompt.
           **kwargs: See `PromptDecoder`.
 
         Returns:
@@ -200,7 +201,7 @@ class PromptDecoderOnly(t5_architecture.DecoderOnly):
 
 
 def prompts_of(model: nn.Module) -> Mapping[str, PromptModule]:
-    """Returns the prompt module of each stack, unbound, by side.
+    """Returns the unbound prompt module of each stack, by side ("encoder", "decoder").
 
     Args:
       model: A `PromptEncoderDecoder` or `PromptDecoderOnly`, bound or not.
@@ -217,7 +218,7 @@ def prompts_of(model: nn.Module) -> Mapping[str, PromptModule]:
 def _check_stack(
     whole: nn.Module, stack: nn.Module, expected: type[PromptEncoder | PromptDecoder]
 ) -> None:
-    """Refuses a stack that is not one for prompts."""
+    """Refuses a stack that is not of the class `expected`."""
     if not isinstance(stack, expected):
         name = type(whole).__name__
         raise InputError(

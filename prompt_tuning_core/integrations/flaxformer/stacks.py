@@ -1,7 +1,6 @@
-"""Flaxformer's encoder and decoder with a prompt module, the submodule `prompt` of each.
+"""Flaxformer's encoder and decoder, each with a prompt module as its submodule `prompt`.
 
-`*args` and `**kwargs` are arguments of Flaxformer's method of the same name, which go on to it as
-they are.
+`*args` and `**kwargs` are passed unchanged to Flaxformer's method of the same name.
 
 Shapes below: B batch, T length of the tokens, P prompt positions, S length within the model, H
 width, V vocabulary size.
@@ -44,10 +43,10 @@ _SOURCE: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("sour
 
 @contextlib.contextmanager
 def source_tokens(tokens: jax.Array) -> Iterator[None]:
-    """Gives the prompt module of a decoder the tokens of the input, for its `start`.
+    """Gives the tokens of the input to a decoder's prompt module, for its `start`, in a context.
 
     Args:
-      tokens: `[B, T]`, 0 where padded; of a decoder alone, 0 for its targets, too.
+      tokens: `[B, T]`, 0 where padded. In a decoder-only model, the targets are 0 too.
     """
     token = _SOURCE.set(tokens)
     try:
@@ -57,7 +56,7 @@ def source_tokens(tokens: jax.Array) -> Iterator[None]:
 
 
 class _PromptStack(nn.Module):
-    """The part that `PromptEncoder` and `PromptDecoder` share; comes before Flaxformer's class.
+    """The part that `PromptEncoder` and `PromptDecoder` share; a base before Flaxformer's class.
 
     Attributes:
       prompt_factory: Makes the prompt module of the run (`prompts.make`).
@@ -72,7 +71,7 @@ class _PromptStack(nn.Module):
         super().setup()
         if self.prompt_factory is None:
             raise InputError(f"{type(self).__name__}.prompt_factory is not set; set PROMPT")
-        # With scan_layers, Flaxformer calls the one layer by the name of the stack.
+        # With scan_layers, there is one layer, in an attribute that has the name of the stack.
         layer = getattr(self, self.side) if self.scan_layers else self.layers[0]
         alone = self.side == "decoder" and layer.encoder_decoder_attention is None
         self.prompt = in_stack(
@@ -101,7 +100,7 @@ class _PromptStack(nn.Module):
         )
 
     def _make_parameters(self) -> None:
-        """Calls every point of the prompt module once, where parameters are being initialized."""
+        """Calls every point of the prompt module once while Flax initializes parameters."""
         if self.is_initializing():
             embedded = jnp.zeros((1, 1, self.prompt.stack.width), self.dtype)
             visit_points(self.prompt, jnp.ones((1, 1), jnp.int32), embedded)
@@ -130,7 +129,7 @@ class _PromptStack(nn.Module):
         embed = functools.partial(base, tokens, *args, **kwargs)
         if prompt_tokens is None:
             return embed(enable_dropout=enable_dropout)
-        # Dropout comes once, after the prompt.
+        # Dropout is applied once, after the prompt is added.
         embedded = self.prompt.input(prompt_tokens, embed(enable_dropout=False))
         return self.input_dropout(embedded, deterministic=not enable_dropout)
 
@@ -156,7 +155,7 @@ class PromptEncoder(_PromptStack, t5_architecture.Encoder):
         return self.prompt.input_mask(_ids(tokens))
 
     def embed_and_combine_inputs(self, tokens: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        """Embeds the tokens `[B, T]` with the prompt, `[B, S, H]`; see Flaxformer's method."""
+        """Embeds the tokens `[B, T]` and adds the prompt: `[B, S, H]`. See Flaxformer's method."""
         return self._embedded(tokens, *args, prompt_tokens=_ids(tokens), **kwargs)
 
     def __call__(
@@ -173,9 +172,9 @@ class PromptEncoder(_PromptStack, t5_architecture.Encoder):
         Args:
           inputs: `[B, T]` token ids, 0 where padded.
           inputs_positions: `[B, T]`, for absolute position embeddings.
-          encoder_mask: Must be None: the mask follows from the prompt module.
+          encoder_mask: Must be None: the prompt module determines the mask.
           enable_dropout: Whether to apply dropout.
-          **kwargs: Of `embed_and_combine_inputs`.
+          **kwargs: Arguments of `embed_and_combine_inputs`.
 
         Returns:
           `[B, S, H]`, zero where padded.
@@ -211,8 +210,8 @@ class PromptEncoder(_PromptStack, t5_architecture.Encoder):
 class PromptDecoder(_PromptStack, t5_architecture.Decoder):
     """A decoder in which a prompt module acts; the prompt's positions come first.
 
-    In decoding step by step (`decode=True`) these positions are in the cache, where `prefill=True`
-    has put them, and are not added again.
+    A call with `prefill=True` puts these positions into the cache. A step of decoding
+    (`decode=True`) reads them there, and does not add them again.
 
     Attributes:
       prompt_factory: Makes the prompt module of the run (`prompts.make`).
@@ -238,7 +237,7 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
         return mask[:, : mask.shape[1] - tokens.shape[1]]
 
     def embed_and_combine_inputs(self, tokens: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        """Embeds the tokens `[B, T]`, with the prompt except in a step; see Flaxformer's method."""
+        """Embeds tokens `[B, T]`; adds the prompt, but not in a step. See Flaxformer's method."""
         return self._embedded(
             tokens,
             *args,
@@ -247,7 +246,7 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
         )
 
     def _seen(self, tokens: jax.Array) -> jax.Array:
-        """Returns the tokens that the prompt module gets: of a decoder alone, no targets."""
+        """Returns the tokens for the prompt module; in a decoder-only model, the targets are 0."""
         source = _SOURCE.get()
         if "encoder_decoder_attention" in self.prompt.stack.attentions or source is None:
             return _started(tokens)
@@ -266,9 +265,9 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
         Args:
           encoder_outputs: See `t5_architecture.Decoder`.
           decoder_input_tokens: `[B, T]` token ids, start and padding 0.
-          *args: See `t5_architecture.Decoder`. Masks are of the P + T positions, and so are
-            `max_decode_length` and `prefill_lengths`; `segment_ids` must be None.
-          decode: Whether this is a step of decoding, which adds no prompt.
+          *args: See `t5_architecture.Decoder`. Masks, `max_decode_length` and `prefill_lengths`
+            count the P + T positions. `segment_ids` must be None.
+          decode: True in a step of decoding, which adds no prompt.
           **kwargs: As `*args`.
 
         Returns:
@@ -279,7 +278,7 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
         """
         self._make_parameters()
         if not decode:
-            # Flaxformer hands on what it does not know to `decode_from_continuous_inputs`.
+            # Flaxformer passes unknown arguments on to `decode_from_continuous_inputs`.
             kwargs["in_prompt"] = self.prompt_mask(self._seen(decoder_input_tokens))
         state = None
         if acts_in_layers(self.prompt):
@@ -291,10 +290,11 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
             )
 
     def _prompt_state(self, tokens: jax.Array, *, cached: bool, step: bool) -> Any:
-        """Returns what the prompt module's `start` returns for the tokens of the input.
+        """Returns the result of the prompt module's `start` for the tokens of the input.
 
-        T5X gives an encoder's tokens at each step, for all beams. A decoder alone gets its inputs
-        only where the cache is filled, so there the state is in the cache.
+        If there is an encoder, T5X gives its tokens at each step, for all beams. A decoder-only
+        model gets its inputs only in the call that fills the cache, so that call keeps the state in
+        the cache.
         """
         given = _SOURCE.get()
         source = _ids(tokens if given is None else given)
@@ -331,24 +331,25 @@ class PromptDecoder(_PromptStack, t5_architecture.Decoder):
 
 
 def _ids(tokens: jax.Array) -> jax.Array:
-    """Returns tokens as integers: T5X initializes an evaluation with floating ones."""
+    """Returns tokens as integers: T5X initializes an evaluation with floating-point tokens."""
     return jnp.asarray(tokens, jnp.int32)
 
 
 def _started(tokens: jax.Array) -> jax.Array:
-    """Returns a decoder's tokens with 1 for the one at the start, which has the id of padding."""
+    """Replaces a decoder's start token, which has the id of padding (0), by 1."""
     return _ids(tokens).at[:, 0].set(1)
 
 
 def _check_in_front(prompt: PromptModule) -> None:
-    """Refuses a decoder's prompt whose positions do not all come first, and are not all read."""
-    # Where a prompt stands shows in the mask of a sequence whose first token alone is 0.
+    """Refuses a decoder's prompt unless all its positions come first and attention reads them."""
+    # In the mask of the tokens 0 1 1, the only 0 shows where the prompt is: 1 1 … 0 1 1 in front.
     with jax.ensure_compile_time_eval():
         tokens = jnp.asarray([[0, 1, 1]])
         mask = prompt.input_mask(tokens)
         in_front = jnp.array_equal(mask[:, -3:], tokens > 0) and mask[:, :-3].all()
     if not in_front:
         raise InputError(
-            f"{described(prompt)}: a decoder in T5X needs a prompt in front of the sequence whose "
-            "positions are all read, and this module's input_mask differs; set combine = 'prefix'"
+            f"{described(prompt)}: a decoder in T5X needs its prompt in front of the sequence and "
+            "reads all of its positions, and this module's input_mask differs; set combine = "
+            "'prefix'"
         )
