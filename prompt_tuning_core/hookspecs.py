@@ -69,8 +69,8 @@ def prompt_saved(paths: Sequence[str | os.PathLike[str]], provenance: Mapping[st
 
     Args:
       paths: The prompt's files: `.npy` for a plain prompt, `.safetensors` for a prompt module, and
-        both for a module that has the effect of a plain prompt. The provenance is the `.json` file
-        in the same folder.
+        both for a module that has an equivalent plain prompt. The provenance is the `.json` file in
+        the same folder.
       provenance: The content of that file.
     """
 

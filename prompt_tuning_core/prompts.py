@@ -197,7 +197,7 @@ class PromptModule(nn.Module):
         return {}
 
     def matrix(self) -> jax.Array | None:
-        """Returns the plain prompt that has the same effect as the module, if there is one.
+        """Returns the plain prompt that is equivalent to the module, if there is one.
 
         Returns:
           `[P, H]` float32 if the module, apart from dropout, has the same effect as the plain

@@ -290,7 +290,7 @@ class TestCheckpointLoad:
             np.testing.assert_array_equal(table.rows(np.array([2])), array[[2]])
 
     def test_other_folder(self, tmp_path):
-        with pytest.raises(InputError, match="of no form that an installed format plugin reads"):
+        with pytest.raises(InputError, match="no installed format plugin recognizes it"):
             shape_of(checkpoint_load(tmp_path))
 
 

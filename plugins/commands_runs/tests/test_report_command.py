@@ -184,7 +184,7 @@ def test_sections_say_what_they_lack(site, make_run, model, answer, prompts, rep
     for text in ("No prompt is saved", "There are no predictions", "No value is finite"):
         assert text in texts
     module_files.save(empty / "prompt_4", {"a": prompts[0]}, None, described, {"seed": 0})
-    assert "amounts to no plain prompt" in report("empty").texts
+    assert "has no equivalent plain prompt" in report("empty").texts
 
 
 def test_numbers_of_any_size_are_drawn_or_left_out():

@@ -316,7 +316,7 @@ OTHER_VOCABULARY = b'{"vocabulary": {"path": "other.model", "sha256": "00"}}'
 
 # Of `eval` and `infer`: files, changed flags.
 EVALUATIONS: list[tuple[str, dict[str, bytes], dict[str, Any], str]] = [
-    ("eval", {}, {"PROMPT_FILE": "model"}, "prompt model: of no form that an installed format"),
+    ("eval", {}, {"PROMPT_FILE": "model"}, "prompt model: no installed format plugin reco"),
     ("eval", {}, {"PROMPT_FILE": "gone.npy"}, "gone.npy"),
     ("eval", {}, {"PROMPT_FILE": 3}, "PROMPT_FILE"),
     ("eval", {"prompt.npy": array(PROMPT[:4])}, {}, "and the prompt prompt.npy has 4 posit"),

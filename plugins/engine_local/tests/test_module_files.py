@@ -148,7 +148,7 @@ def test_trained_resumed_evaluated_and_trained_further(command, project, main):
             "prompt_strange.strength is 0.5, and in the prompt run it is 0.01",
         ),
         (evaluation(PROMPT_LENGTH=3), "PROMPT_LENGTH is 3, and the prompt run"),
-        (["prompt", "convert", "run", "x.npy"], "amounts to no plain prompt"),
+        (["prompt", "convert", "run", "x.npy"], "has no equivalent plain prompt"),
     ]:
         code, _, error = main(*arguments)
         assert (code, error.count("\n")) == (2, 1), error

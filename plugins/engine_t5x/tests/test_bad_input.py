@@ -94,7 +94,7 @@ def test_t5x_of_another_time(project):
         ({"INITIAL_CHECKPOINT_PATH": "none"}, "none"),
         ({"ONLY_PROMPT": True, "USE_ORBAX": False}, "ONLY_PROMPT is True and USE_ORBAX False"),
         ({"MODEL_DIR": None}, "macro %MODEL_DIR has no value; write MODEL_DIR = …"),
-        ({"PROMPT": "@init_unknown()"}, "'init_unknown' is no plugin"),
+        ({"PROMPT": "@init_unknown()"}, "'init_unknown' is neither a plugin"),
     ],
 )
 def test_values(project, changes, expected):

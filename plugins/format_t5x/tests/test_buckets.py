@@ -88,7 +88,7 @@ def test_a_checkpoint_in_a_bucket_is_read(unpack, parameters, tmp_path, name, di
     with np.load(tmp_path / "read.npz") as found:
         np.testing.assert_array_equal(found["rows"], parameters["token_embedder/embedding"][[5, 1]])
         assert found["step"] == step
-    assert "gs://bucket/other: of no form that an installed format plugin reads" in missing.stderr
+    assert "gs://bucket/other: no installed format plugin recognizes it" in missing.stderr
 
 
 def test_a_bucket_that_cannot_be_reached_is_an_error(tmp_path):

@@ -229,5 +229,5 @@ def test_training_directory_gives_its_newest_prompt(tmp_path):
 def test_missing_file_and_empty_directory(tmp_path):
     with pytest.raises(ValueError, match=r"missing\.npy: there is no such file"):
         init_file(tmp_path / "missing.npy")(KEY, (4, 6))
-    with pytest.raises(ValueError, match="of no form that an installed format plugin reads"):
+    with pytest.raises(ValueError, match="no installed format plugin recognizes it"):
         init_file(tmp_path)(KEY, (4, 6))

@@ -1,8 +1,9 @@
-"""Embedding tables read by rows, never whole.
+"""Embedding tables that are read by rows, never whole.
 
-For example, an XXL table is 526 MB, and a prompt needs a hundred of its rows. Making a table here
-opens no file. The first use reads the header; after that, only the requested rows are read, by
-positioned reads (a memory map would load the pages around every row). In gin:
+For example, an XXL table is 526 MB, and a prompt needs a hundred of its rows. The functions here
+make tables and open no file. The first use of a table reads the header. After that, each use reads
+only the requested rows, with positioned reads: a memory map would also load the pages around every
+row. In gin:
 
 ```
 from prompt_tuning_files import embeddings
@@ -85,7 +86,7 @@ def safetensors_load(
 def checkpoint_load(
     checkpoint_path: str | os.PathLike[str], variable_path: str = EMBEDDING_VARIABLE
 ) -> EmbeddingTable:
-    """Makes a table that is read from a model of any form that an installed format plugin reads.
+    """Makes a table that is read from a model in any form that an installed format plugin reads.
 
     Args:
       checkpoint_path: The checkpoint. Opened at first use.
@@ -100,9 +101,9 @@ def checkpoint_load(
 
 
 def as_table(x: Any) -> EmbeddingTable:
-    """Returns an embedding table as it is, or an array `[V, H]` as an embedding table.
+    """Returns an embedding table unchanged, or makes one from an array `[V, H]`.
 
-    Reads nothing, so that a factory may call it.
+    It reads nothing, so an initializer factory may call it.
 
     Args:
       x: An `EmbeddingTable`, or a numpy or JAX array `[V, H]` of a floating dtype.
@@ -155,8 +156,8 @@ class _FileTable:
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Reads rows `ids` `[n]`; returns float32 `[n, H]`.
 
-        Holds at most one block of about 1 MiB in memory, apart from the result. Neighbouring rows
-        are read together, and repeated rows once.
+        It reads neighbouring rows together, and repeated rows once. Apart from the result, it holds
+        at most one block of about 1 MiB in memory.
 
         Raises:
           InputError: If an id is outside the table, or a row isn't finite.

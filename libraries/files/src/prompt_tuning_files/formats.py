@@ -1,7 +1,7 @@
-"""Forms of files that hold models and prompts, each read by a plugin of the kind `format`.
+"""Opens models and prompts in files; a plugin of the kind `format` reads each form of file.
 
-Each installed format looks at the content of a file and says whether it recognizes it. Variables
-have Flaxformer's names, joined by "/", whatever the file calls them: `token_embedder/embedding`,
+Each installed format checks whether it recognizes the content of a file. The names of variables are
+Flaxformer's, joined by "/", even if the file has others: `token_embedder/embedding`,
 `encoder/layers_0/attention/query/kernel`. Matrices are `[in, out]`.
 """
 
@@ -35,18 +35,19 @@ class Variable:
 
 
 class ModelFile(Protocol):
-    """A model on disk; making one reads its index, but none of its variables."""
+    """A model on disk; opening one reads its index, but none of its variables."""
 
     @property
     def variables(self) -> Mapping[str, Variable]:
         """The model's parameters by name, without optimizer states.
 
-        A model that was saved with a prompt has the prompt's too, as `encoder/prompt/…`.
+        If the model was saved with a prompt, the prompt's parameters are among them, as
+        `encoder/prompt/…`.
         """
 
     @property
     def step(self) -> int:
-        """The step at which it was saved; 0 if the file does not say."""
+        """The step at which it was saved; 0 if the file does not record it."""
 
     def read(self, name: str) -> np.ndarray:
         """Reads one variable whole, in its stored dtype.
@@ -72,14 +73,14 @@ class ModelFile(Protocol):
 
 @runtime_checkable
 class DescribedModelFile(ModelFile, Protocol):
-    """A model on disk that describes settings of its network that no shape shows."""
+    """A model on disk that also records settings of its network that no shape shows."""
 
     @property
     def network(self) -> Mapping[str, Any]:
         """Settings by name.
 
-        There is one so far, `relpos_max_distance`: positions at this distance or farther share the
-        last relative position bias. It is an int; the default is 128.
+        There is one setting so far, `relpos_max_distance`, an int with the default 128. Positions
+        at this distance or farther share the last relative position bias.
         """
 
 
@@ -98,7 +99,7 @@ class ModelFormat(Protocol):
         """Reads a model's index.
 
         Raises:
-          InputError: If it is damaged, or a model of another architecture.
+          InputError: If it is damaged, or has another architecture.
         """
 
 
@@ -107,9 +108,10 @@ class Prompt:
     """A prompt read from a file.
 
     Attributes:
-      array: The plain prompt, float32 `[P, H]`; None if the prompt module amounts to none.
+      array: The plain prompt, float32 `[P, H]`; None if the prompt module has no equivalent plain
+        prompt.
       provenance: How the prompt was made, as the file records it; empty if it records nothing.
-      module: The prompt module that it is of; None for a plain prompt.
+      module: The prompt module in the file; None for a plain prompt.
     """
 
     array: np.ndarray | None
@@ -118,7 +120,7 @@ class Prompt:
 
     @property
     def length(self) -> int:
-        """P, the number of prompt vectors; 0 if the file does not say."""
+        """P, the number of prompt vectors; 0 if the file does not record it."""
         if self.array is not None:
             return len(self.array)
         length = self.module.fields.get("length") if self.module is not None else None
@@ -128,20 +130,20 @@ class Prompt:
         """Returns the plain prompt `[P, H]`.
 
         Raises:
-          InputError: If there is none; `name` is the file's.
+          InputError: If there is none. The message calls the file `name`.
         """
         if self.array is None:
             plugin = "" if self.module is None else f" of {self.module.plugin!r}"
             raise InputError(
-                f"prompt {name}: is a prompt module{plugin} that amounts to no plain prompt; use "
-                "it as it is, by PROMPT_FILE"
+                f"prompt {name}: is a prompt module{plugin} that has no equivalent plain prompt; "
+                "use it as it is, with PROMPT_FILE"
             )
         return self.array
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedModule:
-    """A prompt module in a file: what makes it again, and all of its arrays.
+    """A prompt module in a file: the facts to make it again, and all of its arrays.
 
     Attributes:
       plugin: Name of the plugin.
@@ -169,7 +171,7 @@ class PromptFormat(Protocol):
         """Reads a prompt.
 
         Args:
-          path: Where it is.
+          path: The path of the prompt.
           shape: The `(P, H)` that it must have, checked before the array is read; None for any.
 
         Raises:
@@ -179,7 +181,7 @@ class PromptFormat(Protocol):
 
 @runtime_checkable
 class PromptWriter(Protocol):
-    """A prompt format that writes prompts as well.
+    """A prompt format that also writes prompts.
 
     Attributes:
       prompt_endings: Endings of file names that choose this form when a prompt is written, such
@@ -192,7 +194,7 @@ class PromptWriter(Protocol):
         """Writes a prompt atomically.
 
         Args:
-          path: Where to.
+          path: The path to write to.
           array: float32 `[P, H]`.
           provenance: JSON-serialisable facts.
 
@@ -206,9 +208,9 @@ class Located:
     """A model or a prompt, and the format that reads it.
 
     Attributes:
-      path: Where it is.
+      path: The path of the model or prompt.
       form: The format's name.
-      format: The format.
+      format: An instance of the format.
     """
 
     path: str
@@ -220,20 +222,20 @@ def locate_model(path: str | os.PathLike[str]) -> Located:
     """Finds a model and the format that reads it.
 
     Args:
-      path: Where it is, or the name of a released model (`names.resolve_model`).
+      path: Its path, or the name of a released model (`names.resolve_model`).
 
     Raises:
       InputError: If there is nothing at `path`, or no installed format reads it.
-      PluginError: If none recognizes it, and a format plugin cannot be loaded.
+      PluginError: If no format recognizes it, and a format plugin cannot be loaded.
     """
     return _recognizing(ModelFormat, "model", names.resolve_model(path))
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a model of any installed form; the arguments and errors are those of `locate_model`.
+    """Opens a model of any installed form; takes and raises the same as `locate_model`.
 
     Raises:
-      InputError: Also if its index is damaged, or of another architecture.
+      InputError: Also if its index is damaged, or has another architecture.
     """
     found = locate_model(path)
     model: ModelFile = found.format.open_model(found.path)
@@ -244,17 +246,17 @@ def locate_prompt(path: str | os.PathLike[str], *, whole: bool = False) -> Locat
     """Finds a prompt and the format that reads it.
 
     Args:
-      path: Where it is, or a prompt's name, `MODEL/TASK` (`names.resolve_prompt`). The directory
-        of a training run means its best prompt, where BEST_METRIC kept one, else that of the
-        highest step; of a run of the reference, see `prompt_files.of_reference`. One in a bucket is
-        copied first.
-      whole: Which form to take of a prompt of a run that has both: True for the prompt module with
-        all of its arrays, False for the plain prompt.
+      path: Its path, or a prompt's name, `MODEL/TASK` (`names.resolve_prompt`). The directory of a
+        training run means the best prompt of the run if BEST_METRIC kept one, else the prompt of
+        the highest step. For a run of the reference, see `prompt_files.of_reference`. A prompt in a
+        bucket is copied first.
+      whole: The form to use if a run has the prompt in both: True for the prompt module with all of
+        its arrays, False for the plain prompt.
 
     Raises:
-      InputError: If there is nothing at `path`, no installed format reads it, or a run of the
-        reference has no prompt, or several.
-      PluginError: If none recognizes it, and a format plugin cannot be loaded.
+      InputError: If there is nothing at `path`, if no installed format reads it, or if a run of the
+        reference does not have exactly one prompt in a step.
+      PluginError: If no format recognizes it, and a format plugin cannot be loaded.
     """
     found = names.resolve_prompt(path)
     if "://" in found:
@@ -288,7 +290,8 @@ def write_prompt(
     """Writes a prompt in the form that the ending of `path` asks for.
 
     Args:
-      path: Where to; a name without an ending, or with "/" at its end, asks for a directory.
+      path: The path to write to. A name without an ending, or with "/" at its end, asks for a
+        directory.
       array: float32 `[P, H]`.
       provenance: JSON-serialisable facts.
 
@@ -321,9 +324,9 @@ def _recognizing(protocol: Any, what: str, name: str) -> Located:
         try:
             if getattr(format_, f"recognizes_{what}")(name):
                 found.append(plugin)
-        except InputError:  # For example, of a bucket that cannot be reached.
+        except InputError:  # For example, a bucket cannot be reached.
             raise
-        except Exception as error:  # Whatever a stranger's format raises, others may read the file.
+        except Exception as error:  # Another format may still read the file.
             broken.append(_failing(plugin, error))
     if not found and broken:
         raise broken[0]
@@ -336,7 +339,7 @@ def _recognizing(protocol: Any, what: str, name: str) -> Located:
         )
     if not found:
         raise InputError(
-            f"{what} {name}: of no form that an installed format plugin reads "
+            f"{what} {name}: no installed format plugin recognizes it "
             f"({', '.join(readers) or 'none is installed'})"
         )
     if len(found) > 1:

@@ -1,7 +1,7 @@
-"""Refuses pointers of Git LFS: the few lines of text in place of a file before `git lfs pull`.
+"""Refuses Git LFS pointers: lines of text that stand for a large file until `git lfs pull`.
 
 Every reader of models, tables, prompts, vocabularies and rows calls this module, so that the error
-names the missing large file (https://github.com/git-lfs/git-lfs, docs/spec.md).
+says that the large file is missing (https://github.com/git-lfs/git-lfs, docs/spec.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def refuse(content: bytes, name: str) -> None:
 
     Args:
       content: The file, or its beginning, at least as long as `POINTER`.
-      name: What to call the file in errors.
+      name: The name of the file in errors.
 
     Raises:
       InputError: If it is a pointer.
@@ -39,12 +39,12 @@ def refuse(content: bytes, name: str) -> None:
 def refuse_at(path: str | os.PathLike[str], what: str) -> None:
     """Refuses a pointer at `path`, or directly in the directory `path`.
 
-    For a path that no reader recognizes. If a reader recognizes a complete file, pointers next to
-    it do not matter.
+    Call this for a path that no reader recognizes. If a reader recognizes a complete file, pointers
+    in the same folder do not matter.
 
     Args:
       path: A file or a directory; nothing happens if it cannot be read.
-      what: What to call it in errors, such as "model".
+      what: The kind of thing at `path`, for errors, such as "model".
 
     Raises:
       InputError: If there is one.

@@ -1,4 +1,4 @@
-"""Parts that initializers reading tables share: shapes, widths, warnings, values for the rest.
+"""Shared parts of initializers that read tables: checks, warnings, and the remaining positions.
 
 An initializer factory checks what it can without reading a file. It returns a function
 `(rng, shape) -> Array`, which reads rows of a table when it is called.
@@ -37,7 +37,7 @@ class WarnOnce:
         self._said: set[str] = set()
 
     def __call__(self, message: str) -> None:
-        """Warns of `message`, if this is the first time."""
+        """Warns with `message`, but only the first time."""
         if message not in self._said:
             self._said.add(message)
             warnings.warn(message, stacklevel=3)
@@ -82,8 +82,8 @@ def fill(
 
     Args:
       values: `[n, H]` float32, n at most P.
-      initializer: Makes the rest: the same values as at these positions of a whole prompt. None is
-        uniform with scale 0.01. Not called if there is no rest.
+      initializer: Makes a whole prompt, whose last P - n rows are used. None is uniform with scale
+        0.01. Not called if n is P.
       rng: Passed to `initializer`.
       shape: `(P, H)`.
 

@@ -23,12 +23,12 @@ class Prompt:
     """A prompt: a prompt module with the values of its parameters.
 
     Attributes:
-      name: Its file, for messages.
+      name: The name of its file, for messages.
       module: The prompt module, without an initializer.
-      parameters: float32 arrays by name, such as `encoder/prompt/up/kernel`; of a plain prompt, the
-        matrix alone.
-      matrix: The plain prompt, float32 `[P, H]`; None if the module amounts to none.
-      provenance: How it was made; empty if its file does not say.
+      parameters: float32 arrays by name, such as `encoder/prompt/up/kernel`. For a plain prompt,
+        the matrix alone.
+      matrix: The plain prompt, float32 `[P, H]`; None if the module has no equivalent plain prompt.
+      provenance: How it was made; empty if its file does not record it.
       history: The values of each metric by step, for a prompt that was just trained; names begin
         with "train/" or "eval/".
     """
@@ -46,10 +46,11 @@ class Prompt:
         return self.provenance.get("metrics", {})
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Writes the prompt in each of its forms, and its provenance beside it.
+        """Writes the prompt in each of its forms, and its provenance next to them.
 
         Args:
-          path: Where to; the ending becomes `.npy` for a plain prompt, `.safetensors` for another.
+          path: The path to write to. Its ending becomes `.npy` for a plain prompt, and
+            `.safetensors` for another prompt.
 
         Returns:
           The files written, apart from the provenance.
@@ -63,20 +64,20 @@ class Prompt:
         )
 
     def check_vocabulary(self, vocabulary: vocabularies.Vocabulary) -> None:
-        """Refuses a prompt that was trained with another vocabulary than a model's.
+        """Refuses a prompt that was trained with a vocabulary that is not the model's.
 
         Raises:
-          InputError: If the checksums of the two differ.
+          InputError: If the checksums of the two vocabularies differ.
         """
         vocabularies.check_same(self.name, self.provenance.get("vocabulary"), vocabulary)
 
     @property
     def values(self) -> SavedPrompt:
-        """The values of the parameters, as prompt modules and initializers take them."""
+        """The values of the parameters, in the form that prompt modules and initializers take."""
         return _Values(self)
 
     def factory(self) -> PromptFactory:
-        """Returns what makes the prompt module, with these values, for a model."""
+        """Returns a function that makes the prompt module with these values, for a model."""
         return self.module.clone(prompt_init=self.values).clone
 
 
@@ -90,12 +91,12 @@ def load(
     Args:
       path: A prompt file of any installed form, the directory of a run, or the name of a prompt
         that a catalog has.
-      plain: Makes the prompt module of a plain prompt of P vectors from P.
-      module: Makes its prompt module; only for a class that is no plugin's.
+      plain: Takes P, and makes the prompt module of a plain prompt of P vectors.
+      module: Makes its prompt module; needed only for a class that no plugin provides.
 
     Raises:
       InputError: If there is none, if it is damaged, or if its values are not finite.
-      PluginError: If its prompt module is of a plugin that cannot be used.
+      PluginError: If the plugin of its prompt module cannot be used.
     """
     located = formats.locate_prompt(path)
     found: formats.Prompt = located.format.read_prompt(located.path)
@@ -122,7 +123,7 @@ def plain_matrices(
     Args:
       prompts: The prompts.
       width: H of the model.
-      vocabulary: The model's.
+      vocabulary: The model's vocabulary.
 
     Raises:
       InputError: If one is not plain, has another width, or was trained with another vocabulary.
@@ -170,7 +171,7 @@ class _Values:
         return module_files.matching(self.path, self._prompt.parameters, module, expected)
 
     def __call__(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
-        """Returns the plain prompt's matrix; for another module, NaN that `values` replace."""
+        """Returns the matrix of a plain prompt; for another module NaN, which `values` replaces."""
         del rng
         if self.plugin is not None or self._prompt.matrix is None:
             return jnp.full(shape, jnp.nan)

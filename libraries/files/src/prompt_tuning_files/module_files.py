@@ -1,9 +1,9 @@
-"""Prompt modules in files: their arrays, and the plugin and fields that make them again.
+"""Prompt modules in files: their arrays, and the plugin and fields to make them again.
 
 A plain prompt is a `.npy` file (`prompt_files`). Any other prompt module is a `.safetensors` file
-with all of its arrays by name, and in its metadata the plugin, its distribution and version, the
-module's fields and the provenance. A module that amounts to a plain prompt, and has other arrays
-than that, is saved as both.
+with all of its arrays by name. The metadata of this file holds the plugin, its distribution and
+version, the module's fields and the provenance. A module that has an equivalent plain prompt, but
+other arrays, is saved in both forms.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ def describe(module: PromptModule) -> dict[str, Any]:
     """Describes a prompt module for its files.
 
     Returns:
-      JSON-serialisable: `plugin`, `distribution`, `version` and `fields`. For a class that is no
-      plugin's, these are `module:Class`, its file's name, and the checksum of this file.
+      JSON-serialisable: `plugin`, `distribution`, `version` and `fields`, without initializers. For
+      a class that no plugin provides, `plugin` is `module:Class`, `distribution` is the name of its
+      file, and `version` is the checksum of that file.
 
     Raises:
-      InputError: If a field holds a value that JSON cannot hold. Initializers are left out.
+      InputError: If a field holds a value that JSON cannot hold.
     """
     plugin = registry.process_registry().plugin_of(type(module))
     fields = {}
@@ -76,7 +77,7 @@ def describe(module: PromptModule) -> dict[str, Any]:
                 "numbers, texts, True, False, None, lists and mappings of these; annotate a field "
                 "that holds an initializer with Initializer"
             )
-        fields[field.name] = json.loads(json.dumps(value))  # Lists for tuples, as in the file.
+        fields[field.name] = json.loads(json.dumps(value))  # Tuples become lists.
     if plugin is None:
         name, distribution, version = _name_of(type(module)), *_source_of(type(module))
     else:
@@ -85,21 +86,21 @@ def describe(module: PromptModule) -> dict[str, Any]:
 
 
 def _name_of(kind: type) -> str:
-    """Returns a name that no plugin has, since a plugin's is an identifier."""
+    """Returns `module:Class`, which cannot be the name of a plugin."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _source_of(kind: type) -> tuple[str, str]:
-    """Returns the name and the checksum of a class's file, or that there is none."""
+    """Returns the name and the checksum of a class's file, or its module and "without a file"."""
     try:
         path = Path(inspect.getfile(kind))
         return path.name, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    except (TypeError, OSError):  # Typed at a prompt, or in a notebook.
+    except (TypeError, OSError):  # In an interactive session.
         return kind.__module__, "without a file"
 
 
 def is_plain(parameters: Mapping[str, np.ndarray], matrix: np.ndarray | None) -> bool:
-    """Checks whether a module has no other array than the plain prompt that it amounts to."""
+    """Checks whether the plain prompt of a module is its only array."""
     return matrix is not None and [leaf.shape for leaf in parameters.values()] == [matrix.shape]
 
 
@@ -109,7 +110,7 @@ def encoded(
     description: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> bytes:
-    """Returns the content of a `.safetensors` file; the arguments are those of `save`."""
+    """Returns the content of a `.safetensors` file; takes the same arguments as `save`."""
     tensors = {name: np.ascontiguousarray(a, "<f4") for name, a in parameters.items()}
     metadata = {"module": json.dumps({**description, "sha256": _checksum(tensors)})}
     if matrix is None:
@@ -130,9 +131,9 @@ def save(
     """Writes a prompt in all of its forms, and its provenance as `.json`, each atomically.
 
     Args:
-      path: Where to, with or without an ending.
+      path: The path to write to, with or without an ending.
       parameters: All arrays of the prompt module by name.
-      matrix: The plain prompt `[P, H]` that it amounts to, or None.
+      matrix: The plain prompt `[P, H]` that is equivalent to the module, or None.
       description: See `describe`.
       provenance: JSON-serialisable facts.
 
@@ -161,7 +162,7 @@ def parse(metadata: str, tensors: Mapping[str, np.ndarray], name: str) -> SavedM
     Args:
       metadata: The entry `module` of a file's metadata.
       tensors: The module's arrays by name.
-      name: What to call the file in errors.
+      name: The name of the file in errors.
 
     Raises:
       InputError: If the description is damaged, or the arrays do not match its checksum.
@@ -193,8 +194,8 @@ class PromptFile:
       given: The file, or the directory of a run.
       plain: Makes the matrix of a plain prompt.
       vocab: The model's vocabulary; see `check_vocabulary`.
-      whole: Which form to take of a prompt that has both: True for the module with all of its
-        arrays, to train it further; False for the plain prompt.
+      whole: The form to use if the prompt has both: True for the module with all of its arrays, to
+        train it further; False for the plain prompt.
     """
 
     def __init__(
@@ -228,8 +229,8 @@ class PromptFile:
         """See `protocols.SavedPrompt`.
 
         Raises:
-          InputError: If the plugin has other fields, settings in gin contradict the file, or the
-            class is no plugin's and `factory` makes no module of it.
+          InputError: If the plugin has other fields, if settings in gin contradict the file, or if
+            no plugin provides the class and `factory` makes no module of it.
           PluginError: If the plugin cannot be used.
         """
         import gin
@@ -239,14 +240,14 @@ class PromptFile:
         saved = self._saved()
         module = module_of(self.path, saved, factory)
         named = [] if factory is None else [made_by(factory)]
-        with contextlib.suppress(ValueError, KeyError):  # No gin file names it.
+        with contextlib.suppress(ValueError, KeyError):  # No gin file names the plugin.
             named.append(gin.get_configurable(f"prompt_tuning_core.plugins.{saved.plugin}")())
         for given in named:
             self._check_settings(given, module)
         return module.clone(prompt_init=self)
 
     def _check_settings(self, given: PromptModule, module: PromptModule) -> None:
-        """Refuses a module made by gin that is not `module`, the one of this file."""
+        """Refuses a module made by gin that differs from `module`, the module in this file."""
         saved = self._saved()
         if type(given) is not type(module):
             raise InputError(
@@ -291,7 +292,7 @@ def saved_prompt(
     vocab: Vocabulary | None = None,
     whole: bool = False,
 ) -> PromptFile:
-    """Makes the value of `prompts.make.saved`; the arguments are those of `PromptFile`.
+    """Makes the value of `prompts.make.saved`; takes the same arguments as `PromptFile`.
 
     Raises:
       InputError: If `path` is no path.
@@ -306,12 +307,12 @@ def module_of(path: str, saved: SavedModule, factory: PromptFactory | None = Non
 
     Args:
       path: The file, for messages.
-      saved: What the file says of the module.
-      factory: Makes a module of the class, for one that is no plugin's; None for a plugin's.
+      saved: The file's description of the module.
+      factory: Makes a module of a class that no plugin provides; None for the class of a plugin.
 
     Raises:
-      InputError: If its plugin is missing, of another major version, or has other fields; or if the
-        class is no plugin's, and `factory` makes no module of it.
+      InputError: If its plugin is missing, has another major version, or has other fields; or if no
+        plugin provides the class, and `factory` makes no module of it.
       PluginError: If the plugin cannot be used.
     """
     _check_plugin(path, saved)
@@ -326,9 +327,10 @@ def module_of(path: str, saved: SavedModule, factory: PromptFactory | None = Non
 
 
 def _class_of(path: str, name: str, factory: PromptFactory | None) -> Any:
-    """Returns the module's class; one that is no plugin's is only compared with the factory's.
+    """Returns the module's class: the one of its plugin, or else the one that `factory` makes.
 
-    A file may come from anywhere, so nothing is imported because its text says so.
+    A file may come from anywhere. So its text alone imports no class: if no plugin provides the
+    class, it must be the one that `factory` makes.
     """
     from prompt_tuning_core.prompts import made_by
 
@@ -350,16 +352,16 @@ def matching(
     module: PromptModule,
     expected: Mapping[str, Any],
 ) -> dict[str, jax.Array]:
-    """Returns the arrays of a prompt that belong to a module, by the names within it.
+    """Returns the arrays of a prompt that belong to a module, by their names within it.
 
     Args:
       path: The prompt's file, for messages.
-      arrays: By name, such as `encoder/prompt/up/kernel`.
+      arrays: Arrays by name, such as `encoder/prompt/up/kernel`.
       module: The module, whose `stack` is set.
       expected: Its parameters, or their shapes, by name within the module.
 
     Raises:
-      InputError: If there are other names or shapes.
+      InputError: If names or shapes differ.
     """
     import jax.numpy as jnp
 
@@ -379,8 +381,8 @@ def matching(
 
 
 def _check_plugin(path: str, module: SavedModule) -> None:
-    """Refuses a module whose plugin is missing, or of another major version."""
-    if ":" in module.plugin:  # It is no plugin's.
+    """Refuses a module whose plugin is missing, or has another major version."""
+    if ":" in module.plugin:  # No plugin provides it.
         return
     installed = registry.process_registry()
     if not installed.has("prompt", module.plugin):

@@ -1,7 +1,7 @@
-"""Names to use in place of a path: the models and prompts of the installed catalogs.
+"""Names to use instead of a path: the models and prompts of the installed catalogs.
 
 A catalog is a plugin of the kind `catalog`: an object with `models()` and `prompts()`. If a file or
-a folder has the same name, it is used instead.
+a folder has the same name, the file or folder is used.
 """
 
 from __future__ import annotations
@@ -77,18 +77,18 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
     """Returns the path of a model.
 
     Args:
-      name: A path or an address, which is returned as it is; or a name that a catalog has.
+      name: A path or an address, which is returned unchanged, or a name that a catalog has.
 
     Raises:
-      InputError: If there is nothing of that name, if it is in several catalogs, or if it is not on
+      InputError: If nothing has that name, if several catalogs have it, or if the model is not on
         this machine.
-      PluginError: If no catalog has it, and one cannot be used.
+      PluginError: If no usable catalog has it, and a catalog cannot be used.
     """
     return _resolve("model", name)
 
 
 def resolve_prompt(name: str | os.PathLike[str]) -> str:
-    """Returns the path of a prompt; the arguments and errors are those of `resolve_model`."""
+    """Returns the path of a prompt; takes and raises the same as `resolve_model`."""
     return _resolve("prompt", name)
 
 
@@ -96,7 +96,7 @@ def hugging_face_name(path: str) -> str | None:
     """Returns a model's name at Hugging Face, such as `google/t5-small-lm-adapt`.
 
     Args:
-      path: A name or a path, as `resolve_model` takes it or returns it.
+      path: A name or a path that `resolve_model` takes or returns.
 
     Returns:
       The name; None if neither a catalog nor the path shows it.
@@ -112,7 +112,7 @@ def hugging_face_name(path: str) -> str | None:
 
 
 def prompts_in(folder: Path) -> tuple[Known, ...]:
-    """Lists the prompts that lie in a folder as `MODEL/TASK.npy`, for a package that carries them.
+    """Lists the prompts `MODEL/TASK.npy` in a folder, for the catalog of a package with prompts.
 
     Args:
       folder: The folder of a catalog's package.
@@ -136,7 +136,7 @@ def prompts_in(folder: Path) -> tuple[Known, ...]:
 
 def _resolve(what: str, name: str | os.PathLike[str]) -> str:
     path = os.path.expanduser(os.fspath(name))
-    # The path of a TensorFlow checkpoint is no file, only the beginning of several names.
+    # The path of a TensorFlow checkpoint is no file: several file names begin with it.
     if "://" in path or os.path.exists(path) or os.path.exists(f"{path}.index"):
         return path
     name = os.fspath(name)

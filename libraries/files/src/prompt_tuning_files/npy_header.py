@@ -25,7 +25,7 @@ class NpyHeader:
       shape: The array's shape; any rank, all sizes at least 1.
       dtype: float16, float32 or float64, in either byte order.
       fortran_order: True if the first index varies fastest.
-      offset: Where the data begins, in bytes from the start of the stream.
+      offset: The beginning of the data, in bytes from the start of the stream.
     """
 
     shape: tuple[int, ...]
@@ -40,11 +40,12 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
     Args:
       stream: A seekable binary stream at its start.
       size: The stream's whole length in bytes.
-      name: What to call the stream in errors: its path.
+      name: The name of the stream in errors: its path.
 
     Raises:
-      InputError: If it is no `.npy` (but a pointer of Git LFS, for example), is pickled, truncated
-        or longer than its header says, is empty, or isn't float16, float32 or float64.
+      InputError: If it is no `.npy` file (for example, a Git LFS pointer), if it is pickled,
+        truncated, longer than its header says, or empty, or if it isn't float16, float32 or
+        float64.
     """
     start = stream.read(len(git_lfs.POINTER))
     stream.seek(0)
@@ -58,8 +59,8 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
         if version == (1, 0):
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
         elif version in ((2, 0), (3, 0)):
-            # Version 3.0 differs from 2.0 only in its encoding, UTF-8 for Latin-1. The two differ
-            # only for field names of structured arrays, which are refused below.
+            # Version 3.0 is encoded in UTF-8, 2.0 in Latin-1. This matters only for the field names
+            # of structured arrays, which are refused below.
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
             raise ValueError(f"format version {version}, expected (1, 0), (2, 0) or (3, 0)")
@@ -71,7 +72,7 @@ def read_npy_header(stream: IO[bytes], size: int, name: str) -> NpyHeader:
     if dtype.hasobject:
         raise InputError(f"{name}: {_PICKLE_REFUSED}")
     if dtype.name not in FLOATING:
-        # numpy has no bfloat16 of its own: np.save stores one as two bytes of unknown meaning.
+        # numpy itself has no bfloat16: np.save stores such a number as two bytes of unknown type.
         hint = " (a bfloat16 array, maybe; store it as float32)" if dtype.str == "|V2" else ""
         raise InputError(f"{name}: has dtype {dtype}{hint}, expected float16, float32 or float64")
     if any(length < 1 for length in shape):

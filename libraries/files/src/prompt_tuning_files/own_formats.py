@@ -1,9 +1,9 @@
 """The project's own forms of files: `.npy` prompts, and safetensors for prompts and models.
 
 A model is a `.safetensors` file, or a directory with `model.safetensors`, whose tensors have
-Flaxformer's names (`encoder/layers_0/attention/query/kernel`); the metadata entry `step`, where
-there is one, is the step at which it was saved. A prompt is a `.safetensors` file with one tensor,
-`prompt`, whose metadata entry `provenance` is JSON.
+Flaxformer's names (`encoder/layers_0/attention/query/kernel`). Its metadata may have the entry
+`step`, the step at which it was saved. A prompt is a `.safetensors` file with one tensor, `prompt`,
+whose metadata entry `provenance` is JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class NpyFormat:
     prompt_endings = (".npy",)
 
     def recognizes_prompt(self, path: str) -> bool:
-        """See `formats.PromptFormat`; accepts the reference's prompts, whose names have no ending.
+        """See `formats.PromptFormat`; a prompt of the reference, without an ending, is one too.
 
         A name that ends in `.npy` is enough: `read_prompt` then reports a damaged file.
         """
@@ -153,7 +153,7 @@ class SafetensorsModel:
 
 
 def _is_of_model(name: str) -> bool:
-    """Checks whether a tensor's name is a model's, and not one of a prompt module."""
+    """Checks whether a tensor's name belongs to a model, and not to a prompt module."""
     return "/" in name and not name.startswith(("encoder/prompt/", "decoder/prompt/"))
 
 
@@ -162,7 +162,7 @@ def _variable(tensor: Tensor) -> Variable:
 
 
 def _names(file: Path) -> list[str] | None:
-    """Returns the names in a safetensors file; none if it is damaged, None if it is no such file.
+    """Returns the tensor names in a safetensors file; [] if it is damaged, None for another file.
 
     A name that ends in `.safetensors` is enough: the reader then reports a damaged file.
     """

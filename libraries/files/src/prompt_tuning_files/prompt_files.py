@@ -26,7 +26,7 @@ from prompt_tuning_files.npy_header import read_npy_header
 _TEMPORARY = ".partial"
 
 BEST = "best_prompt"
-"""The name, without ending, of the prompt of a run with the best value of BEST_METRIC."""
+"""The file name, without its ending, of the prompt of a run with the best BEST_METRIC."""
 
 ENDINGS = (".npy", ".safetensors")
 """The endings of a run's prompts: a plain prompt, and a prompt module with all of its arrays."""
@@ -37,9 +37,9 @@ _REFERENCE_STEP = re.compile(r"checkpoint_(\d+)")
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Opens a temporary file beside `path` that replaces it if the block succeeds.
+    """Opens a temporary file next to `path`, which replaces `path` if the block succeeds.
 
-    The content reaches the disk before the name does, so a crash leaves either the old file or the
+    The content is on the disk before the name changes, so a crash leaves either the old file or the
     new one. `remove_leftovers` removes the temporary file of a killed process.
     """
     path = Path(path)
@@ -55,7 +55,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
-    except BaseException:  # An interruption leaves no temporary file either.
+    except BaseException:  # An interruption, too, leaves no temporary file.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
@@ -83,7 +83,8 @@ def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[s
     """Writes a prompt and its provenance.
 
     Args:
-      path: Where to write, ending in `.npy`; the provenance goes to the same name with `.json`.
+      path: The path to write to, ending in `.npy`. The provenance goes to the same name with
+        `.json`.
       prompt: `[P, H]`; stored as float32.
       provenance: JSON-serialisable facts: model, task, initializer, seed, step, metrics, versions.
         The prompt's shape and checksum are added.
@@ -98,14 +99,14 @@ def save(path: str | os.PathLike[str], prompt: np.ndarray, provenance: Mapping[s
     if prompt.ndim != 2:
         raise InputError(f"{path}: found a prompt of shape {prompt.shape}, expected (P, H)")
     facts = with_checksum(prompt, provenance)
-    # The provenance first: no prompt is ever without one, and the checksum shows a stale pair.
+    # The provenance first: so no prompt is without one. Its checksum shows if the two differ.
     write_json(path.with_suffix(".json"), facts)
     with atomic_write(path) as file:
         np.save(file, prompt, allow_pickle=False)
 
 
 def load(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Reads a prompt alone; the arguments and errors are those of `read`.
+    """Reads a prompt without its provenance; takes and raises the same as `read`.
 
     Returns:
       `[P, H]` float32.
@@ -119,7 +120,7 @@ def read(
     """Reads a prompt and its provenance.
 
     Args:
-      path: A `.npy` file; the reference's prompt files have no ending, which is accepted too.
+      path: A `.npy` file. The ending may be missing, as in the prompt files of the reference.
       shape: The `(P, H)` it must have; None for any.
 
     Returns:
@@ -148,7 +149,7 @@ def read(
 def with_checksum(array: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a provenance with the shape and the checksum of `array` `[P, H]` float32."""
     own = {"shape": list(array.shape), "sha256": checksum(array)}
-    # First, so that people see them; last, to replace those of a prompt in another form.
+    # First, where people see them; and last, to replace the facts of the prompt's other form.
     return {**own, **provenance, **own}
 
 
@@ -161,9 +162,9 @@ def check_shape(
     """Checks the shape that a file states for its prompt.
 
     Args:
-      name: What to call the file in errors.
+      name: The name of the file in errors.
       found: The shape.
-      expected: The `(P, H)` it must be; None for any two numbers.
+      expected: The `(P, H)` that it must be; None for any two sizes.
       provenance: The prompt's provenance; errors name the model it was trained for.
 
     Raises:
@@ -184,16 +185,16 @@ def check_shape(
 def check_checksum(
     name: str, array: np.ndarray, provenance: Mapping[str, Any], where: object
 ) -> None:
-    """Checks a prompt against the checksum in its provenance, if that has one.
+    """Compares a prompt with the checksum in its provenance, if there is one.
 
     Args:
-      name: What to call the file in errors.
+      name: The name of the file in errors.
       array: float32 `[P, H]`.
       provenance: Its provenance.
       where: The place of the provenance, for errors.
 
     Raises:
-      InputError: If the checksum is another prompt's.
+      InputError: If the checksum differs.
     """
     recorded = provenance.get("sha256")
     if recorded is not None and recorded != checksum(array):
@@ -204,7 +205,7 @@ def check_checksum(
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the provenance beside the prompt `path`; empty if there is none.
+    """Returns the provenance in the file next to the prompt `path`; empty if there is none.
 
     Raises:
       InputError: If the file cannot be read, or is not a JSON object.
@@ -219,12 +220,12 @@ def name_at(step: int) -> str:
 
 
 def by_step(directory: str | os.PathLike[str], *, whole: bool = False) -> list[Path]:
-    """Returns the prompts in a run's directory, one for each step, by rising step.
+    """Returns the prompts in a run's directory, one for each step, in the order of the steps.
 
     Args:
       directory: The directory.
-      whole: Which file to take of a prompt that is saved in both forms: True for `.safetensors`,
-        False for `.npy`.
+      whole: The file to return for a prompt in both forms: True for `.safetensors`, False for
+        `.npy`.
     """
     steps = {_own_step(path.name) for path in Path(directory).glob("prompt_*")}
     stems = [Path(directory) / f"prompt_{step}" for step in sorted(steps - {None})]  # type: ignore[type-var]  # None is out.
@@ -232,18 +233,18 @@ def by_step(directory: str | os.PathLike[str], *, whole: bool = False) -> list[P
 
 
 def newest(directory: str | os.PathLike[str], *, whole: bool = False) -> Path | None:
-    """Returns the prompt of the highest step in a run's directory; see `by_step`; or None."""
+    """Returns the prompt of the highest step in a run's directory, or None; see `by_step`."""
     return next(reversed(by_step(directory, whole=whole)), None)
 
 
 def best_or_newest(directory: str | os.PathLike[str], *, whole: bool = False) -> Path | None:
-    """Returns a run's best prompt if it kept one, else its newest; see `by_step`; or None."""
+    """Returns a run's best prompt if it kept one, else its newest, or None; see `by_step`."""
     best = _form_of(Path(directory) / BEST, whole)
     return newest(directory, whole=whole) if best is None else best
 
 
 def best_or_newest_of(names: Iterable[str]) -> str | None:
-    """Returns the file name, of those given, that `best_or_newest` would take; None for neither."""
+    """Returns the one of these file names that `best_or_newest` would choose; None if none is."""
     names = set(names)
     steps = [step for name in names if (step := _own_step(name)) is not None]
     for stem in [BEST, *([f"prompt_{max(steps)}"] if steps else [])]:
@@ -254,7 +255,7 @@ def best_or_newest_of(names: Iterable[str]) -> str | None:
 
 
 def files_of(prompt: Path) -> list[Path]:
-    """Returns the files that a prompt may have: all forms, and the provenance."""
+    """Returns all files that a prompt may have: its forms, and the provenance."""
     return [prompt.with_suffix(ending) for ending in (*ENDINGS, ".json")]
 
 
@@ -304,7 +305,7 @@ def of_reference(directory: Any) -> Any:
       The path of the prompt of the highest step; None if it is no such directory.
 
     Raises:
-      InputError: If there is no step, or no single prompt in it.
+      InputError: If there is no step, or not exactly one prompt in it.
     """
     if directory.parent.name == _REFERENCE and _REFERENCE_STEP.fullmatch(directory.name):
         step = directory

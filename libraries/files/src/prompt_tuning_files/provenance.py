@@ -14,7 +14,7 @@ __all__ = ["bindings", "facts", "without_settings"]
 
 _VERSIONS_OF = ("prompt-tuning-core", "jax", "flax", "optax", "numpy")
 
-# Runs ask every installed format and catalog, and a command only starts the run: not recorded.
+# Not recorded: a run asks all installed formats and catalogs, and a command only starts it.
 _NOT_OF_A_RUN = ("format", "catalog", "command")
 
 
@@ -31,9 +31,9 @@ def facts(distributions: Sequence[str] = (), config: str | None = None) -> dict[
         gin's operative config.
 
     Returns:
-      `initializer` (the bindings that name initializers and those of these, a line each),
-      `plugins`, `versions`, `started` (UTC) and `config`. The distribution of a Python file with
-      hooks is its path, and the version its checksum.
+      `initializer` (the bindings that name initializers and the bindings of their parameters, one
+      on each line), `plugins`, `versions`, `started` (UTC) and `config`. For a Python file with
+      hooks, the distribution is its path, and the version its checksum.
     """
     if config is None:
         import gin  # Here: reading a prompt does not need it.
@@ -61,7 +61,7 @@ def without_settings(facts: Mapping[str, Any]) -> dict[str, Any]:
     kept = {n: v for n, v in facts.items() if n not in ("config", "initializer", "changes")}
     for name in ("model", "vocabulary"):
         kept[name] = {n: v for n, v in kept.get(name, {}).items() if n != "path"}
-    # That of a file with hooks is its path.
+    # The distribution of a file with hooks is its path: keep only the file's name.
     kept["plugins"] = [
         {**plugin, "distribution": plugin["distribution"].rpartition("/")[2]}
         for plugin in kept.get("plugins", ())
@@ -70,14 +70,14 @@ def without_settings(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bindings(config: str) -> dict[str, str]:
-    """Returns the bindings of a config: values on one line, by name with scope and module."""
+    """Returns the bindings of a config by name, with scope and module; each value is one line."""
     # A long value continues on indented lines.
     found = re.findall(r"^(\S+) = (.*(?:\n[ \t].*)*)", config, re.MULTILINE)
     return {name: re.sub(r"\s*\\?\n\s*", " ", value).strip() for name, value in found}
 
 
 def _initializers(config: str, plugins: Sequence[str]) -> list[str]:
-    """Returns the bindings of the initializers in use, a line each.
+    """Returns the bindings of the initializers in use, one on each line.
 
     Args:
       config: The operative config.

@@ -1,6 +1,6 @@
-"""Checks of what is read: it is a file on a disk, and its array fits into memory and its dtype.
+"""Checks that a path is a file on a disk, and that an array fits into memory and its dtype.
 
-A pipe would wait for a writer, and a device may never end.
+A read from a pipe would wait for a writer, and a device may never end.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["cast", "check_is_file", "fits_in_memory"]
 
 
 def check_is_file(path: str | os.PathLike[str], name: str) -> None:
-    """Refuses a pipe, a device or a socket; a path that does not exist is the reader's error.
+    """Refuses a pipe, a device or a socket; accepts a path that does not exist.
 
     Args:
-      path: What is read next.
-      name: What to call it in errors.
+      path: The path to read.
+      name: The name of the file in errors.
 
     Raises:
-      InputError: If it is one.
+      InputError: If it is one of these.
     """
     with contextlib.suppress(OSError):
         mode = os.stat(path).st_mode
@@ -37,10 +37,10 @@ def check_is_file(path: str | os.PathLike[str], name: str) -> None:
 
 @contextlib.contextmanager
 def fits_in_memory(what: str, shape: tuple[int, ...]) -> Iterator[None]:
-    """Says what does not fit into memory.
+    """Reports a MemoryError in its block as an `InputError`.
 
     Args:
-      what: What is read, for the beginning of the message.
+      what: The thing that is read, for the beginning of the message.
       shape: The shape of its array.
 
     Raises:
@@ -56,12 +56,12 @@ def fits_in_memory(what: str, shape: tuple[int, ...]) -> Iterator[None]:
 
 
 def cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """Returns an array of floating numbers in another dtype, with no infinity that it had not.
+    """Returns an array of floating numbers in another dtype; no finite number becomes infinite.
 
     Args:
       array: The array.
-      dtype: Such as "float32".
-      name: What to call the array in errors.
+      dtype: The name of the dtype, such as "float32".
+      name: The name of the array in errors.
 
     Raises:
       InputError: If a number is beyond the range of the dtype.

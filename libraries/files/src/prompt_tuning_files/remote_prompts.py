@@ -26,7 +26,7 @@ def copied(address: str) -> str:
       The path of the copy. The process removes it when it ends.
 
     Raises:
-      InputError: If there is nothing, or it cannot be read.
+      InputError: If there is nothing at the address, or it cannot be read.
     """
     name = f"prompt {address}"
     try:

@@ -1,8 +1,8 @@
-"""The files that tell about a training run: its facts and its metrics, in its directory.
+"""The files that describe a training run, in its directory: its facts and its metrics.
 
-`run.json` holds the facts, with a checksum of their own. `metrics.jsonl` has one line for each step
-and each evaluation, such as `{"step": 20, "seconds": 3.2, "eval/accuracy": 0.5}`, and a last one
-with `"ended": true` if the run has ended. A run that goes on drops that line.
+`run.json` holds the facts and their checksum. `metrics.jsonl` has one line for each logged step and
+each evaluation, such as `{"step": 20, "seconds": 3.2, "eval/accuracy": 0.5}`. If the run has ended,
+the last line has `"ended": true`. A run that is resumed removes that line.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = [
 RUN_FILE = "run.json"
 """The facts of a run, with their checksum."""
 METRICS_FILE = "metrics.jsonl"
-"""A JSON object a line for each logged step and each evaluation."""
+"""One JSON object on each line, for each logged step and each evaluation."""
 CONFIG_FILE = "config.gin"
 """The operative config of the last start of the run."""
 
 
 def write_run(directory: Path, facts: Mapping[str, Any]) -> None:
     """Writes the facts of a run, with their checksum, to `run.json`."""
-    facts = json.loads(strict_json.dumps(dict(facts)))  # As they will be read.
+    facts = json.loads(strict_json.dumps(dict(facts)))  # As `read_run` reads them.
     prompt_files.write_json(directory / RUN_FILE, {**facts, "sha256": digest(facts)})
 
 
@@ -75,8 +75,8 @@ class Logged:
       step: The step.
       values: The metrics by name; a name begins with "train/" or "eval/". A value that is not
         finite is NaN.
-      seconds: Time from the beginning of the run to this line, of all its parts together if it was
-        resumed; None if the line does not say.
+      seconds: Seconds from the beginning of the run to this line; for a resumed run, the sum over
+        all its parts. None if the line has none.
       has_ended: True for the line that ends a run.
     """
 

@@ -36,8 +36,8 @@ class Tensor:
     Attributes:
       code: Its dtype as the format spells it, such as "BF16".
       shape: Its shape.
-      offset: Where its data begins, in bytes from the start of the file.
-      size: The bytes of its data.
+      offset: The beginning of its data, in bytes from the start of the file.
+      size: The number of bytes of its data.
     """
 
     code: str
@@ -62,7 +62,7 @@ class SafetensorsHeader:
     """The header of a safetensors file, checked against the file.
 
     Attributes:
-      tensors: By name, in the order of their data.
+      tensors: The tensors by name, in the order of their data.
       metadata: Texts that the file's writer added.
     """
 
@@ -73,16 +73,16 @@ class SafetensorsHeader:
 def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> SafetensorsHeader:
     """Reads and checks the header of a safetensors file; leaves `stream` where the data begins.
 
-    Tensors must fill the file without gap or overlap. So a file that was cut, or whose header was
-    damaged, is refused.
+    Tensors must fill the file without gap or overlap. So this refuses a file that was cut, or that
+    has a damaged header.
 
     Args:
       stream: A binary stream at its start.
       size: The stream's whole length in bytes.
-      name: What to call the stream in errors: its path.
+      name: The name of the stream in errors: its path.
 
     Raises:
-      InputError: If it is no safetensors file, not a whole one, or a pointer of Git LFS.
+      InputError: If it is no complete safetensors file, or a Git LFS pointer.
     """
 
     def fail(found: str) -> InputError:
@@ -94,7 +94,7 @@ def read_safetensors_header(stream: IO[bytes], size: int, name: str) -> Safetens
     if git_lfs.POINTER.startswith(start):
         git_lfs.refuse(start + _read(stream, len(git_lfs.POINTER) - 8), name)
     if start.startswith(b"PK\x03\x04"):
-        # A zip archive is how PyTorch packs its pickles.
+        # PyTorch stores its pickles in a zip archive.
         raise InputError(f"{name}: holds pickled weights, which are never loaded")
     (length,) = struct.unpack("<Q", start)
     if length > min(size - 8, _MAX_HEADER_BYTES):
@@ -122,7 +122,7 @@ def safetensors_header_of(path: str | os.PathLike[str], name: str) -> Safetensor
     """Reads and checks the header of the safetensors file `path`, which errors call `name`.
 
     Raises:
-      InputError: If it can't be read, and as `read_safetensors_header`.
+      InputError: If it can't be read, and in the cases of `read_safetensors_header`.
     """
     try:
         with open(path, "rb") as stream:
@@ -137,7 +137,7 @@ def read_tensor(path: str | os.PathLike[str], tensor: Tensor, name: str) -> np.n
     Args:
       path: The file that the tensor's header was read from.
       tensor: A tensor of a floating dtype.
-      name: What to call the file in errors.
+      name: The name of the file in errors.
 
     Raises:
       InputError: If the file can't be read, or is shorter than its header said.

@@ -1,4 +1,4 @@
-"""Prompts in safetensors files: one tensor, with its provenance as JSON in the metadata."""
+"""Prompts in safetensors files: one tensor, and its provenance as JSON in the metadata."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def read(
     Args:
       file: The file.
       header: Its header.
-      tensor_name: The prompt's name in it.
+      tensor_name: The name of the prompt's tensor.
       shape: The `(P, H)` that it must have, checked before the array is read; None for any.
 
     Raises:
-      InputError: If there is no such tensor, it is of another shape or not of floating numbers, or
-        the metadata's provenance is damaged or has another prompt's checksum.
+      InputError: If there is no such tensor, if it has another shape or no floating numbers, or if
+        the provenance in the metadata is damaged or has the checksum of another prompt.
     """
     name = f"prompt {file}"
     if tensor_name not in header.tensors:
@@ -72,7 +72,7 @@ def provenance_of(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     """Returns the provenance in a file's metadata; empty if there is none.
 
     Raises:
-      InputError: If it is damaged; `name` is the file's.
+      InputError: If it is damaged. The message calls the file `name`.
     """
     try:
         facts = json.loads(metadata.get(_PROVENANCE, "{}"))

@@ -1,4 +1,4 @@
-"""Strict JSON: no name occurs twice, since one value would be lost, and no number is infinite."""
+"""Strict JSON: no object has a name twice (a value would be lost), and all numbers are finite."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def dumps(value: object, indent: int | None = None) -> str:
-    """Returns a value as JSON, with `null` for numbers that are not finite: JSON has none.
+    """Returns a value as JSON, with `null` for numbers that are not finite, which JSON lacks.
 
     Args:
       value: A JSON-serialisable value; tuples become lists.

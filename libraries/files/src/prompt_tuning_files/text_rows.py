@@ -16,12 +16,12 @@ __all__ = ["check_ids", "check_vocabulary", "piece_ids"]
 
 
 def check_vocabulary(vocab: Any) -> None:
-    """Checks, without a call, that `vocab` is a vocabulary.
+    """Checks that `vocab` is a vocabulary, without a call of its methods.
 
     Raises:
       InputError: If it has no `encode`.
     """
-    # A str has an encode, too, and is what a vocabulary's path would be.
+    # A str has a method `encode` too; it may be a vocabulary's path, given by mistake.
     if isinstance(vocab, str) or not callable(getattr(vocab, "encode", None)):
         raise InputError(
             f"vocab is {vocab!r}, expected something with encode(str) -> ids; set VOCABULARY"
@@ -34,7 +34,7 @@ def piece_ids(vocab: Vocabulary, text: str, what: str) -> np.ndarray:
     Args:
       vocab: The vocabulary.
       text: The text to encode.
-      what: What to call the text in errors.
+      what: The name of the text in errors.
 
     Raises:
       InputError: If there are no pieces, or they aren't integers.

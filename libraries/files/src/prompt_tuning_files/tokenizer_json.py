@@ -1,10 +1,10 @@
 """Converts the `tokenizer.json` of Hugging Face's tokenizers to a SentencePiece model.
 
 Transformers makes this file from a SentencePiece model: the pieces with their scores, the compiled
-map of characters, and how spaces become `▁`. That is enough to make the model again.
-The library `tokenizers` gives other ids than SentencePiece, with which T5 was trained. For example,
-it finds `<extra_id_0>` within a word, has no pieces for bytes, and normalizes a lone accent in
-another way.
+map of characters, and how spaces become `▁`. This is enough to make the model again.
+T5 was trained with SentencePiece, and the library `tokenizers` gives some texts other ids. For
+example, it finds `<extra_id_0>` within a word, has no pieces for bytes, and normalizes a lone
+accent in another way.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ _ADVICE = "give the SentencePiece model (spiece.model) that it was made from"
 def to_sentencepiece(content: bytes, name: str, protocol: Any) -> Any:
     """Makes a SentencePiece model of a `tokenizer.json`.
 
-    Extra ids get the name that seqio gives them, `▁<extra_id_0>`. Settings that the file lacks are
-    those of every T5 vocabulary: a space before the text, and several spaces count as one.
+    Extra ids get the name that seqio gives them, `▁<extra_id_0>`. For settings that the file lacks,
+    the result has the values of every T5 vocabulary: there is a space before the text, and several
+    spaces count as one.
 
     Args:
       content: The file's content.
-      name: What to call the file in errors.
+      name: The name of the file in errors.
       protocol: The module `sentencepiece.sentencepiece_model_pb2`.
 
     Returns:
       A `ModelProto`.
 
     Raises:
-      InputError: If it is damaged, of another kind than T5's (Unigram), or has a step or a token
-        that SentencePiece cannot have.
+      InputError: If it is damaged, if its kind is not T5's (Unigram), or if it has a step or a
+        token that SentencePiece cannot have.
     """
     try:
         found = strict_json.loads(content)
@@ -133,7 +134,7 @@ def _character_map(normalizer: Mapping[str, Any] | None, name: str) -> bytes:
     for step in _steps(normalizer, "normalizers"):
         if step["type"] == "Precompiled":
             result = base64.b64decode(step["precompiled_charsmap"] or "", validate=True)
-        # This step joins spaces; SentencePiece does so by itself.
+        # This step joins spaces; SentencePiece always does.
         elif step["type"] == "Replace" and step["pattern"] == {"Regex": " {2,}"}:
             continue
         elif step["type"] != "Strip":
@@ -145,7 +146,7 @@ def _character_map(normalizer: Mapping[str, Any] | None, name: str) -> bytes:
 
 
 def _check_spaces(pre_tokenizer: Mapping[str, Any] | None, name: str) -> None:
-    """Checks that spaces become `▁`, one before the text included, as in every T5 vocabulary."""
+    """Checks that spaces become `▁`, with one before the text, as in every T5 vocabulary."""
     steps = list(_steps(pre_tokenizer, "pretokenizers"))
     spaces = [step for step in steps if step["type"] == "Metaspace"]
     others = [s["type"] for s in steps if s["type"] not in ("Metaspace", "WhitespaceSplit")]
@@ -164,7 +165,7 @@ def _check_spaces(pre_tokenizer: Mapping[str, Any] | None, name: str) -> None:
 
 
 def _steps(processor: Mapping[str, Any] | None, several: str) -> Iterator[Mapping[str, Any]]:
-    """Yields the steps of a normalizer or pre-tokenizer, also those inside its sequences."""
+    """Yields the steps of a normalizer or pre-tokenizer, including the steps in its sequences."""
     if processor is None:
         return
     if processor["type"] != "Sequence":

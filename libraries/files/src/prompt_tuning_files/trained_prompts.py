@@ -21,7 +21,7 @@ class TrainedPrompt:
     Attributes:
       given: The value of PROMPT_FILE.
       path: Its file or directory; for the directory of a run, the prompt that is used.
-      length: P, the number of its vectors; 0 if the file does not say.
+      length: P, the number of its vectors; 0 if the file does not record it.
       provenance: The content of its provenance file; empty if there is none.
     """
 
@@ -32,7 +32,7 @@ class TrainedPrompt:
 
     @property
     def step(self) -> int | None:
-        """The step at which it was saved, by its provenance or its name; None if neither says."""
+        """The step at which it was saved, from its provenance or name; None if neither has it."""
         step = self.provenance.get("step")
         return step if isinstance(step, int) else prompt_files.step_of(self.path)
 
@@ -40,7 +40,7 @@ class TrainedPrompt:
     def choice(self) -> str:
         """A line that names the prompt in use."""
         path, name = self.path, os.path.basename(self.path)
-        if "://" in self.given:  # It is read from a copy, whose path means nothing.
+        if "://" in self.given:  # The path of the local copy means nothing to the user.
             inside = "" if self.given.endswith(name) else f"/{name}"
             path = self.given.rstrip("/") + inside
         step = "" if self.step is None else f", step {self.step}"
@@ -75,12 +75,12 @@ def announce(macros: Macros) -> FilledMacros:
 def fill(macros: Macros) -> FilledMacros:
     """Fills missing macros from the prompts in use; for `eval` and `infer`.
 
-    These are the prompt in PROMPT_FILE, or those in PROMPT_FILES. Of several prompts, the longest
-    TASK_FEATURE_LENGTHS count, and other macros only if all prompts agree. The first then stands
-    for all as PROMPT_FILE.
+    The prompts in use are the one in PROMPT_FILE, or all in PROMPT_FILES. From several prompts,
+    this takes the longest TASK_FEATURE_LENGTHS, and other macros only if all prompts agree on them.
+    PROMPT_FILE is then the first prompt.
 
     Raises:
-      InputError: As `macros_of`, and if both are given.
+      InputError: As in `macros_of`, and if PROMPT_FILE and PROMPT_FILES are both given.
     """
     prompts = _named(macros)
     if not prompts:
@@ -98,7 +98,7 @@ def fill(macros: Macros) -> FilledMacros:
 
 
 def _named(macros: Macros) -> list[TrainedPrompt]:
-    """Finds the prompts that PROMPT_FILE or PROMPT_FILES mean, where a value refers to these."""
+    """Finds the prompts of PROMPT_FILE and PROMPT_FILES, if a value refers to these macros."""
     one, several = (macros.known.get(name) for name in ("PROMPT_FILE", "PROMPT_FILES"))
     paths: list[Any] = [one] if "PROMPT_FILE" in macros.used else []
     if isinstance(several, Mapping) and "PROMPT_FILES" in macros.used:
@@ -112,7 +112,7 @@ def _named(macros: Macros) -> list[TrainedPrompt]:
 
 
 def _common(macros: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the macros that all prompts give, and the longest of their lengths."""
+    """Returns the macros on which all prompts agree, and the longest of their feature lengths."""
     first = macros[0]
     found = {
         name: value
@@ -134,17 +134,18 @@ def macros_of(
 
     Args:
       prompt: The prompt.
-      given: The macros that the person has bound; none of them is returned.
+      given: The macros that the user has bound; none of them is returned.
       known: The macros that have any value, for example from a packaged file.
 
     Returns:
-      Values by name, for those of PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME,
-      MIXTURE_OR_TASK_MODULE, if that is a plugin, CHECKPOINT_PATH, if nothing else gives it and it
-      is on this machine, VOCABULARY_FILE and VOCABULARY_EXTRA_IDS that are known.
+      The values, by name, that the prompt and its provenance have for these macros and `given`
+      lacks: PROMPT_LENGTH, TASK_FEATURE_LENGTHS, MIXTURE_OR_TASK_NAME, MIXTURE_OR_TASK_MODULE (if
+      it is a plugin), CHECKPOINT_PATH (if it is not `known`, and is on this machine),
+      VOCABULARY_FILE and VOCABULARY_EXTRA_IDS.
 
     Raises:
-      InputError: If PROMPT_LENGTH differs, the vocabulary is missing and no other is known, or
-        the task is in a module that is no plugin, and neither is given.
+      InputError: If PROMPT_LENGTH differs, if the vocabulary is missing and no other is known, or
+        if the task is in a module that is no plugin and the user has bound neither task nor module.
     """
     found: dict[str, Any] = {"PROMPT_LENGTH": prompt.length} if prompt.length else {}
     length = given.get("PROMPT_LENGTH", prompt.length)
@@ -161,7 +162,7 @@ def macros_of(
         if module and registry.process_registry().has("tasks", module):
             found["MIXTURE_OR_TASK_MODULE"] = module
         elif module and not {"MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE"} & set(given):
-            # A file may come from anywhere, so nothing is imported because its text says so.
+            # A file may come from anywhere, so its text alone never imports a module.
             raise InputError(
                 f"the task {name!r} of the prompt {prompt.path} is in the Python module "
                 f"{module!r}, which is no plugin; if you trust it, give "
@@ -201,14 +202,14 @@ def _is_here(model: str) -> bool:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """Returns an entry of a provenance that should be a mapping; an empty one for another value."""
+    """Returns an entry of a provenance if it is a mapping, else an empty mapping."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _macro_of(config: object, name: str) -> Any:
-    """Returns the value of a macro in an operative config; None if it has no plain one."""
+    """Returns the value of a macro in an operative config; None if this is no plain value."""
     text = provenance.bindings(config).get(name) if isinstance(config, str) else None
     try:
         return None if text is None else ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return None  # A reference; only the files of that run explain it.
+        return None  # A reference, which only the files of that run explain.

@@ -1,7 +1,7 @@
 """Vocabularies of T5 models in files.
 
 A file is a SentencePiece model, or the `tokenizer.json` of Transformers. Both become a
-SentencePiece model in memory, so that a text has the same ids from either.
+SentencePiece model in memory, so both give a text the same ids.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Vocabulary(Protocol):
 class SentencePieceVocabulary:
     """A vocabulary in a file; gives the same ids as seqio's `SentencePieceVocabulary`.
 
-    The pieces `<extra_id_0>` … follow the model's own, the highest number first, so that
-    `<extra_id_0>` has the last id (Raffel et al. 2020 use them as sentinels of span corruption).
-    As in seqio, an extra id is a piece only at the beginning of a word, together with the space
-    before it; inside a word it is plain text. Extra ids in the file keep their ids; only missing
-    ones are added.
+    The pieces `<extra_id_0>` … follow the model's own pieces. The highest number comes first, so
+    `<extra_id_0>` has the last id. (Raffel et al. 2020 use these pieces as sentinels of span
+    corruption.) As in seqio, an extra id is a piece only at the beginning of a word, together with
+    the space before it; inside a word it is plain text. Extra ids in the file keep their ids; only
+    missing ones are added.
 
     Args:
       sentencepiece_model_file: Path of a SentencePiece model or of a `tokenizer.json`, or of a
-        folder that holds one (`FILE_NAMES`). None or "": the model's own folder has it
+        folder that holds one (`FILE_NAMES`). None or "" for the folder of the model
         (VOCABULARY_FILE).
       extra_ids: The number of extra ids, including those in the file (VOCABULARY_EXTRA_IDS).
       model_path: The frozen model, as `formats.locate_model` takes it; used only if the first
@@ -55,7 +55,7 @@ class SentencePieceVocabulary:
 
     Raises:
       InputError: If there is no such file, or `extra_ids` is no whole number. The first use reads
-        the file, and raises an `InputError` if it is damaged or no vocabulary for a T5.
+        the file, and raises `InputError` if it is damaged or no vocabulary for a T5.
     """
 
     pad_id = 0
@@ -140,7 +140,7 @@ class SentencePieceVocabulary:
         return self.tokenizer.EncodeAsIds(s)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids` up to the first EOS; ids outside the vocabulary are unknown."""
+        """Returns the text of `ids` before the first EOS; ids beyond the vocabulary are unknown."""
         kept = []
         for token in map(int, ids):
             if token == self.eos_id:
@@ -157,7 +157,7 @@ def locate(
     """Finds the file of a vocabulary.
 
     Args:
-      path: A file, which is returned as it is, or a folder that holds one (`FILE_NAMES`). None or
+      path: A file, which is returned unchanged, or a folder that holds one (`FILE_NAMES`). None or
         "" for the folder of the model.
       model_path: The model, as `formats.locate_model` takes it.
       setting: The name of the setting that holds `path`, for errors.
@@ -206,7 +206,7 @@ def _content(path: Path) -> bytes:
 def _read(path: Path, protocol: Any) -> Any:
     """Reads a file of either form as a SentencePiece `ModelProto`."""
     content = _content(path)
-    # A SentencePiece model never starts with a brace: its first byte is the tag of its first field.
+    # A SentencePiece model never starts with a brace: it starts with the tag of its first field.
     if path.suffix == ".json" or content[:1] == b"{":
         return tokenizer_json.to_sentencepiece(content, f"vocabulary {path}", protocol)
     model = protocol.ModelProto()
@@ -239,11 +239,11 @@ def check_same(prompt: str, trained_with: object, vocabulary: object) -> None:
     Args:
       prompt: The prompt's file, for messages.
       trained_with: The entry `vocabulary` of its provenance.
-      vocabulary: The model's. If it is in no file of this machine (`sentencepiece_model_file`), it
-        is not compared.
+      vocabulary: The model's vocabulary. It is compared only if it is a file on this machine
+        (`sentencepiece_model_file`).
 
     Raises:
-      InputError: If the checksums of the two differ.
+      InputError: If the checksums of the two vocabularies differ.
     """
     ours = getattr(vocabulary, "sentencepiece_model_file", None)
     if not isinstance(trained_with, Mapping) or ours is None or not os.path.isfile(ours):

@@ -1,4 +1,4 @@
-"""The limits of a task's features in ids, and the check of longer examples."""
+"""Limits on the number of ids in a task's features, and the check for longer examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prompt_tuning_core.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class FeatureLengths:
-    """The most ids of inputs and targets, including EOS (TASK_FEATURE_LENGTHS)."""
+    """The largest numbers of ids in inputs and targets, including EOS (TASK_FEATURE_LENGTHS)."""
 
     inputs: int
     targets: int
@@ -36,11 +36,11 @@ class FeatureLengths:
 
 
 class LengthCheck:
-    """Counts examples that are longer than the feature lengths, and warns; or refuses them.
+    """Counts examples that are longer than the feature lengths, and warns of them or refuses them.
 
     Args:
-      lengths: The most ids.
-      what: Names the examples in messages.
+      lengths: The largest numbers of ids.
+      what: The name of the examples in messages.
       strict: True makes an example that is too long an error (STRICT_LENGTHS).
     """
 
@@ -55,7 +55,7 @@ class LengthCheck:
         """Records the number of ids of the next example, and its file and line, if known.
 
         Raises:
-          InputError: If there are too many and lengths are strict.
+          InputError: If there are too many ids and `strict` is True.
         """
         self._seen += 1
         for name, length in (("inputs", inputs), ("targets", targets)):

@@ -1,6 +1,6 @@
 """Metrics of text tasks: functions of target and predicted texts that return named values.
 
-A task names the ones here, or gives functions of its own:
+A task gives the name of a metric of this module, or a function of its own:
 
 ```
 from __gin__ import dynamic_registration
@@ -10,7 +10,7 @@ import my_module
 my_task/tasks.TextTask.metrics = ['exact_match', @my_module.my_metric]
 ```
 
-Gin configures a function with parameters, such as `macro_f1`, only if the task refers to it so:
+To set the parameters of a metric such as `macro_f1` in gin, refer to the metric as
 `@metrics.macro_f1`.
 """
 
@@ -27,15 +27,15 @@ Metric = Callable[[Sequence[str], Sequence[str]], Mapping[str, float]]
 
 
 def exact_match(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the share, from 0 to 1, of predictions that equal their target to the letter."""
+    """Returns the share, from 0 to 1, of predictions that equal their target exactly."""
     return {"exact_match": _share_equal(targets, predictions)}
 
 
 def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the share, from 0 to 1, of predicted labels that equal the target's.
+    """Returns the share, from 0 to 1, of predicted labels that equal the target's label.
 
-    A prediction that is no label counts as wrong, as in T5. For text, the value is the same as
-    that of `exact_match`.
+    A prediction that is no label counts as wrong, as in T5. For text, this returns the same value
+    as `exact_match`.
     """
     return {"accuracy": _share_equal(targets, predictions)}
 
@@ -45,8 +45,8 @@ def macro_f1(
 ) -> dict[str, float]:
     """Returns the mean over classes of each class's F1, from 0 to 1.
 
-    It is T5's `mean_multiclass_f1`, which gives percent: every class weighs the same, and a
-    prediction that is no class at all counts as a miss of its target's class.
+    It is T5's `mean_multiclass_f1`, which gives percent. Every class has the same weight. A
+    prediction that is no class counts as a miss for the class of its target.
 
     Args:
       targets: The class of each example.
@@ -63,12 +63,12 @@ def macro_f1(
 
 
 def token_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the mean F1, from 0 to 1, of the words of a prediction against those of its target.
+    """Returns the mean F1, from 0 to 1, between the words of prediction and target.
 
-    It is the F1 of SQuAD (Rajpurkar et al. 2016) as T5's `squad` metric has it, which gives
-    percent: texts are compared in lower case, without ASCII punctuation and without the articles
-    a, an and the; a word counts as often as it occurs in both. Texts that share no word have F1 0,
-    even two empty ones.
+    It is the F1 of SQuAD (Rajpurkar et al. 2016) as in T5's `squad` metric, which gives percent.
+    Texts are compared in lower case, without ASCII punctuation and without the articles a, an and
+    the. A word counts as often as it occurs in both texts. Texts that share no word have F1 0, even
+    two empty texts.
     """
     f1 = [_word_f1(t, p) for t, p in zip(targets, predictions, strict=True)]
     return {"token_f1": sum(f1) / len(f1)}
@@ -103,7 +103,7 @@ METRICS: dict[str, Metric] = {
 
 
 def get(metric: str | Metric) -> Metric:
-    """Returns the metric of a name; a function is one already.
+    """Returns the metric with this name; returns a function unchanged.
 
     Raises:
       InputError: If no metric has that name, or `metric` is neither a name nor a function.
@@ -122,5 +122,5 @@ def get(metric: str | Metric) -> Metric:
 
 
 def name_of(metric: str | Metric) -> str:
-    """Returns how messages name a metric."""
+    """Returns the name of a metric in messages."""
     return metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))

@@ -1,4 +1,4 @@
-"""Registers text tasks with seqio, the library that T5X reads its data with.
+"""Registers text tasks with seqio, the library that reads data for T5X.
 
 In a module that T5X imports (MIXTURE_OR_TASK_MODULE):
 
@@ -11,7 +11,7 @@ vocabulary = seqio.SentencePieceVocabulary("sentencepiece.model", extra_ids=100)
 seqio_registration.register(tasks.get("sst2"), vocabulary)
 ```
 
-T5X then has the same ids, targets and values of metrics as the embedded engine.
+T5X then gets the same ids, targets and metric values as the embedded engine.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _registered: dict[str, tuple[Task, Any]] = {}
 
 
 def register(task: Task, vocabulary: seqio.Vocabulary) -> seqio.Task | seqio.Mixture:
-    """Registers a text task, or a mixture of them and its tasks, with seqio by its name.
+    """Registers a text task, or a mixture and its tasks, with seqio under its name.
 
-    Files are read when seqio asks for a split. Inputs and targets are tokenized, and EOS is
-    appended before seqio cuts them, as in T5. Registering the same task again changes nothing.
+    Files are read when seqio asks for a split. As in T5, inputs and targets are tokenized, and EOS
+    is appended before seqio cuts them. Registering the same task again changes nothing.
 
     Args:
-      task: The task, described in Python; `prompt_tuning_tasks.get` returns one described in gin.
+      task: The task. `prompt_tuning_tasks.get` returns a task that is described in gin.
       vocabulary: The vocabulary of inputs and targets.
 
     Returns:
@@ -96,7 +96,7 @@ def _add_task(task: TextTask, vocabulary: seqio.Vocabulary) -> seqio.Task:
 def _dataset(
     task: TextTask, split: str, shuffle_files: bool, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Returns a split as texts; seqio expects these parameters."""
+    """Returns a split as texts. seqio requires these parameters."""
     import tensorflow as tf
 
     del shuffle_files, seed  # seqio shuffles the examples.
@@ -109,7 +109,7 @@ def _dataset(
 
 
 def _as_seqio_has_it(metric: metrics.Metric) -> metrics.Metric:
-    """Gives the parameters of a metric the names that seqio expects of a metric of predictions."""
+    """Gives a metric the parameter names by which seqio knows a metric of predictions."""
 
     def metric_fn(targets: Sequence[str], predictions: Sequence[str]) -> Mapping[str, float]:
         return metric(targets, predictions)

@@ -55,8 +55,8 @@ class Example:
       inputs: The input text.
       targets: The target text.
       place: Its file and line for errors, such as `train.tsv:7`; "" if they are not known.
-      columns: For predictions, the columns of its row that the template leaves out; or those that
-        `TextTask.examples` was asked to keep.
+      columns: For predictions, the columns of the row that the template does not use. Otherwise,
+        the columns that `TextTask.examples` was asked to keep.
     """
 
     inputs: str
@@ -71,16 +71,16 @@ class TextTask:
 
     Attributes:
       name: The task's name for MIXTURE_OR_TASK_NAME; in gin, the scope.
-      splits: The source of each split's rows: the path of a `.jsonl` file (one object a line), or
-        of a `.tsv` or `.csv` file (column names in its first line; CSV as in RFC 4180); a function
-        that returns rows; or a list of these, read in turn. Files may be compressed, such as
-        `train.tsv.gz` (`.gz`, `.bz2`, `.xz`).
+      splits: The source of each split's rows: the path of a `.jsonl` file (one object on each
+        line), or of a `.tsv` or `.csv` file (column names in its first line; CSV as in RFC 4180);
+        or a function that returns rows; or a list of such sources, read in order. Files may be
+        compressed, such as `train.tsv.gz` (`.gz`, `.bz2`, `.xz`).
       inputs: Template of the input text; `{column}` is replaced by the row's value. A column's name
         may hold anything but "{", "}", ":" and "!": `{Review Text}`, `{#1 String}`.
       targets: Template of the target text.
-      target_names: Text for each rendered target, for files that number their classes: a mapping,
-        or a list of the texts for 0, 1 and so on. Numbers are compared by value: the key 1 is for
-        `1`, `1.0` and `true`. None uses targets unchanged.
+      target_names: The text for each rendered target, for files that number their classes: a
+        mapping, or a list of the texts for 0, 1 and so on. Numbers are compared by value: the key 1
+        stands for `1`, `1.0` and `true`. None uses targets unchanged.
       metrics: Names of metrics (`prompt_tuning_tasks.metrics`), or functions of targets and
         predictions that return a mapping of names to values.
 
@@ -137,7 +137,7 @@ class TextTask:
 
         Args:
           split: Its name.
-          columns: The columns that the examples keep, where their rows have them.
+          columns: The columns that the examples keep, if their rows have them.
 
         Raises:
           InputError: If the task has no such split, a file is missing, or a row cannot be used; the
@@ -214,7 +214,7 @@ def _keys(names: Mapping[Any, str] | Sequence[str]) -> Iterable[Any]:
 
 
 def _named(names: Mapping[Any, str] | Sequence[str]) -> dict[str, str]:
-    """Returns target_names by text; a key that is a number is there as its value, too."""
+    """Returns target_names by text; a key that is a number is also there in its shortest form."""
     texts = names.values() if isinstance(names, Mapping) else names
     pairs = list(zip(map(str, _keys(names)), texts, strict=True))
     by_value = {_number(key): text for key, text in pairs}
@@ -288,7 +288,7 @@ TaskT = TypeVar("TaskT", TextTask, Mixture)
 
 @functools.lru_cache(maxsize=1000)
 def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
-    """Splits a template: each piece of text, and the column after it or None."""
+    """Splits a template into pieces: a text, and the column after it or None."""
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as e:
@@ -362,14 +362,14 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 _LONGEST_CELL = 2**31 - 1
-"""In characters; Python's own limit is 131,072, and it is one for the whole process."""
+"""In characters. Python's default limit is 131,072, and the limit holds for the whole process."""
 
 
 def _csv_records(path: Path) -> Iterator[tuple[str, list[str]]]:
     csv.field_size_limit(_LONGEST_CELL)
     records = csv.reader((line for _, line in _lines(path)), strict=True)
     while True:
-        # A quoted value may continue over several lines; errors name the first one.
+        # A quoted value may have several lines; errors name the first one.
         place = f"{path}:{records.line_num + 1}"
         try:
             values = next(records)
@@ -425,7 +425,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise InputError(
             f"{path}:{number}: not UTF-8 text ({e.reason} at byte {e.start} of the line)"
         ) from None
-    except Exception as e:  # OSError, or what a decompressor raises: each has its own
+    except Exception as e:  # OSError, or an error that only one decompressor has
         reason = getattr(e, "strerror", None) or str(e)
         if isinstance(e, FileNotFoundError) and not path.is_absolute():
             reason += f"; relative paths begin in the current folder, {Path.cwd()}"
@@ -441,7 +441,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
-    # Imported only for such files: some builds of Python lack these modules.
+    # Imported only for compressed files: some builds of Python lack these modules.
     match path.suffix.lower():
         case ".gz":
             import gzip
@@ -459,7 +459,7 @@ def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
 
 
 def _ending(path: Path) -> str:
-    """Returns the ending of a file without that of its compression."""
+    """Returns the ending of a file's name, without the ending of its compression."""
     plain = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
     return plain.suffix.lower()
 
@@ -470,7 +470,7 @@ def stem(path: str | os.PathLike[str]) -> str:
     return (plain.with_suffix("") if plain.suffix.lower() in _COMPRESSED else plain).stem
 
 
-# Endings of files that people have, and that hold neither lines nor rows that this reads.
+# Endings of common files that hold no lines of text and no rows that this module reads.
 _NO_TEXT = {
     ".json", ".zip", ".zst", ".tar", ".tgz", ".7z", ".parquet", ".arrow", ".feather", ".xlsx",
     ".xls", ".ods", ".npy", ".npz", ".pkl", ".pickle", ".safetensors", ".pdf", ".docx",
@@ -511,13 +511,14 @@ def import_module(name: str) -> None:
     """Imports a plugin of kind tasks, or a module, that registers tasks (MIXTURE_OR_TASK_MODULE).
 
     Args:
-      name: The plugin's name, such as `my_tasks`, or the module's, such as `my_package.my_tasks`.
+      name: The plugin's name, such as `my_tasks`, or the module's name, such as
+        `my_package.my_tasks`.
 
     Raises:
       InputError: If nothing has that name, a plugin and a module both have it, or the module fails
         to import.
       PluginError: If the plugin cannot be used.
-      PromptTuningError: If the module raises one itself.
+      PromptTuningError: If the module itself raises one.
     """
     plugins = registry.process_registry()
     rows = [p for p in plugins.discover() if p.kind == "tasks"]
@@ -529,7 +530,7 @@ def import_module(name: str) -> None:
             f"MIXTURE_OR_TASK_MODULE {name!r} names both {usable[0]} and the module {file}; block "
             f"the plugin with --block-plugin={usable[0].distribution}:{name}, or rename the module"
         )
-    # If the plugin is blocked, a module of the same name is used; without one, it is an error.
+    # If the plugin is blocked, a module of the same name is used; if there is none, it is an error.
     if usable or (named and not file):
         plugins.load("tasks", name)
         return
@@ -561,7 +562,7 @@ def _module_file(name: str) -> str | None:
 
 
 def with_a_template(task: Task) -> TextTask:
-    """Returns the task (MIXTURE_OR_TASK_NAME), checked to have an input template.
+    """Returns the task (MIXTURE_OR_TASK_NAME) after a check that it has an input template.
 
     Raises:
       InputError: If it is a mixture.
@@ -624,7 +625,7 @@ _REGISTERED: dict[str, Task] = {}
 
 
 def register(task: TaskT) -> TaskT:
-    """Makes a task or mixture known by its name; for the module of MIXTURE_OR_TASK_MODULE.
+    """Registers a task or mixture under its name; call it in the module of MIXTURE_OR_TASK_MODULE.
 
     Raises:
       InputError: If another task or mixture has that name.

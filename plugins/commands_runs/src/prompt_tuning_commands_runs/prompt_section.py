@@ -28,8 +28,8 @@ def prompt(record: RunRecord, prompts: Sequence[SavedPrompt], labels: Sequence[s
     arrays = [one.array for one in prompts if one.array is not None]
     if len(arrays) != len(prompts):
         return element(
-            "p", f"The prompt module {record.variant} amounts to no plain prompt [P, H]; only such "
-            "a prompt has nearest pieces and a geometry.",
+            "p", f"The prompt module {record.variant} has no equivalent plain prompt [P, H]; only "
+            "a plain prompt has nearest pieces and a geometry.",
         )  # fmt: skip
     notes = []
     if len(prompts) == 1:
