@@ -161,7 +161,7 @@ PLANTED = [
     located("locates", "returns PosixPath('a'), expected a path", lambda: Path("a")),
     located("locates", "raises KeyError: 'here', expected an InputError", raises(KeyError("here"))),
     located("locates", "which does not exist; raise an InputError", lambda: "/no/such/folder"),
-    located("locates", "of no line or several", raises(InputError("a-model:\ngone"))),
+    located("locates", "that is not one line", raises(InputError("a-model:\ngone"))),
     located("locates", "which does not name it", raises(InputError("not here; fetch it"))),
     models("locates", "and its address is gs://other", there(address="gs://other")),
     located("locates_alone", "bound a socket", opens_a_socket),

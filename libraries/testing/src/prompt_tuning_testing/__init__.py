@@ -1,7 +1,7 @@
-"""Checks that show whether a plugin keeps its contract. They need the package hypothesis.
+"""Checks that a plugin keeps its contract. They need the package hypothesis.
 
-Names are imported when they are used: pytest imports this package in every session, for its
-fixtures, and JAX takes half a second.
+A name is imported only when it is used. The reason is that pytest imports this package in every
+session, for its fixtures, and that the import of JAX takes half a second.
 """
 
 from __future__ import annotations

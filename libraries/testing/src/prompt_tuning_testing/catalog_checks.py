@@ -1,4 +1,4 @@
-"""The contract of catalogs, as checks: what they list, and where it is."""
+"""The contract of catalogs, as checks: the entries that they list, and their places."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LISTS = ("models", "prompts")
 """The methods of a catalog."""
 
 _SECONDS = 10.0
-# The beginnings of what `Audit` says of sockets and processes.
+# The first words of the entries of `Audit` about sockets and processes.
 _REACHING = ("connected", "bound", "asked", "started")
 _OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -44,7 +44,7 @@ class CatalogSubject:
         """Calls `models` or `prompts`.
 
         Raises:
-          BrokenClauseError: If one that it lists is no `Known`.
+          BrokenClauseError: If an entry is no `Known`.
         """
         found = list(getattr(self.catalog, method)())
         for entry in found:
@@ -75,13 +75,13 @@ class CatalogSubject:
 def catalog_subject(
     catalog: Any, arguments: None = None, *, seed: int = 0, max_examples: int = 1
 ) -> CatalogSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       catalog: A module or an object with `models` and `prompts`.
-      arguments: There are none.
+      arguments: Must be None: a catalog takes none.
       seed: Not used: nothing is drawn.
-      max_examples: Not used, either.
+      max_examples: Not used.
 
     Raises:
       InputError: If it has no `models` or no `prompts`, or arguments are given.
@@ -158,7 +158,7 @@ def _check_facts(subject: CatalogSubject, nothing: None) -> None:
             is_heading = isinstance(heading, str) and heading and heading == heading.upper()
             require(is_heading, f"{name} has the heading {heading!r}, expected upper case")
             require(isinstance(fact, str), f"{name} has {fact!r} below {heading}, expected a text")
-        if entry.facts:  # Others are not in the table.
+        if entry.facts:  # Entries without facts are not in the table.
             method = name.rpartition(" of ")[2]
             first, known = headings.setdefault(method, (name, list(entry.facts)))
             require(
@@ -189,7 +189,7 @@ def _check_other_fields(subject: CatalogSubject, nothing: None) -> None:
 
 
 def _located(name: str, entry: Known) -> str | InputError:
-    """Calls `locate`; returns the path or the address, or the error that says where it is not."""
+    """Calls `locate`; returns the path or the address, or the `InputError` that it raises."""
     try:
         found = entry.locate()
     except InputError as error:
@@ -206,7 +206,7 @@ def _located(name: str, entry: Known) -> str | InputError:
 
 
 def _exists(path: str) -> bool:
-    # A TensorFlow checkpoint is the beginning of several names.
+    # The path of a TensorFlow checkpoint is the beginning of several file names.
     return os.path.exists(path) or os.path.exists(f"{path}.index")
 
 
@@ -226,7 +226,7 @@ def _check_locates(subject: CatalogSubject, nothing: None) -> None:
         text = str(found).strip()
         require(
             text and "\n" not in text,
-            f"locating {name} raises an error of no line or several: {text!r}",
+            f"locating {name} raises an error that is not one line: {text!r}",
         )
         require(
             entry.name in text,
@@ -238,7 +238,7 @@ def _check_locates_alone(subject: CatalogSubject, nothing: None) -> None:
     for name, entry in subject.entries():
         with _watched() as audit:
             first, second = _located(name, entry), _located(name, entry)
-        # It may write: a file of the package may have to be unpacked.
+        # It may write a file, for example to unpack a file of the package.
         reached = [one for one in audit.does if one.startswith(_REACHING)]
         require(not reached, f"locating {name} {', '.join(reached)}")
         require(str(first) == str(second), f"locating {name} gives {first!s}, and then {second!s}")
@@ -278,7 +278,7 @@ def _check_no_name_is_taken(subject: CatalogSubject, nothing: None) -> None:
             continue
         try:
             catalog = installed.load("catalog", plugin.name)
-        except PluginError:  # It can take no name.
+        except PluginError:  # It lists no names.
             continue
         if catalog is subject.catalog:
             continue
@@ -292,7 +292,7 @@ def _check_no_name_is_taken(subject: CatalogSubject, nothing: None) -> None:
 
 
 CATALOG_CHECKS: tuple[Check[CatalogSubject], ...] = (
-    # First, since a catalog may keep what it has read.
+    # First, since a catalog may cache what it has read.
     Check(
         "lists_at_once",
         1,
@@ -303,7 +303,7 @@ CATALOG_CHECKS: tuple[Check[CatalogSubject], ...] = (
     Check(
         "names",
         2,
-        "each name is printable and no path, is listed once, and of a prompt is MODEL/TASK",
+        "each name is printable, no path and listed once; a prompt's name is MODEL/TASK",
         _check_names,
         is_needed=True,
     ),

@@ -23,7 +23,7 @@ from prompt_tuning_testing.contracts import contract_of
 takes_unknown_flags = True  # --gin.NAME.PARAMETER=VALUE
 
 _QUICK = 2
-# The flags that are for one kind only, and the options of its subject.
+# Flags for plugins of one kind only: the kind, and the option of its subject.
 _OPTIONS = {"shape": ("initializer", "shapes"), "first_token": ("prompt", "first_tokens")}
 _BY_GIN = ("initializer", "prompt")
 
@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="NAME", help="a plugin, or a distribution for all plugins that it carries"
     )
-    parser.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
+    parser.add_argument("--kind", choices=KINDS, help="check only plugins of this kind")
     parser.add_argument(
-        "--examples", type=int, metavar="N", help="examples of each check (default: by kind)"
+        "--examples", type=int, metavar="N", help="examples for each check (default: by kind)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="determines the examples (default: 0)"
@@ -45,15 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_shape,
         metavar="PxH",
-        help="of an initializer: a shape that it must serve, such as 20x512; without one, many are "
-        "tried (repeatable)",
+        help="for an initializer: a shape that it must serve, such as 20x512 (repeatable; "
+        "default: many shapes)",
     )
     parser.add_argument(
         "--first-token",
         action="append",
         type=int,
         metavar="ID",
-        help="of a prompt module: an id that examples may begin with, if not any (repeatable)",
+        help="for a prompt module: an id that examples may begin with (repeatable; default: any)",
     )
     parser.add_argument("--quick", action="store_true", help=f"as --examples={_QUICK}")
     parser.add_argument("--json", action="store_true", help="print a JSON array of the results")
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.examples is not None and arguments.examples < 1:
         raise InputError(f"--examples is {arguments.examples}, expected a number of at least 1")
     plugins = _named(arguments.name.removeprefix("plugins."), arguments.kind)
-    # What plugins print is no part of the results.
+    # The output of plugins is not part of the results.
     with contextlib.redirect_stdout(sys.stderr):
         results = [_checked(plugin, arguments) for plugin in plugins]
     if arguments.json:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _named(name: str, kind: str | None) -> list[Plugin]:
-    """Returns the plugins of a name or of a distribution, none of which is blocked."""
+    """Returns the plugins of this name or distribution; refuses a blocked one."""
     found = registry.process_registry().named(name, kind)
     for plugin in found:
         if not plugin.kind:  # Of a distribution whose entry points cannot be read.
@@ -128,7 +128,7 @@ class Unusable(CheckResults):
     """The one result of a plugin that cannot be loaded."""
 
     def __init__(self, plugin: Plugin) -> None:
-        statement = "it works with this core, can be imported, and is alone in having its name"
+        statement = "it works with this core, can be imported, and no other plugin has its name"
         result = CheckResult("loads", 0, statement, "failed", plugin.detail, 1)
         super().__init__(str(plugin), [result], f"prompt-tuning check {plugin.name}")
         self._status = plugin.status
@@ -151,7 +151,7 @@ def _options(plugin: Plugin, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _given(plugin: Plugin, flags: Sequence[str]) -> Any:
-    """Returns what the flags give the plugin to be tried with; None without flags."""
+    """Returns the arguments that the flags give to the plugin; None without flags."""
     if plugin.kind == "engine":
         return list(flags) or None
     if flags and plugin.kind not in _BY_GIN:

@@ -1,7 +1,7 @@
 """Checks of a plugin, one for each clause of its kind's contract, and their results.
 
-A check tries examples. Which ones, the seed alone determines: hypothesis gets nothing to draw but
-booleans, since it takes some of its numbers from the author's own modules.
+A check tries examples, and the seed alone determines them. So hypothesis only draws booleans: it
+would take some numbers from the modules of the plugin's author.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 S = TypeVar("S")
-"""The type of the subject: what a check tries."""
+"""The type of the subject that a check tries."""
 
 Outcome = Literal["passed", "failed", "not tried", "expected failure"]
 
@@ -45,11 +45,11 @@ class Check(Generic[S]):
       clause: Its number in the contract.
       statement: The clause in a sentence.
       run: Tries one example `(subject, example)`; raises if the clause does not hold for it.
-      examples: Makes the strategy of the examples of a subject; None if there is only one, which is
+      examples: Makes the strategy of the examples for a subject. None if there is a single example,
         None.
-      first: Makes the examples that are always tried, before those of the strategy.
-      most: A limit of its own on the number of examples, for a check that is slow.
-      is_needed: True if, where it fails, no other check says anything.
+      first: Makes the examples that are always tried, before the examples of the strategy.
+      most: The largest number of examples for this check, if it is slow.
+      is_needed: True if the other checks cannot be tried after this one has failed.
     """
 
     name: str
@@ -92,9 +92,9 @@ class CheckResults(Sequence[CheckResult]):
     """The results of all checks of one plugin; `print` shows them as a table.
 
     Args:
-      subject: What was checked.
+      subject: The name of the plugin.
       results: One for each check, in the contract's order.
-      again: How to run the checks again with the same examples.
+      again: The call that runs the checks again with the same examples.
     """
 
     def __init__(self, subject: str, results: Sequence[CheckResult], again: str) -> None:
@@ -191,10 +191,10 @@ def run(
 
     Args:
       check: The check.
-      subject: What is checked.
+      subject: The subject to check.
       seed: Determines the examples.
       max_examples: The most examples.
-      expected_failures: Reasons by the names of checks that must fail.
+      expected_failures: The checks that must fail: reasons by the names of checks.
     """
     tried: list[Any] = []
 
@@ -252,7 +252,7 @@ def _drawn(
 
 
 def collected(strategy: SearchStrategy[S], seed: int, count: int) -> Iterator[S]:
-    """Yields different examples of a strategy, as many as there are up to `count`."""
+    """Yields different examples of a strategy, at most `count`."""
     found: list[S] = []
     _drawn(strategy, lambda one: found.append(one) if one not in found else None, seed, count)
     yield from found

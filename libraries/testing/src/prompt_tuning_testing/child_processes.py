@@ -25,19 +25,19 @@ def ask(
     content: bytes = b"",
     environment: Mapping[str, str] | None = None,
 ) -> Any:
-    """Calls `answer()` of a module in a new process, and returns what it gave to `reply`.
+    """Calls `answer()` of a module in a new process; returns the value that it gave to `reply`.
 
-    The process finds the same modules as this one, writes no compiled modules, and has an empty
-    folder as its current one.
+    The new process finds the same modules as this one, and writes no compiled modules. Its current
+    directory is an empty folder.
 
     Args:
       module: The module, such as `__name__` of the caller.
-      arguments: Texts for `answer`, which takes them by `question`.
+      arguments: Texts for `answer`, which gets them from `question`.
       content: Bytes for `answer`.
-      environment: The variables of the process; None for those of this one.
+      environment: The environment variables of the new process; None for the variables of this one.
 
     Raises:
-      EndedEarlyError: If it replies nothing.
+      EndedEarlyError: If the process ends without a reply.
     """
     given = os.environ if environment is None else environment
     with tempfile.TemporaryDirectory(prefix="prompt-tuning-check-") as name:

@@ -1,6 +1,7 @@
 """The contract of commands, as checks.
 
-A command gets its arguments from a parser as `prompt-tuning` makes it. What it prints is not shown.
+A command gets its arguments from a parser like the one that `prompt-tuning` makes. The output of
+the command is not shown.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class CommandSubject:
 
     @property
     def takes_unknown_flags(self) -> object:
-        """The attribute of this name; False without it."""
+        """The command's attribute of this name; False if it has none."""
         return getattr(self.command, "takes_unknown_flags", False)
 
     def parser(self) -> argparse.ArgumentParser:
-        """Makes a parser with the flags of the core and those of the command."""
+        """Makes a parser with the flags of the core and of the command."""
         parser = _Parser(prog="prompt-tuning COMMAND", description=self.command.__doc__)
         for flag in _CORE_FLAGS:
             parser.add_argument(flag, help="a flag of the core")
@@ -108,14 +109,14 @@ def command_subject(
     seed: int = 0,
     max_examples: int = 1,
 ) -> CommandSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       command: A module or an object with `add_arguments` and `run`.
       arguments: Returns arguments that must work, from a folder for their files; None for the
         command's own attribute `sample_arguments`, if it has one.
       seed: Not used: nothing is drawn.
-      max_examples: Not used, either.
+      max_examples: Not used.
 
     Raises:
       InputError: If it has no `add_arguments` or no `run`.
@@ -128,7 +129,7 @@ def command_subject(
 
 
 class _ClosedPipe(io.BytesIO):
-    """The end of a pipe whose reader has gone."""
+    """A pipe that its reader has closed."""
 
     def write(self, data: object, /) -> int:
         raise BrokenPipeError("the reader closed the pipe")
@@ -149,7 +150,7 @@ def _quiet(subject: CommandSubject, arguments: Sequence[str]) -> Any:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """Yields an empty folder, which is the current one."""
+    """Makes an empty folder the current directory, and yields it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "folder").absolute()
         folder.mkdir()
@@ -180,7 +181,7 @@ def _check_arguments(subject: CommandSubject, nothing: None) -> None:
     parsers = [subject.parser() for _ in range(2)]
     try:
         first, second = (parser.format_help() for parser in parsers)
-    except Exception as error:  # Of many types: argparse fills texts with the operator %.
+    except Exception as error:  # Of any type: argparse formats help texts with the operator %.
         raise BrokenClauseError(
             f"its help cannot be shown ({one_line(error)}); write %% for % in the help texts"
         ) from error
@@ -221,13 +222,13 @@ def _check_adding_is_quiet(subject: CommandSubject, nothing: None) -> None:
 def _check_refuses(subject: CommandSubject, nothing: None) -> None:
     takes = bool(subject.takes_unknown_flags)
     with _folder() as folder:
-        # Without samples, the parser refuses that an argument is missing, or the flag.
+        # Without samples, the parser refuses the flag, or that an argument is missing.
         is_sampled = takes or subject.sample_arguments is not None
         arguments = [*(subject.samples(folder) if is_sampled else ()), _UNKNOWN_FLAG]
         try:
             if not takes:
                 subject.parse(arguments)
-            # A command that takes unknown flags must refuse those that it does not know, either.
+            # A command that takes unknown flags must itself refuse a flag that it does not know.
             code = _quiet(subject, arguments) if takes else 0
         except InputError:
             code = 2
@@ -271,7 +272,7 @@ def _check_closed_pipe(subject: CommandSubject, nothing: None) -> None:
             with _captured(_ClosedPipe()):
                 subject.run(arguments)
         except BrokenPipeError:
-            return  # The core expects it.
+            return  # The core handles it.
         except (Exception, SystemExit) as error:
             raise BrokenClauseError(
                 f"with a closed pipe for standard output, as by `| head`, it raises "
@@ -295,7 +296,7 @@ def _failing_runs(subject: CommandSubject) -> list[tuple[str, Any, list[str]]]:
     """Runs the command once for each missing file.
 
     Returns:
-      The missing path, how the run ended (an exception, or the exit code), and the names of the
+      For each run, the missing path, its end (an exception, or the exit code), and the names of the
       files that it left or changed.
     """
     found: list[tuple[str, Any, list[str]]] = []
@@ -376,7 +377,7 @@ COMMAND_CHECKS: tuple[Check[CommandSubject], ...] = (
     Check(
         "closed_pipe",
         4,
-        "a closed standard output is no other error than BrokenPipeError",
+        "with a closed standard output, it raises no error but BrokenPipeError",
         _check_closed_pipe,
     ),
     Check(

@@ -1,7 +1,7 @@
 """The contract of packages of gin files, as checks.
 
 gin keeps one configuration in a process, and gin files import modules. So another process parses
-the files, and reports what that did.
+the files, and reports the effects.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
     Attributes:
       error: The error, in one line; "" if it parses.
-      does: What parsing did beside that, such as "wrote the file x.npy".
+      does: The other effects of parsing, such as "wrote the file x.npy".
     """
 
     error: str
@@ -54,7 +54,7 @@ class ConfigsSubject:
 
     Attributes:
       package: The package.
-      given: The engine's name or `shared`; None for what its entry point says.
+      given: The engine's name or `shared`; None for the name of its entry point.
     """
 
     package: Any
@@ -67,7 +67,7 @@ class ConfigsSubject:
 
     @functools.cached_property
     def files(self) -> dict[str, Path]:
-        """The gin files by the names that a run gives them."""
+        """The gin files by the names that a run has for them."""
         files = sorted(path for path in self.folder.rglob("*.gin") if path.is_file())
         return {path.relative_to(self.folder).as_posix(): path for path in files}
 
@@ -121,12 +121,12 @@ class ConfigsSubject:
 def configs_subject(
     plugin: Any, arguments: str | None = None, *, seed: int = 0, max_examples: int = 1
 ) -> ConfigsSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       plugin: The package.
-      arguments: The name of the engine that may read the files, or `shared`; None for what the
-        entry point of the installed package says.
+      arguments: The name of the engine that may read the files, or `shared`; None for the name of
+        the installed package's entry point.
       seed: Not used: nothing is drawn.
       max_examples: Not used.
 
@@ -197,7 +197,7 @@ class _Named(NamedTuple):
     """A name of something outside of a gin file.
 
     Attributes:
-      line: Where it stands.
+      line: The number of the line.
       kind: "import", "plugin", "hooks" or "tasks".
       name: The name.
     """
@@ -208,7 +208,7 @@ class _Named(NamedTuple):
 
 
 def _named(text: str) -> Iterator[_Named]:
-    """Yields the modules and the plugins that a gin file names; stops where it has no syntax."""
+    """Yields the modules and the plugins that a gin file names; stops at a syntax error."""
     references = _Names()
     try:
         statements = list(_statements(text, references))
@@ -314,9 +314,9 @@ def _in_another_process(engine: str, folder: Path, names: Sequence[str]) -> dict
 
 
 def answer() -> None:
-    """Parses the files that it is asked for; replies with what it found."""
+    """Parses the files in the question; replies with the findings."""
     engine, folder, *names = child_processes.question()[0]
-    # Warnings are allowed, and no logger prints: neither is what a file prints.
+    # Warnings and log records are allowed: they do not count as output.
     warnings.showwarning = lambda *_, **__: None
     logging.root.addHandler(logging.NullHandler())
     registry.process_registry().load("engine", engine)  # As a run does first.
@@ -325,8 +325,8 @@ def answer() -> None:
     for name in names:
         with watching.restored(), watching.printed(), contextlib.chdir("first"):
             errors[name] = _error(engine, folder, name)
-    # What their dependencies do when they are imported is not the files' doing; what the modules
-    # that the files name do is, so those are imported once more.
+    # The effects of importing dependencies do not count. The effects of importing modules that the
+    # files name do count, so these modules are imported again.
     for module in {one.name for name in names for one in _named(_text(folder, name))}:
         sys.modules.pop(module, None)
     found = {}
@@ -366,7 +366,7 @@ def _error(engine: str, folder: str, name: str) -> str:
             gin_config.parse(flags, engine, fill=_fill)
     except (InputError, PluginError) as error:
         if "<module '__main__'" in str(error):
-            return ""  # It is for a script, and only that script has what it names.
+            return ""  # It is for a script, and names objects that only that script has.
         return " ".join(str(error).replace(f"{folder}{os.sep}", "").split())
     except Exception as error:  # A module that a file imports may raise anything.
         return f"{name}: {one_line(error)}"
@@ -374,7 +374,7 @@ def _error(engine: str, folder: str, name: str) -> str:
 
 
 def _fill(macros: gin_config.Macros) -> gin_config.FilledMacros:
-    """Gives each macro a value that a run would have to give."""
+    """Gives a value to each macro that a run would have to set."""
     values = {name: None for name in macros.used - macros.known.keys() if "." not in name}
     return gin_config.FilledMacros(values, "a value for the check")
 

@@ -1,6 +1,7 @@
-"""The contracts of the kinds of plugins: which checks there are, and how to try a plugin with them.
+"""The contracts of the kinds of plugins: their checks, and how to try a plugin with them.
 
-A kind's module is imported when it is asked for: those of initializers and prompts import JAX.
+The module of a kind is imported only when it is needed: the modules of initializers and prompts
+import JAX.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ class Contract(NamedTuple):
 
     Attributes:
       checks: The checks, in the order of the clauses.
-      subject: Makes what the checks try: `subject(plugin, arguments, seed=…, max_examples=…, …)`.
-        It refuses an option that is not for its kind as Python does.
-      examples: The default of the most examples that each check draws.
+      subject: Makes the subject of the checks:
+        `subject(plugin, arguments, seed=…, max_examples=…, …)`. An option of another kind is a
+        TypeError, as in any call.
+      examples: The default of `max_examples`.
     """
 
     checks: Sequence[Check[Any]]
@@ -72,19 +74,19 @@ def check_plugin(
     Args:
       plugin: The object: a factory, a class or a module.
       kind: Its kind, such as `"format"`.
-      arguments: What to try it with, if neither its types nor its own attributes say it. Which
-        arguments a kind takes, a table of docs/plugins.md says.
+      arguments: The arguments to try it with, if neither its types nor its own attributes give
+        them. A table in docs/plugins.md lists the arguments of each kind.
       max_examples: The most examples that each check draws; None for the default of the kind.
       seed: Determines the examples.
-      expected_failures: Reasons by the names of checks that the plugin is known to fail. If it
-        passes one, that is a failure.
-      **options: Other options of its kind, as `check_initializer` and `check_prompt` have them.
+      expected_failures: The checks that the plugin is known to fail: reasons by the names of
+        checks. If the plugin passes one of them, that is a failure.
+      **options: Other options of its kind; see `check_initializer` and `check_prompt`.
 
     Returns:
-      One result for each check of the kind; `raise_if_failed()` is what a test needs.
+      One result for each check of the kind; a test calls its `raise_if_failed()`.
 
     Raises:
-      InputError: If there is no such kind, or it cannot be tried without arguments.
+      InputError: If there is no such kind, or the plugin cannot be tried without arguments.
     """
     contract = contract_of(kind)
     count = contract.examples if max_examples is None else max_examples

@@ -38,8 +38,9 @@ COMMANDS = ("train", "eval", "infer")
 SampleFlags = Callable[[Path], Mapping[str, Sequence[str]]]
 """Writes files to a folder; returns the flags of each command that the engine has.
 
-They are relative to the folder. `train` also gets `MODEL_DIR`: `run` for the first run, which
-`eval` and `infer` follow. The run is short, and its seed is fixed.
+The flags have paths relative to the folder. `train` also gets `MODEL_DIR`, which is `run` for the
+first run. `eval` and `infer` use the prompt of that run. The run must be short and have a fixed
+seed.
 """
 
 _UNKNOWN_FLAG = "--no_flag_of_any_engine"
@@ -61,7 +62,7 @@ class _Finished(NamedTuple):
 
 
 class Session:
-    """A folder with the samples, in which an engine runs; what ran is kept for other checks."""
+    """A folder with the samples, in which an engine runs; keeps finished runs for other checks."""
 
     def __init__(self, name: str, sample_flags: SampleFlags) -> None:
         self.name = name
@@ -69,10 +70,10 @@ class Session:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.flags = dict(sample_flags(self.folder))
         unknown = self.flags.keys() - set(COMMANDS)
-        require("train" in self.flags and not unknown, f"the samples are of {list(self.flags)}")
+        require("train" in self.flags and not unknown, f"the samples are for {list(self.flags)}")
 
     def run(self, command: str, *flags: str, **events: Any) -> _Finished:
-        """Runs a command with the sample flags and others; `events` are those of `clear`."""
+        """Runs a command with the sample flags and more; `recorded_events.clear` gets `events`."""
         arguments = [command, f"--engine={self.name}", *self.flags.get(command, ()), *flags]
         shown, error = io.StringIO(), io.StringIO()
         recorded_events.clear(**events)
@@ -89,7 +90,7 @@ class Session:
                     "InputError"
                 ) from raised
             finally:
-                gin.clear_config()  # It names the modules of this run.
+                gin.clear_config()  # gin's configuration names modules of this run.
         return _Finished(code, error.getvalue(), list(recorded_events.events))
 
     def refused(self, named: str, command: str, *flags: str, **events: Any) -> None:
@@ -118,7 +119,7 @@ class Session:
 
     @functools.cached_property
     def trained(self) -> _Finished:
-        """The first run; a gin file in a folder of the search paths says where it writes."""
+        """The first run. A gin file in a folder of the search paths sets its MODEL_DIR."""
         (self.folder / "elsewhere").mkdir()
         (self.folder / "elsewhere" / "own.gin").write_text(f"MODEL_DIR = {_RUN!r}\n")
         before = self.contents()
@@ -192,13 +193,13 @@ def engine_subject(
     seed: int = 0,
     max_examples: int = 1,
 ) -> EngineSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       engine: The class.
-      arguments: Writes samples to a folder and returns the flags of each command; or the flags of
-        `train`. None for the engine's own attribute `sample_flags`; without it, a run of a tiny T5,
-        with the gin files that all engines have.
+      arguments: A function that writes samples to a folder and returns the flags of each command;
+        or the flags of `train`. None for the engine's own attribute `sample_flags`. If there is
+        none, the samples are a tiny T5, with the gin files that all engines have.
       seed: Not used: the samples fix the seed of the run.
       max_examples: Not used: nothing is drawn.
     """
@@ -351,7 +352,7 @@ def _check_hook_fails(subject: EngineSubject, nothing: None) -> None:
 
 
 def _check_follows(command: str, subject: EngineSubject) -> None:
-    """Runs `eval` or `infer` on the first run, or sees that an engine without it says so."""
+    """Runs `eval` or `infer` on the first run; an engine without the command must refuse it."""
     session = subject.session
     assert session.trained.code == 0
     if command not in session.flags:
@@ -397,7 +398,7 @@ ENGINE_CHECKS: tuple[Check[EngineSubject], ...] = (
     ),
     Check("gives_hooks", 4, "hooks get what their specifications say", _check_gives_hooks),
     Check(
-        "ends_early", 4, "True of step_logged ends a run as its last step does", _check_ends_early
+        "ends_early", 4, "True of step_logged makes this step the run's last one", _check_ends_early
     ),
     Check("refuses_flags", 5, "a flag that it does not know is an error", _check_refuses_flags),
     Check("refuses_gin", 5, "a mistake in gin is an error of one line", _check_refuses_gin),

@@ -28,14 +28,14 @@ def encoder_decoder(
     layer_remat: str = "legacy",
     scan_layers: bool = False,
 ) -> Any:
-    """Makes an encoder-decoder, with prompts where a factory is given.
+    """Makes an encoder-decoder, with prompts if a factory is given.
 
     Args:
       prompt_factory: Makes the prompt module; None for Flaxformer's own classes.
       one_hot: True looks tokens up by a product with one-hot vectors.
-      dropout_rate: Of all dropout.
-      prompt_decoder: False leaves Flaxformer's own decoder.
-      layer_remat: Which values are computed again in the backward pass.
+      dropout_rate: The rate of all dropout.
+      prompt_decoder: False uses Flaxformer's own decoder.
+      layer_remat: Flaxformer's rule for the values that the backward pass computes again.
       scan_layers: True scans the layers of the encoder.
     """
     stack: dict[str, Any] = {**_stack_settings(dropout_rate), "layer_remat": layer_remat}
@@ -71,7 +71,7 @@ def encoder_decoder(
 
 
 def decoder_only(prompt_factory: PromptFactory | None = None, dropout_rate: float = 0.0) -> Any:
-    """Makes a decoder without an encoder, with a prompt where a factory is given."""
+    """Makes a decoder-only model, with a prompt if a factory is given."""
     settings = {
         "token_embedder_factory": functools.partial(_embed, True),
         **_decoder_settings(dropout_rate, cross_attention=False),

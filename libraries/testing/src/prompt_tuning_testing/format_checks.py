@@ -1,8 +1,8 @@
 """The contract of formats, as checks.
 
-They try a format on files of its own form, which it writes or which the class makes in
-`sample_prompt(folder)` and `sample_model(folder)`; on damaged copies of these; and on files of
-other forms.
+They try a format on files of its own form, on damaged copies of these, and on files of other forms.
+The format writes the files of its own form, or its class makes them in `sample_prompt(folder)` and
+`sample_model(folder)`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _SECONDS = 30.0
 _PIPE_SECONDS = 3.0
 _LARGE = 1 << 28
 _LITTLE = 1 << 26
-"""Bytes that reading a small file, or recognizing a large one, may take."""
+"""The most bytes of memory that reading a small file, or recognizing a large one, may take."""
 
 
 def _in_time(call: Callable[[], R], what: str) -> R:
-    """Returns the result of a call; one that does not return breaks the clause."""
+    """Returns the result of a call; a call that does not return breaks the clause."""
     results: list[R] = []
     errors: list[BaseException] = []
 
@@ -77,19 +77,19 @@ def _in_time(call: Callable[[], R], what: str) -> R:
 
 @contextlib.contextmanager
 def _memory() -> Iterator[list[int]]:
-    """Yields a list that has, after the block, the bytes that the block took at most.
+    """Yields a list that gets, after the block, the peak of memory that the block took, in bytes.
 
-    tracemalloc would not do: it may crash where a library's own threads free an array.
+    This does not use tracemalloc, which may crash if a library's own threads free an array.
     """
     found: list[int] = []
-    watching.peak_memory()  # Starts over, so that the next one is what is held now.
+    watching.peak_memory()  # Resets the peak: the next call returns the memory held now.
     before = watching.peak_memory()
     yield found
     found.append(watching.peak_memory() - before)
 
 
 def _bytes_read() -> int:
-    """Returns the bytes that this process has read; 0 where the system does not count them."""
+    """Returns the bytes that this process has read; 0 if the system does not count them."""
     try:
         fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     except OSError:
@@ -239,7 +239,7 @@ def _opens(recognize: Callable[[], bool], pipe: Path) -> bool:
     thread.start()
     thread.join(_PIPE_SECONDS)
     is_waiting = thread.is_alive()
-    for _ in range(100):  # Lets it go on: a writer comes and leaves at once.
+    for _ in range(100):  # Lets the thread go on: a writer opens the pipe and closes it at once.
         if not thread.is_alive():
             break
         with contextlib.suppress(OSError):
@@ -249,7 +249,7 @@ def _opens(recognize: Callable[[], bool], pipe: Path) -> bool:
 
 
 def _require_prompt(found: Any) -> None:
-    """Requires that a result of `read_prompt` is a prompt; a damaged one may have any values."""
+    """Requires that a result of `read_prompt` is a prompt, which may have any values if damaged."""
     require(isinstance(found, Prompt), f"read_prompt returned {type(found).__name__}")
     require(
         found.array is not None or found.module is not None,
@@ -294,7 +294,7 @@ def _check_reads_prompts(subject: FormatSubject, nothing: None) -> None:
 
 
 def _require_shapes(subject: FormatSubject, path: str, array: np.ndarray) -> None:
-    """Requires that a prompt is read with its shape only."""
+    """Requires that a prompt is read if its own shape is given, and refused with another shape."""
     rows, width = array.shape
     same = subject.format.read_prompt(path, (rows, width))
     require(same.array.tobytes() == array.tobytes(), "with its shape, it reads another array")
@@ -550,7 +550,7 @@ def _check_no_pickle(subject: FormatSubject, nothing: None) -> None:
 
 
 def _traps(content: bytes, folder: str) -> dict[str, bytes]:
-    """Returns contents, in place of that of a sound file, that make a folder if unpickled."""
+    """Returns contents that replace a sound file's content, and make a folder if unpickled."""
     trap = _Trap(folder)
     array = np.empty((2, 3), object)
     array[:] = trap
@@ -571,7 +571,7 @@ def _check_light(subject: FormatSubject, nothing: None) -> None:
             path = sample.write(folder)
             subject.warm(what)
             for name in sample.files:
-                os.truncate(folder / name, _LARGE)  # Without data: it takes no space.
+                os.truncate(folder / name, _LARGE)  # A file with holes: it takes no space.
             before = _bytes_read()
             with _memory() as memory, watching.Audit.watch() as audit:
                 subject.recognizes(what, path)
@@ -626,7 +626,7 @@ FORMAT_CHECKS: tuple[Check[FormatSubject], ...] = (
     Check(
         "round_trip",
         5,
-        "a prompt that it writes, also over another, is read with the same bits and provenance",
+        "a prompt that it writes, even over another, is read with the same bits and provenance",
         _check_round_trip,
         lambda subject: checks.integers(1, 24).map(lambda n: (n, 25 - n)),
         lambda subject: _SHAPES,
@@ -641,8 +641,8 @@ FORMAT_CHECKS: tuple[Check[FormatSubject], ...] = (
     Check(
         "damage",
         6,
-        "a damaged file is read, or is an InputError of one line that names it, within little "
-        "time and memory",
+        "a damaged file is read, or raises an InputError of one line that names it; both take "
+        "little time and memory",
         _check_damage,
         _damages,
         lambda subject: [Damage("cut", n) for n in range(4)],
@@ -653,7 +653,7 @@ FORMAT_CHECKS: tuple[Check[FormatSubject], ...] = (
         "a model's variables are read as its index describes them, whole and by rows",
         _check_models,
     ),
-    Check("no_pickle", 8, "it loads no pickle, wherever one is", _check_no_pickle),
+    Check("no_pickle", 8, "it loads no pickle, wherever it is", _check_no_pickle),
     Check(
         "light",
         9,

@@ -61,7 +61,7 @@ class Sample:
         return sum(map(len, self.files.values()))
 
     def with_file(self, name: str, content: bytes) -> Sample:
-        """Returns a sample with another content of one file."""
+        """Returns a copy of the sample in which one file has another content."""
         return dataclasses.replace(self, files={**self.files, name: content})
 
 
@@ -73,7 +73,7 @@ class FormatSubject:
       form: The class.
       arguments: A function from a folder, to which it writes files, to the paths of a "prompt" and
         a "model" there; None to use the class's own `sample_prompt` and `sample_model`.
-      seed: Determines the content of what is written.
+      seed: Determines the content of the written files.
     """
 
     form: Any
@@ -129,7 +129,7 @@ class FormatSubject:
         return str(folder / ("prompt" if ending == "/" else f"prompt{ending}"))
 
     def array(self, shape: tuple[int, int]) -> np.ndarray:
-        """Returns a prompt, whose values a form with fewer bits would not keep."""
+        """Returns a prompt with values that a form with fewer bits would change."""
         array = np.random.default_rng(self.seed).standard_normal(shape).astype(np.float32)
         odd = np.array([-0.0, 1e-40, np.finfo(np.float32).max / 4], np.float32)[: array.size]
         array.flat[: odd.size] = odd
@@ -199,13 +199,13 @@ def format_subject(
     seed: int = 0,
     max_examples: int = 20,
 ) -> FormatSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       plugin: The format class.
       arguments: A function from a folder, to which it writes files, to the paths of a "prompt" and
         a "model" there; a format that writes prompts needs none.
-      seed: Determines the content of what is written.
+      seed: Determines the content of the written files.
       max_examples: Not used: each check draws its own.
 
     Raises:
@@ -254,7 +254,7 @@ def odd_folder() -> Iterator[Path]:
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
-    """Returns the content of an `.npy` file; one of Python objects is pickled."""
+    """Returns the content of an `.npy` file; an array of Python objects is pickled."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=array.dtype == object)
     return stream.getvalue()
@@ -276,7 +276,7 @@ def _safetensors(name: str, array: np.ndarray) -> bytes:
 
 @functools.cache
 def foreign_files() -> Mapping[str, bytes]:
-    """Returns the content of files of other forms, by what they are."""
+    """Returns the content of files of other forms, by their description."""
     generator = np.random.default_rng(0)
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     npy, safetensors = npy_bytes(array), _safetensors("layer.bias", array)
@@ -303,7 +303,7 @@ def foreign_files() -> Mapping[str, bytes]:
 
 
 def is_of_its_form(content: bytes, heads: Sequence[bytes]) -> bool:
-    """True if a foreign file begins as a file of the sample does, so that it may be of its form."""
+    """True if a foreign file begins like a file of the sample, and so may have its form."""
     start = content[:4]
     json_inside = content[8:10] == b'{"'  # As in safetensors, after the length of the header.
     return any(

@@ -1,9 +1,9 @@
 """The contract of hooks plugins, as checks.
 
 They call the hooks through pluggy, in the order of a run and with the kinds of values that engines
-give. A plugin may remember what it got. So the checks of `eval` and of a resumed run come before
-those of whole runs. The prompt has the same names and sizes in all checks but `two_runs`: no other
-check finds that a plugin confuses two runs.
+give. A plugin may keep the values of a call. So the checks of `eval` and of a resumed run come
+before the checks of whole runs. The prompt has the same names and sizes in all checks but
+`two_runs`, so only `two_runs` fails for a plugin that confuses two runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HooksSubject:
     seed: int = 0
 
     def manager(self) -> pluggy.PluginManager:
-        """Makes a manager with this plugin alone, as an engine has it; pluggy validates it."""
+        """Makes a manager with only this plugin, as an engine does; pluggy validates the plugin."""
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         manager.register(self.plugin, "the_plugin")
@@ -62,7 +62,7 @@ class HooksSubject:
         return manager
 
     def marked(self) -> dict[str, str]:
-        """Returns the hook of each function that is marked by `hookimpl`, by its name."""
+        """Returns the hook of each function marked by `hookimpl`, by the function's name."""
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         found = {}
         for name in dir(self.plugin):
@@ -70,7 +70,7 @@ class HooksSubject:
             if options is None:
                 continue
             hook = options["specname"] or name
-            # One marked as optional may be a hook of a later core.
+            # A hook that is marked as optional may exist only in a later core.
             if hook in HOOKS or not options["optionalhook"]:
                 found[name] = hook
         return found
@@ -83,7 +83,7 @@ def hooks_subject(
     seed: int = 0,
     max_examples: int = 1,
 ) -> HooksSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       plugin: A module or an instance with functions marked by `hookimpl`.
@@ -111,10 +111,10 @@ class _Run:
       folder: The directory of the run.
       form: The prompt: plain, a module with no plain matrix, or one with a matrix and more arrays.
       length: P.
-      as_text: True for paths that are texts, as the engine for T5X gives them.
+      as_text: True to give paths as texts, as the engine for T5X does.
       writable: False for arrays that cannot be changed.
       calling: The hook that was called last.
-      given: What the plugin got in each call, with a copy from before the call.
+      given: The values that the plugin got in each call, each with a copy from before the call.
     """
 
     subject: HooksSubject
@@ -152,7 +152,7 @@ class _Run:
         return None if self.form == "module" else self.parameters[_PLAIN]
 
     def whole(self, resumed: bool = False) -> None:
-        """Calls the hooks of a whole run of four steps, or of its rest."""
+        """Calls the hooks of a whole run of four steps, or of the rest after it is resumed."""
         first = 2 if resumed else 0
         if not resumed:
             self.initialized()
@@ -202,13 +202,13 @@ class _Run:
             require(path.read_bytes() == content, f"prompt_saved changed the file {path.name}")
 
     def finished(self, is_declared_only: bool = False) -> None:
-        """Calls `run_finished` with the plugin's own sample, or with a small stand-in.
+        """Calls `run_finished` with the plugin's own sample, or with a small substitute.
 
         Args:
-          is_declared_only: True to leave the call out if the plugin declares no sample.
+          is_declared_only: True to skip the call if the plugin declares no sample.
 
         Raises:
-          NotTriedError: If the stand-in lacks an attribute, or the plugin refuses it.
+          NotTriedError: If the substitute lacks an attribute, or the plugin refuses it.
         """
         if self.subject.sample_run is not None:
             self._call("run_finished", run=self.subject.sample_run(self.folder))
@@ -235,7 +235,7 @@ class _Run:
         return given
 
     def _call(self, hook: str, **arguments: Any) -> list[object]:
-        """Calls a hook as engines do, within the folder; what it prints is not shown."""
+        """Calls a hook as engines do, within the folder; its output is not shown."""
         self.calling = hook
         self.given += [
             (f"{name} of {hook}", copy.deepcopy(value), value)
@@ -261,9 +261,9 @@ _MODULE: Mapping[str, Any] = {
 
 
 def _provenance() -> dict[str, Any]:
-    """Returns facts of a run, nested as those of engines are; without settings (RECORD_SETTINGS).
+    """Returns facts of a run, nested like the facts of engines, for RECORD_SETTINGS = False.
 
-    The keys `config`, `initializer` and `changes` are not always there.
+    So the keys `config`, `initializer` and `changes` are missing, as hooks must expect.
     """
     return {
         "model": {"sha256": "0" * 64, "step": 1_100_000},
@@ -424,7 +424,7 @@ HOOKS_CHECKS: tuple[Check[HooksSubject], ...] = (
         _check_marked,
         is_needed=True,
     ),
-    Check("names", 1, "no unmarked function has the name of a hook, or nearly", _check_names),
+    Check("names", 1, "no unmarked function has the name of a hook, or almost", _check_names),
     Check(
         "arguments",
         2,
@@ -467,7 +467,7 @@ HOOKS_CHECKS: tuple[Check[HooksSubject], ...] = (
     Check(
         "other_metrics",
         7,
-        "evaluated takes metrics of any names, and none",
+        "evaluated takes metrics with any names, and no metrics",
         _check_other_metrics,
     ),
     Check(

@@ -5,7 +5,8 @@ expected values: a check tests a property that every initializer must have, or c
 one initializer.
 
 The clauses are as independent as possible: keys are raw `PRNGKey` arrays and shapes are tuples,
-except in the clause about them. So if an initializer breaks one clause, only that clause fails.
+except in the clause about keys and shapes. So if an initializer breaks one clause, only that clause
+fails.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ if TYPE_CHECKING:
 Shape = tuple[int, int]
 
 REAL_SHAPES: tuple[Shape, ...] = ((1, 768), (20, 512), (100, 768), (150, 1024))
-"""The sizes of prompts in use; the checks try them beside the small shapes that they draw."""
+"""The sizes of prompts in use; the checks try them in addition to the small shapes they draw."""
 
 _QUICK_SHAPES = REAL_SHAPES[1::2]
-_QUICK = 5  # With fewer examples, JAX compiles for fewer shapes, too.
+_QUICK = 5  # Checks with fewer examples also compile for fewer shapes.
 _MANY_ROWS, _WIDE, _NARROW = 150, 1024, 16
 _TOLERANCE = 1e-6
 _KEYS = 16
 _IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 _LOW_TABLE_ROWS, _HIGH_TABLE_ROWS, _TABLE_WIDTH = 1 << 10, 1 << 16, 64
 _MEMORY_LIMIT = 16 << 20
-# What compiling takes is in it.
+# This includes the memory for compiling.
 _PROCESS_MEMORY_LIMIT = 256 << 20
 
 
@@ -63,7 +64,7 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Make:
-    """Makes an initializer with a table; goes to another process."""
+    """Makes an initializer with a table; it is sent to another process."""
 
     factory: Callable[..., Initializer]
     arguments: Arguments
@@ -77,7 +78,7 @@ class _Make:
         return self.factory(**self.with_table(table))
 
     def with_table(self, table: SampleTable) -> Mapping[str, Any]:
-        """Returns arguments of their own: lists, tuples, mappings and arrays are copied."""
+        """Returns the arguments with copies of all lists, tuples, mappings and arrays."""
         given = self.arguments(Samples(table)) if callable(self.arguments) else self.arguments
         copied: Mapping[str, Any] = _copied(given)
         return copied
@@ -125,16 +126,16 @@ class InitializerSubject:
         return strategies.builds(Example, shapes, checks.integers(0, 2**31 - 1))
 
     def first_examples(self, keys: int = 1) -> list[Example]:
-        """Returns the examples that are always tried: of real sizes, or of the shapes given."""
+        """Returns the examples that are always tried: with real sizes, or with the given shapes."""
         return [
             Example(shape, self.seed + key) for shape in self.first_shapes for key in range(keys)
         ]
 
     def serve(self, initializer: Initializer, example: Example, key: Any = None) -> Any:
-        """Calls an initializer; returns None if it refuses the shape as clause 5 wants it.
+        """Calls an initializer; returns None if it refuses the shape as clause 5 allows.
 
         Raises:
-          BrokenClauseError: If it refuses the shape by an error that names one size only.
+          BrokenClauseError: If it refuses the shape by an error that does not name both sizes.
         """
         key = jax.random.PRNGKey(example.seed) if key is None else key
         try:
@@ -151,7 +152,7 @@ class InitializerSubject:
 
     @functools.cached_property
     def fixed_rows(self) -> int:
-        """Number of first rows that no key changes, such as those of labels; 0 if it is all."""
+        """Number of first rows that no key changes, such as rows of labels; 0 if all are fixed."""
         values = self._values_at((_MANY_ROWS, _WIDE if self.shapes is None else _NARROW))
         if values is None:
             return 0
@@ -170,13 +171,13 @@ class InitializerSubject:
 
     @functools.cached_property
     def elsewhere(self) -> tuple[Sequence[Example], other_process.Report]:
-        """The examples that another process tried, and what it found.
+        """The examples that another process tried, and its report.
 
         Raises:
           NotTriedError: If it cannot try any.
         """
         environment = dict(os.environ)  # Before the first call, which may change it.
-        # The first is watched.
+        # The other process watches the first example.
         drawn = checks.collected(self.examples(), self.seed, 1 if self.is_quick else 3)
         real = (one for one in self.first_examples() if one.shape in _QUICK_SHAPES)
         wanted = [
@@ -205,25 +206,26 @@ def check_initializer(
       factory: The factory.
       arguments: Its keyword arguments; or a function that makes them from `Samples`, such as
         `lambda samples: {"embeddings": samples.table}`. Each example gets its own copy of lists,
-        tuples, mappings and arrays. Those not given are samples by the types of the parameters,
-        or what the factory's attribute `sample_arguments` makes.
-      shapes: The shapes `(P, H)` to try, as a sequence, of which each is tried, or as a strategy of
-        hypothesis. Default: P from 1 to 12, H from 1 to 16, and `REAL_SHAPES`. A shape may be
-        refused by a `ValueError` that names both sizes, but not all of them.
+        tuples, mappings and arrays. The factory's attribute `sample_arguments` makes the other
+        arguments; without it, they are samples by the types of the parameters.
+      shapes: The shapes `(P, H)` to try: a sequence, or a strategy of hypothesis. Each shape of a
+        sequence is tried. Default: P from 1 to 12, H from 1 to 16, and `REAL_SHAPES`. The factory
+        may refuse some shapes, by a `ValueError` that names both sizes, but not all.
       refuses: Shapes that it must refuse, each with the numbers that the error must name. A factory
-        that takes a table gets one of that width. Widths that are not the table's are always tried.
+        that takes a table gets a table of that width. Widths that differ from the table's width are
+        always tried.
       uses_rng: True if the values depend on the key. Default: the factory's attribute `uses_rng`,
         or True without that attribute.
       max_examples: The most examples that each check draws; below 5, fewer real sizes are tried.
       seed: Determines the examples.
-      expected_failures: Reasons by the names of checks that the factory is known to fail. If it
-        passes one, that is a failure.
+      expected_failures: The checks that the factory is known to fail: reasons by the names of
+        checks. If the factory passes one of them, that is a failure.
 
     Returns:
-      One result for each of `INITIALIZER_CHECKS`; `raise_if_failed()` is what a test needs.
+      One result for each of `INITIALIZER_CHECKS`; a test calls its `raise_if_failed()`.
 
     Raises:
-      InputError: If an argument is not given and the type of its parameter does not say it.
+      InputError: If an argument is not given and the type of its parameter determines no sample.
       ImportError: If hypothesis isn't installed.
     """
     return check_plugin(
@@ -249,7 +251,7 @@ def initializer_subject(
     max_examples: int = 20,
     seed: int = 0,
 ) -> InitializerSubject:
-    """Returns what the checks try; the arguments and errors are those of `check_initializer`."""
+    """Returns the subject of the checks; takes and raises the same as `check_initializer`."""
     try:
         import hypothesis  # noqa: F401  # Only to see that it is there.
     except ImportError as error:
@@ -301,12 +303,12 @@ def _check_shape_and_dtype(subject: InitializerSubject, example: Example) -> Non
         shape = tuple(result.shape)
         require(shape == example.shape, f"returned the shape {shape}{of}")
         require(result.dtype == jnp.float32, f"returned {result.dtype}, expected float32")
-        # NumPy's, which compiles nothing.
+        # NumPy's function, which compiles nothing.
         require(np.isfinite(np.asarray(result)).all(), f"returned values that aren't finite{of}")
 
 
 def _check_serves_a_shape(subject: InitializerSubject, nothing: None) -> None:
-    """A factory that refuses all that is tried was not checked at all."""
+    """Refuses a factory that serves no shape: then nothing was checked."""
     drawn = [*checks.collected(subject.examples(), subject.seed, 20), *subject.first_examples()]
     served = (subject.serve(subject.make(one.shape[1]), one) is not None for one in drawn)
     require(any(served), f"refuses all of {len(drawn)} shapes; give the shapes that it serves")
@@ -319,7 +321,7 @@ def _check_deterministic_and_rng(subject: InitializerSubject, example: Example) 
     first = subject.serve(initializer, example)
     if first is None:
         return
-    # Two draws may be equal by chance, such as of one row from three; sixteen hardly ever.
+    # Two draws may be equal by chance, such as draws of one row from three; sixteen hardly ever.
     others = [_bits(initializer(k, shape)) for k in jax.random.split(key, _KEYS)]
     require(_bits(initializer(key, shape)) == _bits(first), "the same key gave other values later")
     again = subject.make(shape[1])(key, shape)
@@ -418,7 +420,7 @@ def _check_refuses_bad_shapes(subject: InitializerSubject, example: Example) -> 
     if subject.reads_table:
         for wrong in {1, width - 1, width + 1, 2 * width} - {0, width}:
             refused[length, wrong] = (wrong, width)
-    # For our bad shapes, the table has the good width; for the author's, that of the bad shape.
+    # For our bad shapes, the table has the good width; for the author's, the bad shape's width.
     cases = [(width, refused), *((bad[1], {bad: named}) for bad, named in subject.refuses.items())]
     for table_width, bad, named in ((w, b, n) for w, bads in cases for b, n in bads.items()):
         initializer = subject.make(table_width)
@@ -449,7 +451,7 @@ def _check_sizes_of_nothing(subject: InitializerSubject, example: Example) -> No
 
 
 def _check_keeps_arguments(subject: InitializerSubject, example: Example) -> None:
-    """The caller's arguments; what is in the process, another process tries."""
+    """Requires that the caller's arguments stay the same; another check is about the process."""
     table = SampleTable(subject.table_rows, example.shape[1])
     arguments = subject.maker.with_table(table)
     before = _copied(arguments)
@@ -473,7 +475,7 @@ def _check_bounded_memory(subject: InitializerSubject, example: Example) -> None
         peak = _peak(lambda: subject.make(example.shape[1]), subject, example)
         require(peak <= _MEMORY_LIMIT, f"took {peak} bytes, expected at most {_MEMORY_LIMIT}")
         return
-    # Any width will do for a table; a wide one shows the difference best.
+    # Any width is possible for a table; a large one shows the difference best.
     example = example._replace(shape=(example.shape[0], _TABLE_WIDTH))
     low, high = (
         _peak(functools.partial(subject.make, _TABLE_WIDTH, rows), subject, example)
@@ -499,7 +501,7 @@ def _check_bounded_memory_of_jax(subject: InitializerSubject, nothing: None) -> 
 def _peak(make: Callable[[], Initializer], subject: InitializerSubject, example: Example) -> int:
     """Returns the peak of extra memory, in bytes, while an initializer is made and called.
 
-    This counts numpy arrays, which hold what is read from files and tables, but not JAX's buffers.
+    This counts numpy arrays, such as rows from files and tables, but not JAX's buffers.
     """
     subject.serve(make(), example)  # So that compiling isn't counted.
     gc.collect()

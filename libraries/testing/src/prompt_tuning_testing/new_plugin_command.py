@@ -21,14 +21,14 @@ LICENSES = ("MIT", "Apache-2.0", "none")
 
 
 class Template(NamedTuple):
-    """The contents of the project of a kind, beside the files that all have.
+    """The contents of a project of one kind, in addition to the files of all projects.
 
     Attributes:
-      a_kind: What it is, for its README.
-      value: What its entry point names, beside its package: `:attribute`, or "".
-      uses: The distributions that it requires, beside the core.
+      a_kind: The kind in words, for its README.
+      value: The value of its entry point after its package: `:attribute`, or "".
+      uses: The distributions that it requires in addition to the core.
       files: The names of other files, by the name of the template; `$name` stands for its name.
-      more: Entry points beside its own: a group, a name and a value.
+      more: Other entry points: a group, a name and a value.
     """
 
     a_kind: str
@@ -64,10 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the plugin's name, such as init_mine")
     parser.add_argument("--kind", required=True, choices=TEMPLATES, help="the kind of plugin")
     parser.add_argument(
-        "--folder", default=None, help="where to write (default: a folder with the project's name)"
+        "--folder", default=None, help="the folder to write (default: it has the project's name)"
     )
     parser.add_argument(
-        "--license", default="MIT", choices=LICENSES, help="of the project (default: MIT)"
+        "--license", default="MIT", choices=LICENSES, help="the project's license (default: MIT)"
     )
     parser.epilog = "Example: prompt-tuning new-plugin init_mine --kind=initializer"
 
@@ -99,7 +99,7 @@ def _check_name(kind: str, name: str) -> None:
         allowed = A_NAME[pattern]
         raise InputError(f"{name!r} is no name of this kind ({kind}): it must be {allowed}")
     if kind == "configs":
-        return  # Its entry point has the name of an engine; its own is the project's.
+        return  # Its entry point has the name of an engine; this name is only for the project.
     for plugin in registry.process_registry().discover():
         if plugin.name == name and (plugin.kind == kind or KINDS[kind].in_gin):
             raise InputError(f"{name!r} is taken by {plugin}; choose another name")

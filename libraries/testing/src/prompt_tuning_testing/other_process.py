@@ -1,4 +1,4 @@
-"""Tries an initializer in another process: its values there, and what it changes.
+"""Tries an initializer in another process: its values there, and its effects.
 
 The process has another id, another `PYTHONHASHSEED`, another working directory and a different
 environment. The factory and its arguments reach it by cloudpickle.
@@ -35,7 +35,7 @@ class Task:
     Attributes:
       make: Makes an initializer with a table.
       table_rows: The height of the tables.
-      examples: Shapes and seeds whose values are wanted; the first is watched.
+      examples: The shapes and seeds to report the values of; the first example is watched.
     """
 
     make: Callable[[SampleTable], Any]
@@ -49,9 +49,9 @@ class Report:
 
     Attributes:
       values: For each example, the checksum of the value, or the error.
-      in_factory: What the factory did: reads and writes.
+      in_factory: The reads and writes of the factory.
       changes: What making and calling the initializer changed or did.
-      memory: The bytes that the process took at its peak, beside what it held before.
+      memory: The peak of memory that the process took, in bytes, without the memory held before.
     """
 
     values: list[str]
@@ -71,7 +71,8 @@ def tried(task: Task, environment: Mapping[str, str]) -> Report:
     """Runs a task in another process, in an environment that differs from this one.
 
     Raises:
-      NotTriedError: If the factory or its arguments cannot be sent there, or the process ends.
+      NotTriedError: If the factory or its arguments cannot be sent there, or the process ends
+        early.
     """
     try:
         found = child_processes.ask(
@@ -89,13 +90,13 @@ def _pickled(task: Task) -> bytes:
     try:
         with _by_value(module):
             return bytes(cloudpickle.dumps(task))
-    except Exception as error:  # Each library has exceptions of its own for what it cannot pickle.
+    except Exception as error:  # Each library has its own exceptions for this.
         raise NotTriedError(f"it cannot be sent to another process: {error!r}") from error
 
 
 @contextmanager
 def _by_value(module: ModuleType | None) -> Iterator[None]:
-    """Pickles what a module defines itself, if the other process could not import it."""
+    """Pickles a module's own objects by value, if the other process could not import the module."""
     import cloudpickle
 
     name = "" if module is None else module.__name__
@@ -112,8 +113,8 @@ def _by_value(module: ModuleType | None) -> Iterator[None]:
 def _is_found(module: ModuleType) -> bool:
     spec, name = None, module.__name__
     if name.partition(".")[0] != name or name in sys.builtin_module_names:
-        return True  # A package's module: only installed ones are looked for by their parents.
-    kept = sys.modules.pop(name)  # Else this only looks at the module itself.
+        return True  # In a package: taken as installed.
+    kept = sys.modules.pop(name)  # `find_spec` would only return its own spec.
     try:
         spec = importlib.util.find_spec(name)
     finally:
@@ -122,7 +123,7 @@ def _is_found(module: ModuleType) -> bool:
 
 
 def _differing(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns an environment that differs where a value may depend on it."""
+    """Returns an environment that differs in variables on which a value may depend."""
     return {
         **{n: v for n, v in environment.items() if not n.startswith("JAX_COMPILATION_CACHE")},
         "PYTHONHASHSEED": "12345" if environment.get("PYTHONHASHSEED") != "12345" else "54321",
@@ -136,13 +137,13 @@ def _differing(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def answer() -> None:
-    """Runs the task that it is asked; replies with the report."""
-    # Warnings are allowed, and no logger prints: neither is what a plugin prints.
+    """Runs the task in the question; replies with the report."""
+    # Warnings and log records are allowed: they do not count as output.
     warnings.showwarning = lambda *_, **__: None
     logging.root.addHandler(logging.NullHandler())
-    task: Task = pickle.loads(child_processes.question()[1])  # Of our own parent process.
+    task: Task = pickle.loads(child_processes.question()[1])  # From our own parent process.
     jax.block_until_ready(jax.random.uniform(jax.random.PRNGKey(0), (2,)))
-    watching.peak_memory()  # Starts over, so that the next one is what is held now.
+    watching.peak_memory()  # Resets the peak: the next call returns the memory held now.
     before = watching.peak_memory()
     report = watched(task)
     report["values"] = [_value(task, shape, seed) for shape, seed in task.examples]
@@ -151,7 +152,7 @@ def answer() -> None:
 
 
 def watched(task: Task) -> dict[str, Any]:
-    """Makes and calls an initializer twice, and returns what that changed."""
+    """Makes and calls an initializer twice, and returns the changes."""
     shape, seed = task.examples[0]
     table, key = SampleTable(task.table_rows, shape[1]), jax.random.PRNGKey(seed)
     before = watching.state()

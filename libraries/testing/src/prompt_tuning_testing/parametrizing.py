@@ -24,7 +24,7 @@ def parametrize_with_checks(
     expected_failures: Mapping[str, str] | None = None,
     **options: Any,
 ) -> pytest.MarkDecorator:
-    """Makes a test of each check: the test function gets it as `check`, and calls it.
+    """Makes a test of each check; the test function gets the check as `check`, and calls it.
 
     The ids are the names of the checks, so that `-k other_process` runs one. A check that is
     expected to fail is a strict xfail.
@@ -37,15 +37,16 @@ def parametrize_with_checks(
 
     Args:
       plugin: The object of the plugin's entry point: a factory, a class or a module.
-      arguments: What to try it with, as for `check_plugin`.
+      arguments: The arguments to try it with, as for `check_plugin`.
       kind: Its kind; None for a class of prompt modules or a factory of initializers.
       max_examples: The most examples that each check draws; None for the default of the kind.
       seed: Determines the examples.
-      expected_failures: Reasons by the names of checks that the plugin is known to fail.
+      expected_failures: The checks that the plugin is known to fail: reasons by the names of
+        checks.
       **options: The other options of `check_plugin`.
 
     Raises:
-      InputError: As `check_plugin`.
+      InputError: In the cases of `check_plugin`.
     """
     import pytest
 

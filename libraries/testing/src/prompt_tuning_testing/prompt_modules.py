@@ -83,7 +83,7 @@ class PromptSubject:
     seed: int = 0
 
     def module(self, length: int | None = None) -> PromptModule:
-        """Makes a module of a length, as `prompts.make` does."""
+        """Makes a module with this length, as `prompts.make` does."""
         module = prompts.made_by(functools.partial(self.factory, **self.fields))
         fill: dict[str, Any] = {} if module.length else {"length": length or self.length}
         if module.prompt_init is None:
@@ -100,7 +100,7 @@ class PromptSubject:
         return prompts.in_stack(self.module(length), STACKS[side])
 
     def bound(self, side: str, length: int | None = None) -> Bound:
-        """Makes a module with its parameters, moved a little, so that none is zero by design."""
+        """Makes a module and its parameters, changed a little so that none is zero by design."""
         module = self.in_stack(side, length)
         made = make_parameters(module, jax.random.key(self.seed))
         generator = np.random.default_rng(self.seed)
@@ -126,7 +126,7 @@ class PromptSubject:
         return strategies.builds(Batch, sizes, lengths, checks.integers(0, 999))
 
     def tokens(self, batch: Batch) -> jax.Array:
-        """Returns tokens `[B, T]`, padded to the right; the first example is whole."""
+        """Returns tokens `[B, T]`, padded to the right; the first example has no padding."""
         generator = np.random.default_rng(batch.seed)
         tokens = generator.integers(2, 30, (batch.size, batch.tokens))
         for row, length in enumerate(generator.integers(1, batch.tokens + 1, batch.size)):
@@ -150,13 +150,13 @@ def check_prompt(
 
     Args:
       factory: The class, or another factory of modules.
-      fields: Its fields, as gin would set them. Fields for initializers have samples.
+      fields: Its fields, as gin would set them. A field for an initializer gets a sample.
       length: P, for a module without a length of its own.
-      first_tokens: The ids that an example may begin with, if it may not begin with any.
+      first_tokens: The ids that an example may begin with; () for any id.
       max_examples: The most examples that each check draws.
       seed: Determines the examples and the parameters.
-      expected_failures: Reasons by the names of checks that the module is known to fail. If it
-        passes one, that is a failure.
+      expected_failures: The checks that the module is known to fail: reasons by the names of
+        checks. If the module passes one of them, that is a failure.
 
     Returns:
       One result for each of `PROMPT_CHECKS`.
@@ -182,7 +182,7 @@ def prompt_subject(
     max_examples: int = 4,
     seed: int = 0,
 ) -> PromptSubject:
-    """Returns what the checks try; the arguments are those of `check_prompt`.
+    """Returns the subject of the checks; takes the same arguments as `check_prompt`.
 
     Raises:
       TypeError: If the fields are a function, as the arguments of an initializer may be.
@@ -222,7 +222,7 @@ def _run(
 ) -> _Run:
     """Calls each point that the module overrides, as an engine does.
 
-    The outputs are by name; their first axis is the batch.
+    It returns the outputs by name; their first axis is the batch.
     """
     stack = bound.module.stack
     call = functools.partial(bound.call, parameters=parameters)
@@ -233,7 +233,7 @@ def _run(
     batch, positions = mask.shape
     for number in range(stack.layers):
         if bound.overrides("layer"):
-            # The same for all examples, so that only their tokens differ.
+            # The same values for all examples, so that only their tokens differ.
             x = jnp.broadcast_to(_random(number, positions, stack.width), hidden.shape)
             changed = call("layer", number, x, state)
             outputs[f"layer {number}"] = jnp.where(mask[..., None], changed, 0)
@@ -362,7 +362,7 @@ def _check_padding(subject: PromptSubject, batch: Batch) -> None:
 
 
 def _check_own_positions(subject: PromptSubject, batch: Batch) -> None:
-    """A layer changes the prompt's positions only; activations change each position by itself."""
+    """`layer` changes only the prompt's positions; `activations` changes each one by itself."""
     for bound in subject.bounds:
         stack, tokens = bound.module.stack, subject.tokens(batch)
         state = bound.call("start", tokens)
@@ -453,7 +453,7 @@ def _check_saves_and_loads(subject: PromptSubject, nothing: None) -> None:
         file = module_files.saved_prompt(
             Path(folder, "prompt.safetensors"), jax.nn.initializers.zeros, whole=True
         )
-        # A class that is no plugin's is only compared with the one given.
+        # If no plugin provides the class, the caller must give it.
         module = file.module(subject.module if ":" in description["plugin"] else None)
         for side, bound in zip(subject.sides, bounds, strict=True):
             made = make_parameters(
@@ -496,7 +496,7 @@ PROMPT_CHECKS: tuple[Check[PromptSubject], ...] = (
     Check(
         "deterministic",
         4,
-        "without a source of random numbers it returns the same, under jax.jit, too",
+        "without a source of random numbers it always returns the same, even under jax.jit",
         _check_deterministic,
         PromptSubject.batches,
         most=2,
@@ -537,7 +537,7 @@ PROMPT_CHECKS: tuple[Check[PromptSubject], ...] = (
     Check(
         "saves_and_loads",
         9,
-        "a file of it gives the same module and values again",
+        "its file gives back the same module and values",
         _check_saves_and_loads,
     ),
     Check(

@@ -1,6 +1,7 @@
-"""Runs a prompt module in whole models: the one of the engine `local`, and Flaxformer's.
+"""Runs a prompt module in whole models: the model of the engine `local`, and Flaxformer's.
 
-Both have random weights and the sizes of `flaxformer_models`. What is not installed is not tried.
+Both have random weights and the sizes of `flaxformer_models`. A model that is not installed is not
+tried.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Models:
       module: The module, as a user configures it.
       tokens: The input `[B, T]`; the targets are drawn.
       seed: Determines the values.
-      layers: Of each stack; Flaxformer's model has two.
+      layers: Number of layers of each stack; Flaxformer's model has two.
 
     Raises:
       NotTriedError: If the engine `local` is not installed.
@@ -60,7 +61,7 @@ class Models:
 
     @property
     def logits_by_steps(self) -> np.ndarray:
-        """The same, one position after another with a cache."""
+        """The same logits, computed one position after another with a cache."""
         network, (tokens, starts, targets) = self._local.network, self._batch
         apply = functools.partial(network.apply, self._variables)
 

@@ -54,7 +54,7 @@ class Site:
           name: Its name.
           entry_points: Names and values by group, such as `initializers` (without
             `prompt_tuning.`); or the text of the file.
-          modules: Text by file name; a package's files have `package/` in front.
+          modules: Text by file name; the files of a package have `package/` in front.
           version: Its version.
           summary: Its description.
           requires: Its `Requires-Dist` fields.
@@ -193,7 +193,7 @@ def tiny_t5(tmp_path: Path) -> TinyT5:
 def run_directory(
     tiny_t5: TinyT5, main: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The directory of a finished run of the tiny T5; four steps."""
+    """The directory of a finished run of the tiny T5, of four steps."""
     monkeypatch.chdir(tiny_t5.folder)
     code, _, error = main("train", *tiny_t5.flags())
     assert code == 0, error
@@ -210,7 +210,7 @@ def _is_ready(engine: registry.Plugin) -> bool:
 
 @pytest.fixture(scope="session")
 def stranger_wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Returns a function that gives the wheel of a kind's stranger, built once a session."""
+    """Returns a function that gives the wheel of a kind's stranger, built once in a session."""
     built: dict[str, Path] = {}
 
     def wheel(kind: str) -> Path:
@@ -228,7 +228,7 @@ def stranger_wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 def make_environment(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[Sequence[Path]], wheels.Environment]:
-    """Returns a function that installs wheels in a new environment, beside the libraries here."""
+    """Returns a function that installs wheels in a new environment with the libraries of ours."""
     third_party = tmp_path_factory.mktemp("third_party")
     wheels.link_third_party(third_party)
 

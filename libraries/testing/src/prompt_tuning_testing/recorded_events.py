@@ -1,7 +1,7 @@
 """A hooks plugin that records the events of a run, for tests: `--hooks=recorded_events`.
 
-It is one of this process: a test clears it, runs an engine in its own process, and looks at the
-events.
+It records the events in its own process: a test clears them, runs an engine in the same process,
+and reads the events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Event(NamedTuple):
 
     Attributes:
       hook: Its name.
-      arguments: What it got, by name; copies, apart from the run.
+      arguments: Its arguments by name. They are copies, apart from `run`.
     """
 
     hook: str

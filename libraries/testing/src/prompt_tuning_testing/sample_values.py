@@ -1,7 +1,7 @@
 """Sample arguments for a plugin's factory: a table, a vocabulary, texts.
 
-The types of a factory's parameters say what it takes. Where they do not, the plugin says it: the
-attribute `sample_arguments` of its factory is a function from `Samples` to keyword arguments.
+The types of a factory's parameters determine the samples. If they do not, the factory needs an
+attribute `sample_arguments`: a function from `Samples` to keyword arguments.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SampleVocabulary:
 
     Attributes:
       eos_id: 1.
-      unk_id: 2, of all other characters.
+      unk_id: 2, the id of all other characters.
       vocab_size: 29.
     """
 
@@ -90,7 +90,7 @@ class SampleVocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Samples of which a function `sample_arguments` makes its arguments.
+    """Samples from which a function `sample_arguments` makes its arguments.
 
     Attributes:
       table: An embedding table.
@@ -106,7 +106,7 @@ class Samples:
 Arguments = Mapping[str, Any] | Callable[[Samples], Mapping[str, Any]]
 """Keyword arguments of a factory, or a function that makes them."""
 
-# By a part of what an annotation says: the sample. The first that fits is taken.
+# The sample by a part of an annotation's text. The first part that fits is used.
 _BY_TYPE: Sequence[tuple[str, Callable[[Samples], Any]]] = (
     ("EmbeddingTable", lambda samples: samples.table),
     ("Vocabulary", lambda samples: samples.vocabulary),
@@ -151,7 +151,7 @@ def arguments_of(factory: Callable[..., Any], given: Mapping[str, Any]) -> Argum
 
 
 def _annotation(factory: Callable[..., Any], name: str, parameter: inspect.Parameter) -> str:
-    """Returns the text of a parameter's type, which may name what only type checkers import."""
+    """Returns the text of a parameter's type; its names may be imported only by type checkers."""
     annotation = parameter.annotation
     with contextlib.suppress(Exception):  # Names that only type checkers know.
         annotation = typing.get_type_hints(factory)[name]

@@ -1,6 +1,7 @@
-"""A stranger's prompt module: it acts at four points, and has submodules of names like a model's.
+"""A stranger's prompt module: it acts at four points, with submodules named like a model's.
 
-Tests import it; `strangers` makes a distribution of this file. So it imports the core alone.
+Tests import this module, and `strangers` makes a distribution of its file. So it imports only the
+core.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Strange(InputPrompt):
         return self.seed[None]
 
     def layer(self, layer: int, hidden: jax.Array, state: Any) -> jax.Array:
-        """Adds what the layer's own matrix makes of the seed."""
+        """Adds the product of the seed and the layer's own matrix."""
         del state
         added = self.layers[layer](self.seed).astype(hidden.dtype)
         return hidden.at[:, : self.length].add(0.1 * added)

@@ -1,7 +1,7 @@
-"""Distributions of somebody else, one for each kind of plugin, for tests of what uses plugins.
+"""Distributions of other authors, one for each kind of plugin, for tests of code with plugins.
 
 `STRANGERS` has them by kind. Each can be written as a fake distribution (`Stranger.put`) or as a
-project that a wheel is built from (`Stranger.write_project`).
+project to build a wheel from (`Stranger.write_project`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Stranger:
-    """A small distribution that this project knows nothing of.
+    """A small distribution that this project does not know.
 
     Attributes:
       name: Its name, such as `a-strangers-engine`.

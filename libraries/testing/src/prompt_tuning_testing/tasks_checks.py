@@ -1,7 +1,7 @@
 """The contract of modules that register tasks, as checks.
 
-They try the text tasks of `prompt_tuning_tasks`. Another process finds which ones a module
-registers: in this one, others may be registered, too.
+They try the text tasks of `prompt_tuning_tasks`. Another process finds the tasks that a module
+registers: in this process, others may be registered too.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from prompt_tuning_testing.checks import BrokenClauseError, Check, NotTriedError
 from prompt_tuning_testing.contracts import Contract
 
 _MOST = 20
-"""Examples that are tried of each split."""
+"""Number of examples that are tried of each split."""
 
-_NAME = re.compile(r"[\w.:]+")  # What seqio, which T5X reads tasks with, allows.
+_NAME = re.compile(r"[\w.:]+")  # The names that seqio, and so T5X, allows.
 
 
 class Imported(NamedTuple):
@@ -38,7 +38,7 @@ class Imported(NamedTuple):
     Attributes:
       names: The text tasks and mixtures that it registered.
       others: The number of tasks and mixtures that it registered with seqio.
-      does: What it did outside of the process, such as "connected a socket".
+      does: Its effects outside of the process, such as "connected a socket".
     """
 
     names: list[str]
@@ -112,7 +112,7 @@ def tasks_subject(
     seed: int = 0,
     max_examples: int = 1,
 ) -> TasksSubject:
-    """Returns what the checks try.
+    """Returns the subject of the checks.
 
     Args:
       plugin: The module, which has been imported.
@@ -187,7 +187,7 @@ def _check_reads(subject: TasksSubject, nothing: None) -> None:
 
 
 def _is_missing(sources: tasks.Sources) -> bool:
-    """True if a file is not there, or a function says that its data is not."""
+    """True if a file is missing, or a function raises an error about its data."""
     if callable(sources):
         try:
             next(iter(sources()), None)
@@ -290,7 +290,7 @@ def _in_another_process(module: str) -> Imported:
 
 
 def answer() -> None:
-    """Imports the module that it is asked for; replies with what it registered."""
+    """Imports the module in the question; replies with the tasks that it registered."""
     ((module,), _) = child_processes.question()
     before = set(tasks.names())
     with watching.Audit.watch() as audit:
@@ -299,7 +299,7 @@ def answer() -> None:
     registries = () if seqio is None else (seqio.TaskRegistry, seqio.MixtureRegistry)
     others = sum(len(registry.names()) for registry in registries)
     names = sorted(set(tasks.names()) - before)
-    # seqio itself, TensorFlow and their like may do anything while they are imported.
+    # seqio, TensorFlow and similar libraries may do anything while they are imported.
     does = [] if others else audit.does
     child_processes.reply(Imported(names, others, does))
 

@@ -45,7 +45,7 @@ class TinyT5:
     def flags(self, **macros: object) -> list[str]:
         """Returns the flags of `prompt-tuning train` in the folder, with these macros changed.
 
-        Without others, the run takes 4 steps with 5 random positions, and writes to `run`.
+        By default, the run takes 4 steps with 5 random positions, and writes to `run`.
         """
         files = ("prompts/from_random_uniform.gin", "task.gin", "runs/prompt_finetune.gin")
         values = {

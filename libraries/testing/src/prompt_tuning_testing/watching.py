@@ -1,6 +1,6 @@
-"""Finds what a call changes in its process, beside the value that it returns.
+"""Finds the effects of a call on its process, apart from the value that it returns.
 
-For a process of its own (`other_process`): some of what is watched cannot be put back.
+Use it in a separate process (`other_process`): some of these effects cannot be undone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 _CODE_SUFFIXES = (".py", ".pyc", ".so", ".pyd", ".dylib")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Events of `sys.audit`, and what they say that a plugin did.
+# Events of `sys.audit`, and words for them in messages.
 _EVENTS = {
     "socket.connect": "connected a socket",
     "socket.bind": "bound a socket",
@@ -70,7 +70,7 @@ def state() -> dict[str, Any]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Puts back, after the block, what a plugin may have changed and what can be put back."""
+    """Restores, after the block, all that a plugin may have changed and that can be restored."""
     environment, folder, generator = dict(os.environ), os.getcwd(), random.getstate()
     numpys, handling, config = np.random.get_state(), np.geterr(), dict(jax.config.values)
     streams, path = (sys.stdout, sys.stderr), list(sys.path)
@@ -92,7 +92,7 @@ def restored() -> Iterator[None]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Returns the names of what differs between two states."""
+    """Returns the names of the entries that differ between two states."""
     # A new logger is no change of logging, unless it is set up.
     disable, known = before["logging"]
     new = {n: g for n, g in after["logging"][1].items() if n in known or g != (0, [], False)}
@@ -117,7 +117,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 class Audit:
-    """Records what code does outside of the process. A process keeps an audit hook: add only one.
+    """Records the effects of code outside of the process.
+
+    A process cannot remove an audit hook, so this adds only one.
 
     Attributes:
       does: What was done, each once, such as "wrote the file x.npy".
@@ -181,7 +183,7 @@ def _is_importing() -> bool:
 
 @contextmanager
 def printed() -> Iterator[list[str]]:
-    """Yields a list that has, after the block, what was written to the two standard streams."""
+    """Yields a list that gets, after the block, the text written to the two standard streams."""
     found: list[str] = []
     with tempfile.TemporaryFile() as file:
         kept = [os.dup(1), os.dup(2)]
@@ -202,9 +204,9 @@ def printed() -> Iterator[list[str]]:
 
 
 def peak_memory() -> int:
-    """Returns the most bytes that this process held since the last call.
+    """Returns the peak of this process's memory since the last call, in bytes.
 
-    Only Linux can start over; elsewhere, it is the most of the whole life of the process.
+    Only Linux can reset the peak. On other systems, it is the peak since the process began.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""Wheels, and environments that they are installed in; this needs `uv`, `uv_build` and `pip`."""
+"""Builds wheels and installs them in environments; this needs `uv`, `uv_build` and `pip`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "PROMPT_TUNING")
-"""Beginnings of variables that would make Python or uv look elsewhere."""
+"""Beginnings of environment variables that would make Python or uv use other files."""
 
 
 def run(*command: str | Path, cwd: Path, expected: int = 0) -> subprocess.CompletedProcess[str]:
@@ -33,7 +33,7 @@ def run(*command: str | Path, cwd: Path, expected: int = 0) -> subprocess.Comple
 
 
 def build(project: Path, out: Path, *options: str) -> None:
-    """Builds a project's source distribution and its wheel, or what the options of uv ask for."""
+    """Builds a project's source distribution and wheel, or the one that uv's options name."""
     run(
         sys.executable,
         *["-m", "uv", "build", "--quiet", "--offline", "--no-build-isolation", "--python"],
@@ -54,7 +54,7 @@ class Environment:
     """A virtual environment with the wheels installed in it, and third-party libraries.
 
     Attributes:
-      folder: Its folder, which is the current directory of what it runs.
+      folder: Its folder, which is the current directory of its processes.
     """
 
     folder: Path
@@ -99,9 +99,9 @@ def install(folder: Path, third_party: Path, wheels: Sequence[Path]) -> Environm
     """Makes an environment with pip.
 
     Args:
-      folder: Where to.
+      folder: The folder of the environment.
       third_party: A folder of libraries, which the environment sees without a copy.
-      wheels: What is installed, without its dependencies.
+      wheels: The wheels to install, without their dependencies.
     """
     venv.create(folder, symlinks=True, with_pip=False)
     python = folder / "bin" / "python"
