@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a model of any installed form")
     parser.add_argument(
-        "variable", metavar="VARIABLE", nargs="?", help="such as token_embedder/embedding"
+        "variable", metavar="VARIABLE", nargs="?", help="its name, such as token_embedder/embedding"
     )
     parser.add_argument("out", metavar="OUT.npy", nargs="?", help="the file to write")
     parser.add_argument(

@@ -16,7 +16,8 @@ def flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, s
       prefix: The beginning of each name.
 
     Yields:
-      A name and a text: of several lines only their number, of a long list each item.
+      A name and a text. Of a text of several lines, only the number of lines; of a long list, each
+      item.
     """
     for key, value in facts.items():
         name = prefix + key

@@ -9,7 +9,7 @@ from prompt_tuning_files.names import Listed
 
 
 def print_table(listed: Sequence[Listed]) -> None:
-    """Prints one line an entry that has facts, and the notes of all below them."""
+    """Prints one line for each entry with facts, and then the notes of all entries."""
     shown = [one for one in listed if one.entry.facts]
     headings = list(dict.fromkeys(heading for one in shown for heading in one.entry.facts))
     table = [["NAME", "FROM", *headings]]

@@ -1,4 +1,4 @@
-"""List the models that can be named where a path is."""
+"""List the models that have a name to use instead of a path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints them."""
+    """Prints the table of models."""
     del arguments  # There are none.
     known_names.print_table(names.models())
     return 0

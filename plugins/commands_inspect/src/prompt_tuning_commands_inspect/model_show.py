@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints them."""
+    """Prints the form and the sizes."""
     found = formats.locate_model(arguments.checkpoint)
     model = found.format.open_model(found.path)
     sizes = model_sizes.derive(model.variables)

@@ -62,8 +62,8 @@ def nearest_rows(
       rows: Number of rows to compare, from the first on: one for each id of the vocabulary.
 
     Returns:
-      int `[P, count]` and float32 `[P, count]`: ids and cosines, nearest first; of equal ones the
-      lowest id.
+      int `[P, count]` and float32 `[P, count]`: ids and cosines, nearest first. Of equal cosines,
+      the lowest id comes first.
 
     Raises:
       InputError: If the model has no such table, its width is not H, it has fewer rows, or its

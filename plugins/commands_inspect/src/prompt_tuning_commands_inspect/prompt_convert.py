@@ -12,11 +12,11 @@ from prompt_tuning_files import formats
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("input", metavar="IN", help="a prompt of any installed form")
-    parser.add_argument("out", metavar="OUT", help="such as prompt.npy")
+    parser.add_argument("out", metavar="OUT", help="the prompt to write, such as prompt.npy")
     parser.add_argument(
         "--hugging-face",
         metavar="NAME",
-        help="the prompt's model at Hugging Face, or its folder; default: as the provenance says",
+        help="the prompt's model at Hugging Face, or its folder; default: the provenance's model",
     )
     parser.epilog = "Example: prompt-tuning prompt convert out/run/prompt_300.npy adapter/"
 

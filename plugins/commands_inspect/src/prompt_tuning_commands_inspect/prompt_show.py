@@ -19,7 +19,7 @@ from prompt_tuning_files import formats, vocabularies
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("prompt", metavar="PROMPT", help="a prompt of any installed form")
-    parser.add_argument("--model", metavar="CHECKPOINT", help="whose embeddings to compare with")
+    parser.add_argument("--model", metavar="CHECKPOINT", help="a model, for its embeddings")
     parser.add_argument(
         "--vocabulary", metavar="FILE", help="the model's vocabulary; default: in its folder"
     )
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints it."""
+    """Prints the facts of the prompt."""
     for flag in ("vocabulary", "nearest"):
         if getattr(arguments, flag) is not None and arguments.model is None:
             raise InputError(f"--{flag} needs --model; see prompt-tuning prompt show -h")
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _table(
     prompt: formats.Prompt, path: str, arguments: argparse.Namespace
 ) -> list[tuple[str, ...]]:
-    """Returns a row for each position of a plain prompt, below a heading; no row for others."""
+    """Returns a heading and a row for each position of a plain prompt; [] for another prompt."""
     if prompt.array is None and arguments.model is None:
         return []
-    array = prompt.matrix(path)  # Pieces are near to vectors of the input only.
+    array = prompt.matrix(path)  # Only vectors of the input can be near to pieces.
     norms = np.linalg.norm(array, axis=1)
     rows = [(str(position), f"{norm:.4g}") for position, norm in enumerate(norms)]
     if arguments.model is None:
