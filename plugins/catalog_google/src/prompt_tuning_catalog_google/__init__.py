@@ -30,7 +30,7 @@ class ReleasedModel:
       path: The T5X checkpoint.
       step: The step of the checkpoint.
       hugging_face: The name of the same model at Hugging Face.
-      vocabulary: The SentencePiece model, 100 extra ids among its pieces.
+      vocabulary: The SentencePiece model, with 100 extra ids among its pieces.
       gin_file: The packaged gin file that describes the model.
       parameters: Number of parameters.
       width: Width of the embeddings and between the layers.
@@ -38,7 +38,7 @@ class ReleasedModel:
       heads: Number of heads of each attention.
       head_width: Width of each attention head.
       mlp_width: Width of the two gated projections.
-      vocabulary_rows: Rows of the embedding table; those above the vocabulary's ids are padding.
+      vocabulary_rows: Rows of the embedding table; rows after the vocabulary's ids are padding.
     """
 
     name: str
@@ -80,7 +80,7 @@ class ReleasedPrompt:
 
     @property
     def path(self) -> Path:
-        """The path of the file on this machine, where `prompts` looks for it."""
+        """The path on this machine at which `prompts` looks for the file."""
         return prompts_folder() / f"{self.name}.npy"
 
 
