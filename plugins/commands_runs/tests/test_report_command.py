@@ -210,7 +210,7 @@ PREDICTIONS, METRICS = "reviews-validation-predictions.jsonl", "reviews-validati
 BAD = {
     "predictions": (PREDICTIONS, '{"inputs": 1}\n' * 4, "line 1: expected texts in 'inputs'"),
     "no_json": (PREDICTIONS, "{\n" * 4, "line 1: not readable as JSON"),
-    "too_few": (PREDICTIONS, "", "has 0 lines, and reviews-validation-metrics.json tells of 4"),
+    "too_few": (PREDICTIONS, "", "has 0 lines, and reviews-validation-metrics.json counts 4"),
     "metrics": (METRICS, "[]", "found list, expected a JSON object"),
     "held_out": ("held_out.json", '{"rows": {"a": "b"}}', "expected numbers by name in 'rows'"),
     "prompt": ("prompt_3.npy", "x", "prompt_3.npy"),

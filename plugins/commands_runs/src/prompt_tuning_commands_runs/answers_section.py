@@ -94,7 +94,7 @@ def _score(row: Answer) -> Safe:
 
 
 def cut(text: str) -> str:
-    """Returns a text, or the beginning of a long one with the number of characters left out."""
+    """Returns a text; of a long one, its beginning and the number of characters left out."""
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_LONGEST]} … ({len(text) - _LONGEST:,} more characters)"

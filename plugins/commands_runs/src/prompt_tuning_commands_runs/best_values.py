@@ -29,9 +29,9 @@ class Metric:
         return f"{'lowest' if self.is_lowest else 'highest'} {self.name}"
 
     def best(self, record: RunRecord) -> tuple[int, float] | None:
-        """Returns the step and the value of a run's best evaluation, the first of equal ones.
+        """Returns the step and the value of a run's best evaluation; of equal ones, the first.
 
-        None if no evaluation has a finite value.
+        It returns None if no evaluation has a finite value.
         """
         by_step = record.history.get(EVALUATION + self.name, {})
         finite = [(step, value) for step, value in by_step.items() if math.isfinite(value)]
@@ -65,8 +65,8 @@ def chosen(
       records: The runs.
       name: The metric that the user names; None for BEST_METRIC of each run, else the first metric
         of its task.
-      lowest: True if the user says that a lower value is better. A loss is better if it is lower,
-        and BEST_METRIC if BEST_IS_LOWEST says so.
+      lowest: True if the user says that a lower value is better. For a loss, a lower value is
+        always better; for BEST_METRIC, it is better if BEST_IS_LOWEST is True.
 
     Raises:
       InputError: If no run has evaluated the metric `name`.
@@ -90,7 +90,7 @@ def _lower_is_better(name: str, records: Iterable[RunRecord]) -> bool:
         is_lowest = record.setting("best_is_lowest")
         if record.setting("best_metric") == name and isinstance(is_lowest, bool):
             return is_lowest
-    return name.rpartition("/")[2] == "loss"  # That of a task of a mixture is TASK/loss.
+    return name.rpartition("/")[2] == "loss"  # A task in a mixture has TASK/loss.
 
 
 def _check_known(name: str, records: Sequence[RunRecord]) -> None:

@@ -1,4 +1,4 @@
-"""Compares runs of each task by a metric: what the commands `runs` and `report` share."""
+"""Compares the runs of each task by a metric, for the commands `runs` and `report`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help="compare by this metric; default: BEST_METRIC of each run, else its task's first",
+        help="compare by this metric; default: each run's BEST_METRIC, or its task's first metric",
     )
     parser.add_argument(
-        "--lowest", action="store_true", help="a lower value is better (a loss: always)"
+        "--lowest", action="store_true", help="a lower value is better (a loss always is)"
     )
 
 
@@ -37,7 +37,7 @@ def compare(
       InputError: If no run has the metric.
     """
     if metric is not None:
-        best_values.chosen(records, metric, lowest)  # Some task has it.
+        best_values.chosen(records, metric, lowest)  # Refuses a metric of no task.
     compared = {}
     for task, runs in run_groups.by_task(records).items():
         known = {name for one in runs for name in one.metrics(EVALUATION)}

@@ -12,7 +12,7 @@ from prompt_tuning_commands_runs.html_elements import Safe, element, table
 from prompt_tuning_commands_runs.run_groups import RunGroup
 from prompt_tuning_commands_runs.run_records import RunRecord
 
-_MOST_LINES = 9  # Of a figure that can still be read.
+_MOST_LINES = 9  # A figure with more lines is hard to read.
 
 
 def comparison(task: str, groups: Sequence[RunGroup], metrics: Sequence[Metric]) -> Safe:
@@ -54,7 +54,7 @@ def _curves(letters: Sequence[str], groups: Sequence[RunGroup]) -> Safe:
 
 
 def _mean_history(records: Sequence[RunRecord]) -> dict[str, dict[int, float]]:
-    """Returns the means over runs of each metric that all of them have, by step."""
+    """Returns the means, by step, of each metric that all of these runs have."""
     first, *others = (record.history for record in records)
     shared = {
         name: [step for step in first[name] if all(step in one[name] for one in others)]
@@ -80,7 +80,7 @@ def _labelled(heading: str, labels: Sequence[str], found: run_tables.Table) -> S
 
 
 def _by_plugins(records: Sequence[RunRecord], metric: Metric) -> Safe:
-    """Returns the spread of a metric over all runs of one initializer and one variant."""
+    """Returns the spread of a metric for each pair of initializer and variant, over its runs."""
     values: dict[tuple[str, str], list[float]] = {}
     for record in records:
         best = metric.best(record)

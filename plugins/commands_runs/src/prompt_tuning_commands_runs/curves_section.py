@@ -16,7 +16,7 @@ class Curves:
 
     Attributes:
       label: The label of its lines.
-      style: The number of their style.
+      style: The number of the style of its lines.
       history: The values of each metric by step; a name begins with "train/" or "eval/".
     """
 

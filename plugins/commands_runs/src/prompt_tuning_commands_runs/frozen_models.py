@@ -1,4 +1,4 @@
-"""The frozen model and the vocabulary of a run, where their files are on this machine."""
+"""The frozen model and the vocabulary of a run, if their files are on this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FrozenTable:
 
 
 def open_table(facts: Mapping[str, Any]) -> FrozenTable:
-    """Opens the model of a run, as the facts of the run name it; reads no table.
+    """Opens the model that the facts of a run name; does not read its table yet.
 
     Raises:
       InputError: If a file is not on this machine, or damaged.

@@ -16,8 +16,8 @@ def element(tag: str, *children: str | Iterable[str], **attributes: object) -> S
     Args:
       tag: Its name.
       *children: Texts, which are escaped, and elements, which are not; or iterables of these.
-      **attributes: Values by name: `_` stands for `-`, and one at the end is dropped, as in
-        `class_`. None leaves an attribute out.
+      **attributes: Values by name. In a name, `_` stands for `-`, and a last `_` is dropped, as in
+        `class_`. An attribute with the value None is left out.
     """
     pairs = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -46,7 +46,7 @@ def number_cell(value: float | int | None, text: str) -> Safe:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None
 ) -> Safe:
-    """Returns a table that scrolls by itself where it is too wide for the page.
+    """Returns a table that scrolls by itself if it is too wide for the page.
 
     Args:
       columns: The headings.

@@ -1,7 +1,7 @@
 """Figures of lines in SVG: the values of a metric by step, a line for each run.
 
-A reader needs no colour: lines differ in their dashes and markers and have a label at their end,
-and the numbers stand in a table below.
+A reader does not need to see colours. Lines differ in their dashes and markers, and have a label at
+their end. A table below the figure has the numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Line:
 
     Attributes:
       label: A short name, shown at the line's end; "" for a figure of a single line.
-      points: Values by step; one that cannot be drawn interrupts the line.
+      points: Values by step. A value that cannot be drawn interrupts the line.
       style: A number; lines of one style look alike.
     """
 
@@ -43,7 +43,7 @@ class Line:
 
     @property
     def drawn(self) -> list[tuple[int, float]]:
-        """The steps and values of its points, but of none that is not finite or beyond 1e100."""
+        """The steps and values of its points, except values that are not finite or beyond 1e100."""
         return [(step, value) for step, value in self.points.items() if _can_be_drawn(value)]
 
 
@@ -52,7 +52,7 @@ def figure(title: str, lines: Sequence[Line], note: str = "") -> Safe:
 
     Args:
       title: The name of the values.
-      lines: The lines; one with more than `MOST_POINTS` values is drawn with means of several.
+      lines: The lines. A line with more than `MOST_POINTS` values is drawn with means of values.
       note: A text to add.
     """
     drawn, notes = [], [note]
@@ -83,9 +83,9 @@ def _can_be_drawn(value: float) -> bool:
 
 
 def thinned(points: Mapping[int, float]) -> tuple[dict[int, float], int]:
-    """Returns at most `MOST_POINTS` points, and the number of values of which each is the mean.
+    """Returns at most `MOST_POINTS` points, each a mean of several values, and their number.
 
-    A point stands at the last step of its values.
+    The step of a point is the last step of its values.
     """
     size = max(1, math.ceil(len(points) / MOST_POINTS))
     steps = sorted(points)
@@ -94,7 +94,7 @@ def thinned(points: Mapping[int, float]) -> tuple[dict[int, float], int]:
 
 
 def _about(lines: Sequence[Line]) -> str:
-    """Returns the last value of each line in words; of one alone other values too."""
+    """Returns the last value of each line in words; for a single line, other values too."""
     found_in = {line.label: line.drawn for line in lines if line.drawn}
     if not found_in:
         return "No value is finite."
@@ -133,7 +133,7 @@ def _drawn(title: str, lines: Sequence[Line]) -> Safe:
 
 
 def _labels(lines: Sequence[Line], axes: Axes) -> Safe:
-    """Returns the label of each line beside its end, moved so that none covers another one."""
+    """Returns the label of each line at its end; moves labels so that none covers another one."""
     ends = [(axes.y(line.drawn[-1][1]), line) for line in lines if line.drawn]
     ends.sort(key=lambda one: one[0])
     places = apart([y for y, _ in ends], axes)

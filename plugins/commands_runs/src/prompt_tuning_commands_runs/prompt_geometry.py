@@ -59,7 +59,7 @@ def figures(
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors `[…, H]` at the length 1; a zero stays."""
+    """Returns vectors `[…, H]` scaled to the length 1; a zero vector stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
 
@@ -123,7 +123,7 @@ def _move(plane: Axes, start: np.ndarray, end: np.ndarray) -> Safe:
 
 
 def _name(text: str, x: float, y: float, plane: Axes, class_: str) -> Safe:
-    """Returns a text beside a place, on the side where there is room."""
+    """Returns a text next to a place, on the side that has room."""
     is_left = x > (plane.x0 + plane.right) / 2
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}…"

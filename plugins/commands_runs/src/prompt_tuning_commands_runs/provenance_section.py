@@ -9,7 +9,7 @@ from prompt_tuning_commands_runs.saved_prompts import SavedPrompt
 
 
 def provenance(record: RunRecord, prompt: SavedPrompt | None) -> Safe:
-    """Returns the facts of the newest prompt, which RECORD_SETTINGS may have left shorter.
+    """Returns the facts of the newest prompt; with RECORD_SETTINGS = False, there are fewer.
 
     Args:
       record: The run.

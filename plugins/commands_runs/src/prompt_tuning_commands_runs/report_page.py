@@ -1,4 +1,4 @@
-"""The page of a report: one file that needs no other, neither a script nor the network."""
+"""The page of a report: one file that needs no other file, no script and no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups runs that differ in nothing but the seed and the paths, and names what else differs."""
+"""Groups runs that differ only in the seed and in paths, and names the other differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from prompt_tuning_commands_runs.best_values import Metric, Spread
 from prompt_tuning_commands_runs.run_records import RunRecord, readable
 
-# The seed, and the places of files that are compared by their checksums.
+# Not compared: the seed, and the paths of files, which are compared by their checksums.
 _APART = {
     "RANDOM_SEED", "random_seed", "MODEL_DIR", "model_dir", "INITIAL_CHECKPOINT_PATH",
     "CHECKPOINT_PATH", "checkpoint_path", "model_path", "VOCABULARY_FILE",
@@ -20,7 +20,7 @@ ABSENT = "-"
 
 @dataclasses.dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in nothing but the seed and the paths.
+    """Runs that differ only in the seed and in paths.
 
     Attributes:
       records: The runs.
@@ -31,7 +31,7 @@ class RunGroup:
     settings: Mapping[str, str]
 
     def best(self, metric: Metric) -> list[tuple[RunRecord, int, float]]:
-        """Returns the step and the value of each run's best evaluation; runs without are absent."""
+        """Returns the step and value of each run's best evaluation; skips runs without one."""
         found = ((record, metric.best(record)) for record in self.records)
         return [(record, *best) for record, best in found if best is not None]
 
@@ -49,7 +49,7 @@ def by_task(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def grouped(records: Iterable[RunRecord], metrics: Sequence[Metric]) -> list[RunGroup]:
-    """Groups runs of one task, the best group by the first metric first."""
+    """Groups runs of one task; the best group by the first metric comes first."""
     found: dict[frozenset[tuple[str, str]], list[RunRecord]] = {}
     for record in records:
         found.setdefault(frozenset(_settings(record).items()), []).append(record)
@@ -87,13 +87,13 @@ def _settings(record: RunRecord) -> dict[str, str]:
 def differences(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
     """Returns a column for each setting that differs: a readable value for each group.
 
-    A setting that some groups lack, such as a parameter of an initializer that they don't use, is
-    left out: the setting that names the initializer differs as well. If nothing else tells two
-    groups apart, it is shown.
+    A setting that some groups lack is left out. For example, it is a parameter of an initializer
+    that these groups don't use, and the setting that names the initializer differs as well. It is
+    shown only if two groups differ in nothing else.
     """
     names = list(dict.fromkeys(name for group in groups for name in group.settings))
     differing = [name for name in names if len({g.settings.get(name) for g in groups}) > 1]
-    # Values, without those of groups that lack the setting.
+    # The values of groups that have the setting.
     shared = [
         name
         for name in differing
@@ -111,7 +111,7 @@ def _cell(group: RunGroup, name: str) -> str:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns the end of each name that no other one has: `prompt_init` of `make.prompt_init`."""
+    """Returns the shortest unique end of each name: `prompt_init` for `make.prompt_init`."""
 
     def end(name: str, parts: int) -> str:
         if name.startswith("version of "):

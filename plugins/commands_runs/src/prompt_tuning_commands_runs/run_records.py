@@ -24,10 +24,10 @@ class RunRecord:
       directory: The run's directory.
       facts: The content of `run.json`.
       config: The text of `config.gin`.
-      bindings: The bindings in it: values on one line, by name with scope and module.
+      bindings: The bindings in `config`, by name with scope and module. Each value is one line.
       history: The values of each metric by step; a name begins with "train/" or "eval/".
       last_step: The step of the last line of metrics; None if there is no line.
-      seconds: Time that the run took, of all its parts together; None if no line says it.
+      seconds: Seconds that the run took, summed over all its parts; None if no line has a time.
       has_ended: True if the run has reached its end.
     """
 
@@ -47,7 +47,7 @@ class RunRecord:
 
     @property
     def seed(self) -> int:
-        """Its seed, also where it was drawn."""
+        """Its seed, even if the run drew it."""
         return int(self.facts["seed"])
 
     @property
@@ -70,7 +70,7 @@ class RunRecord:
         return "unknown"
 
     def setting(self, parameter: str) -> Any:
-        """Returns the value of the option of training `parameter`; None if it is not set."""
+        """Returns the value of the training option `parameter`; None if it is not set."""
         for name, value in self.bindings.items():
             if name.endswith(f"TrainingOptions.{parameter}"):
                 try:
@@ -80,7 +80,7 @@ class RunRecord:
         return None
 
     def metrics(self, group: str) -> list[str]:
-        """Returns the names of its metrics, in their order, without `group`, such as "eval/"."""
+        """Returns the names of its metrics of a group such as "eval/", without the group."""
         return [name.removeprefix(group) for name in self.history if name.startswith(group)]
 
 
@@ -88,7 +88,7 @@ def find_runs(directories: Iterable[str]) -> list[Path]:
     """Finds the directories of runs in and below the given ones, each once, sorted by name.
 
     Raises:
-      InputError: If one does not exist, is no directory, or has no run.
+      InputError: If a directory does not exist, is no directory, or has no run.
     """
     found: dict[Path, Path] = {}
     for name in directories:
@@ -145,10 +145,10 @@ def _check_form(facts: Mapping[str, Any], path: Path) -> None:
     for name, kind in expected.items():
         if not isinstance(facts.get(name), kind):
             raise InputError(
-                f"run {path}: has no {name!r} as runs have; it is of another version: train again"
+                f"run {path}: has no valid {name!r}; another version wrote it: train again"
             )
     if not isinstance(facts["task"].get("name"), str):
-        raise InputError(f"run {path}: names no task; it is of another version: train again")
+        raise InputError(f"run {path}: names no task; another version wrote it: train again")
 
 
 def _text(path: Path) -> str:
@@ -160,7 +160,7 @@ def _text(path: Path) -> str:
 
 
 def _logged(path: Path) -> Sequence[run_files.Logged]:
-    """Reads the lines of metrics; one without its end is being written, and left out."""
+    """Reads the lines of metrics; skips a line without its end, which is being written."""
     lines = _text(path).split("\n")[:-1]
     logged = []
     for number, line in enumerate(lines, 1):
@@ -174,7 +174,7 @@ def _logged(path: Path) -> Sequence[run_files.Logged]:
 
 
 def resolved(value: str, bindings: Mapping[str, str]) -> str:
-    """Returns the value of a binding, with that of a macro in its place: `%TRAIN_STEPS` is 300."""
+    """Returns the value of a binding, or of the macro that it names: 300 for `%TRAIN_STEPS`."""
     for _ in range(10):  # A macro may name another one.
         if not (value.startswith("%") and value[1:] in bindings):
             break

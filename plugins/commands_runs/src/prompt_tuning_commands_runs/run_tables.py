@@ -19,7 +19,7 @@ class Table:
     Attributes:
       title: One line about all rows.
       columns: The headings.
-      rows: As many cells a row as there are columns.
+      rows: The cells of each row, one for each column.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Table:
 
 
 def of_groups(task: str, groups: Sequence[RunGroup], metrics: Sequence[Metric]) -> Table:
-    """Makes the table of the groups of a task, with the spread over the seeds of each."""
+    """Makes the table of the groups of a task, with the spread over each group's seeds."""
     differing = differences(groups)
     columns = [*differing, "seeds"]
     for metric in metrics:
@@ -74,7 +74,7 @@ def spread_cells(spread: Spread | None) -> list[str]:
 
 
 def number_text(value: float) -> str:
-    """Returns a metric's value for people, with four digits after the point, or four in all."""
+    """Returns a metric's value as text, with four digits after the point, or four digits in all."""
     return f"{value:.4f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.4g}"
 
 

@@ -20,7 +20,7 @@ from prompt_tuning_core.commands.text_tables import aligned, printable
 from prompt_tuning_core.errors import InputError
 from prompt_tuning_files import strict_json
 
-_WIDE = 1000  # Characters of a line where no terminal limits it: no cell is broken in two.
+_WIDE = 1000  # The width without a terminal, in characters, so that no cell is broken.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(directories: Sequence[str]) -> tuple[list[RunRecord], list[tuple[str, str]]]:
-    """Reads all runs; those that cannot be read are faults, with their directory."""
+    """Reads all runs; a run that cannot be read becomes a fault with its directory."""
     records, faults = [], []
     for directory in run_records.find_runs(directories):
         try:
@@ -78,7 +78,7 @@ def _read(directories: Sequence[str]) -> tuple[list[RunRecord], list[tuple[str, 
 
 
 def _shown(table: run_tables.Table) -> rich.table.Table:
-    # Text: gin's lists are no markup.
+    # As Text, since rich would read gin's lists as markup.
     title = rich.text.Text(printable(table.title), style="bold")
     shown = rich.table.Table(title=title, title_justify="left")
     for column in table.columns:

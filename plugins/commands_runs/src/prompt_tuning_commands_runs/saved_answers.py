@@ -68,13 +68,13 @@ class Answers:
 
     @property
     def wrong(self) -> list[Answer]:
-        """The answers that differ from the targets, those with the least likely targets first."""
+        """The answers that differ from the targets; the least likely targets come first."""
         found = [row for row in self.rows if row.prediction != row.targets]
         return sorted(found, key=lambda row: math.inf if row.score is None else row.score)
 
 
 def read_answers(directory: Path) -> list[Answers]:
-    """Reads the predictions in a run's directory: one for each task and split, sorted by name.
+    """Reads the predictions in a run's directory, for each task and split, sorted by name.
 
     Raises:
       InputError: If a file is missing or damaged.
@@ -86,7 +86,7 @@ def read_answers(directory: Path) -> list[Answers]:
         rows = _rows(file)
         if facts.get("examples") != len(rows):
             raise InputError(
-                f"{file}: has {len(rows)} lines, and {path.name} tells of {facts.get('examples')} "
+                f"{file}: has {len(rows)} lines, and {path.name} counts {facts.get('examples')} "
                 "examples; evaluate again, or remove both"
             )
         if rows:

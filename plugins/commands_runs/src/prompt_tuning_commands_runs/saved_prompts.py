@@ -19,8 +19,8 @@ class SavedPrompt:
     Attributes:
       path: Its file.
       step: The step at which it was saved.
-      array: The plain prompt, float32 `[P, H]`; None if its module amounts to none.
-      provenance: The provenance in its file, or beside it.
+      array: The plain prompt, float32 `[P, H]`; None if its module has no equivalent plain prompt.
+      provenance: The provenance in its file, or in the `.json` file next to it.
     """
 
     path: Path
@@ -33,7 +33,7 @@ def first_and_newest(directory: Path) -> list[SavedPrompt]:
     """Reads the prompts of the lowest and of the highest step: none, one or two.
 
     Raises:
-      InputError: If one is damaged.
+      InputError: If a prompt is damaged.
       PluginError: If no installed format reads it.
     """
     paths = prompt_files.by_step(directory)

@@ -1,4 +1,4 @@
-"""The section of scores: metrics at the start, at best and at the end, beside baselines."""
+"""The section of scores: metrics at the start, at best and at the end, and baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plane of a figure in SVG: from numbers to places, axes with round numbers, markers."""
+"""The plane of a figure in SVG: the places of numbers, axes with round numbers, and markers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Axes:
 
     Args:
       across: The lowest and the highest number of the horizontal axis.
-      up: Those of the vertical axis.
+      up: The lowest and the highest number of the vertical axis.
       right: Room to leave at the right, for labels.
     """
 
@@ -58,7 +58,7 @@ class Axes:
         Args:
           across: Name of the horizontal axis.
           up: Name of the vertical axis, or "".
-          least: Least distance of two numbers on the horizontal axis: 1 for whole numbers.
+          least: The smallest distance of two numbers on the horizontal axis: 1 for whole numbers.
         """
         lines = []
         for tick, text in _ticks(*self._up):
@@ -77,7 +77,7 @@ class Axes:
 
 
 def drawing(title: str, content: Iterable[str]) -> Safe:
-    """Returns the figure, with a title for those who do not see it."""
+    """Returns the figure, with a title for readers who cannot see it."""
     return element(
         "svg", element("title", title), content,
         viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title,
@@ -88,8 +88,8 @@ def apart(places: Sequence[float], axes: Axes, height: float = 14) -> list[float
     """Moves the places of texts on the vertical axis apart, so that none covers another one.
 
     Args:
-      places: The places from the top down, rising.
-      axes: The figure, from whose top to whose bottom they may stand.
+      places: The places, from the top to the bottom.
+      axes: The figure; texts stay between its top and its bottom.
       height: Height of a text; texts that do not fit stand closer.
     """
     height = min(height, (axes.bottom - axes.top) / max(1, len(places) - 1))
@@ -123,7 +123,7 @@ def _text(text: str, x: float, y: float, anchor: str) -> Safe:
 
 
 def _with_width(ends: tuple[float, float]) -> tuple[float, float]:
-    """Widens a range of one number, or of nearly one, which has no place between its ends."""
+    """Widens a range whose ends are equal, or almost equal, since it has no places between."""
     low, high = ends
     size = max(abs(low), abs(high))
     if high - low > 1e-9 * max(size, 1e-90):
