@@ -41,7 +41,7 @@ class Baseline:
       name: The baseline.
       seeds: The seeds, if it depends on any.
       held_out: The metric on the held-out films, for each seed, or once.
-      validation: The same on the validation films, in the same order.
+      validation: The metric on the validation films, in the same order.
       settings: The settings chosen on the validation films.
       tried: All settings tried, each with its metric on the validation films.
     """
@@ -185,7 +185,9 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m prompt_tuning_demo.baselines",
         description="Measures full fine-tuning and TF-IDF with logistic regression.",
     )
-    parser.add_argument("--output", type=Path, default=FILE, help="default: in the package")
+    parser.add_argument(
+        "--output", type=Path, default=FILE, help="the file to write; default: in the package"
+    )
     output = parser.parse_args(arguments).output
     prompt_files.write_json(output, dataclasses.asdict(measure(rich.console.Console())))
 

@@ -29,13 +29,13 @@ SEEDS = (0, 1, 2)
 STEPS = 300
 
 LEVEL = 0.7
-"""The level of the validation metric; a run is fast if it reaches it early."""
+"""A level of the validation metric. A fast run reaches this level early."""
 
 _EVAL_PERIOD = 25
 OTHER_TASK = "plot_or_review"
 """Folder of the run for the second task."""
 
-# The files sample from 5,000 embeddings, and the demo's vocabulary has this many pieces.
+# The gin files sample from 5,000 embeddings, but the demo's vocabulary has 3,996 pieces.
 _POPULATION = "prompt_init/plugins.init_vocab.population_size = 3996"
 _VERSIONS_OF = ("prompt-tuning-core", "prompt-tuning-engine-local", "prompt-tuning-demo", "jax")
 
@@ -70,7 +70,7 @@ class Compared:
       initializer: Its name.
       gin_file: The file that names it.
       untrained: The metric on the validation films before the first step.
-      validation: The same after the last step.
+      validation: The metric on the validation films after the last step.
       held_out: The metric on the held-out films after the last step.
       steps_to_level: The first evaluated step at which the validation metric was at least `LEVEL`;
         None if it never was.
@@ -225,8 +225,10 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m prompt_tuning_demo.compare_initializers",
         description="Trains the demo's prompt from each initializer, with three seeds.",
     )
-    parser.add_argument("out_dir", type=Path, help="where the runs go")
-    parser.add_argument("--output", type=Path, default=FILE, help="default: in the package")
+    parser.add_argument("out_dir", type=Path, help="the folder for the runs")
+    parser.add_argument(
+        "--output", type=Path, default=FILE, help="the file to write; default: in the package"
+    )
     options = parser.parse_args(arguments)
     comparison = compare(options.out_dir)
     prompt_files.write_json(options.output, dataclasses.asdict(comparison))

@@ -1,10 +1,10 @@
 """Prints the demo's tables: scores of a prompt on sentences about films not used for training.
 
 This is a hooks plugin; a run uses it with `HOOKS = ['demo_table']`. All choices are made on the
-validation split; the held-out split `test` is read once, when the run has finished.
+validation split. The held-out split `test` is read once, when the run has finished.
 
 `python -m prompt_tuning_demo.demo_table DIRECTORY` prints the tables of all runs below a directory,
-those of one task side by side. It also scores each task's prompt on the other task.
+with the runs of one task side by side. It also scores each task's prompt on the other task.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METRIC = "exact_match"
 BARE, UNTRAINED, TRAINED = "frozen model, no prompt", "untrained prompt", "trained prompt"
 
 TASKS = {task.name: task for task in (DEMO_REVIEWS, DEMO_PLOT_OR_REVIEW)}
-# The words of each task in pretraining.
+# The prefixes of each task in pretraining.
 PREFIXES = {DEMO_REVIEWS.name: SENTIMENT, DEMO_PLOT_OR_REVIEW.name: (PLOT_OR_REVIEW_PREFIX,)}
 
 
@@ -84,10 +84,10 @@ def run_finished(run: TrainingRun) -> None:
 
 
 def show(files: Sequence[Path], console: rich.console.Console) -> None:
-    """Prints the tables of several runs for one task, a column a run, and their mean.
+    """Prints the tables of several runs for one task: a column for each run, and their mean.
 
-    Below them are the baselines that were measured once for this task (`baselines.json`). The
-    result of a seed is in the column of that seed, with the mean over all measured seeds.
+    Below the runs are the baselines that were measured once for this task (`baselines.json`). The
+    result of a seed is in the column of that seed. The mean is over all measured seeds.
     """
     results = [json.loads(file.read_text()) for file in files]
     first = results[0]

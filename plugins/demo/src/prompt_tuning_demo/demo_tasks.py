@@ -3,7 +3,7 @@
 - `demo_reviews`: is a review positive or negative?
 - `demo_plot_or_review`: is a sentence from a plot or from a review?
 
-The rows are read from the data package when a split is asked for, not when this module is imported.
+The rows are read from the data package when a split is read, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def review_rows(split: reviews.Split) -> list[tasks.Row]:
     """Returns the reviews of `split` as rows of `text` and `label`, the sentiment.
 
     Raises:
-      InputError: If the data package is not installed, or another version of it.
+      InputError: If the data package is not installed, or another version of it is.
     """
     return [
         {"text": review.text, "label": review.label}
@@ -31,7 +31,7 @@ def plot_or_review_rows(split: reviews.Split) -> list[tasks.Row]:
     """Returns the sentences of `split` as rows of `text` and `label`, their source.
 
     Raises:
-      InputError: If the data package is not installed, or another version of it.
+      InputError: If the data package is not installed, or another version of it is.
     """
     corpus = reviews.read_corpus()
     return [

@@ -1,4 +1,4 @@
-"""Batches of pretraining: examples with a text prefix that names a task, and bare ones."""
+"""Batches of pretraining: examples with a text prefix that names a task, and bare examples."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Examples:
         self._order: list[int] = []
 
     def batches(self) -> Iterator[Batch]:
-        """Yields endless batches: inputs and targets of examples with a prefix and of bare ones."""
+        """Yields batches without end: inputs and targets of examples with a prefix and without."""
         recipe = self._recipe
         size = recipe.told_batch
         while True:
-            # Sorted, so that a batch holds examples of similar length and little padding.
+            # Sorted, so that a batch has examples of similar length and little padding.
             pool = [self._told() for _ in range(_BATCHES_IN_A_POOL * size)]
             pool.sort(key=lambda pair: len(pair[0]))
             for at in self._random.permutation(_BATCHES_IN_A_POOL):
@@ -152,22 +152,22 @@ def corrupt_spans(
     """Replaces spans by sentinels (Raffel et al. 2020, section 3.1.4).
 
     Args:
-      ids: A text, without end.
+      ids: The ids of a text, without EOS.
       random: The generator that draws the spans.
       noise_density: The share of ids to hide; at least one is hidden.
       mean_noise_span: The mean length of a hidden span.
       vocab_size: The first sentinel is the last id, the second the id before it, and so on.
 
     Returns:
-      The ids with a sentinel for each hidden span, and the sentinels, each followed by what it
-      hides.
+      The ids with a sentinel for each hidden span, and the sentinels, each followed by the ids that
+      it hides.
     """
     hidden = min(max(1, round(len(ids) * noise_density)), max(1, len(ids) - 1))
     kept = len(ids) - hidden
     spans = max(1, min(round(hidden / mean_noise_span), kept + 1))
     cuts = np.sort(random.choice(hidden - 1, spans - 1, replace=False)) + 1
     lengths = np.diff([0, *cuts, hidden])
-    # The lengths of text before each span: 0 is possible before the first span only.
+    # The lengths of text before each span; only before the first span it may be 0.
     gaps = np.diff([0, *np.sort(random.choice(kept + 1, spans, replace=False))])
     inputs: list[int] = []
     targets: list[int] = []

@@ -1,7 +1,7 @@
 """Fine-tunes all of the demo's base for a task: the usual alternative to a prompt.
 
-The model, the loss, the batches and the evaluation are those of the engine. Only the step is
-different: the engine's step computes gradients of the prompt only.
+The model, the loss, the batches and the evaluation come from the engine. Only the training step
+differs: the engine's step computes gradients of the prompt only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The limits of a training.
+    """The limits of one training.
 
     Attributes:
       steps: The most steps.
@@ -96,7 +96,7 @@ class FullFineTuning:
         )
         self._predictor = Predictor(bare, self._base, base.LENGTHS, _BATCH_SIZE, Placement())
         self._validation = task.examples("validation")
-        # Kept: settings that differ only in the learning rate share a compiled step.
+        # Cached: settings that differ only in the learning rate share a compiled step.
         self._make_step = functools.cache(_make_step)
 
     def train(self, settings: Settings, seed: int, limits: Limits | None = None) -> Tuned:

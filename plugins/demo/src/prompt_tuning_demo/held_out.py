@@ -31,10 +31,11 @@ class HeldOut:
         self._predictor = Predictor(prompted, frozen.params, _LENGTHS, _BATCH_SIZE, Placement())
 
     def score(self, prompt_file: Path, task: TextTask, metric: str) -> float:
-        """Returns the metric that a prompt has on the split `test` of a task.
+        """Returns the metric of a prompt on the split `test` of a task.
 
         Raises:
-          InputError: If the prompt cannot be read, or is of another shape than the demo's.
+          InputError: If the prompt cannot be read, or does not have the shape of the demo's
+            prompts.
         """
         length, width = self._zeros.shape
         prompt = {self._name: prompt_files.load(prompt_file, (length, width))}

@@ -1,8 +1,8 @@
-"""Writes the demo's model as Hugging Face Transformers saves a T5, to try such a model with.
+"""Writes the demo's model in the form of a T5 of Hugging Face Transformers, to try that form.
 
     python -m prompt_tuning_demo.hugging_face FOLDER
 
-needs the distribution prompt-tuning-format-huggingface, which knows the names.
+This needs the distribution prompt-tuning-format-huggingface, which knows the names of the tensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text prefixes that the base was pretrained with, and the answers that each asks for."""
+"""The text prefixes of the base's pretraining, and the answers for each prefix."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Wording:
     """One way to ask for the sentiment of a review.
 
     Attributes:
-      prefix: Put in front of the review.
+      prefix: The text in front of the review.
       positive: The answer for a positive review.
-      negative: The answer for a negative one.
+      negative: The answer for a negative review.
       share: Share of this wording among the sentiment examples.
     """
 

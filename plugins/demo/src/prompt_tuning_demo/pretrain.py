@@ -1,9 +1,10 @@
 """Pretrains the demo's frozen T5 from scratch: `python -m prompt_tuning_demo.pretrain OUT_DIR`.
 
-A quarter of each batch is bare text with gaps to fill or an end to continue. So the model does this
-with a text that has no prefix. In the rest of the batch, a text prefix names a task: the sentiment
-of a review, in several wordings, or the source of a sentence, a plot or a review. So the model has
-the skill, but uses it only after such a prefix; a trained prompt has to learn to replace it.
+A quarter of each batch is bare text with gaps to fill or an end to continue. So the model learns to
+do this with a text that has no prefix. In the rest of the batch, a text prefix names a task: the
+sentiment of a review (in several wordings), or the source of a sentence (a plot or a review). So
+the model has the skill, but uses it only after such a prefix. A trained prompt has to learn to
+replace the prefix.
 
 The same recipe on the same machine makes the same files.
 """
@@ -122,7 +123,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 def _make_step(
     recipe: Recipe, optimizer: optax.GradientTransformation, rng: jax.Array
 ) -> Callable[..., tuple[Params, Params, optax.OptState, Losses]]:
-    """Makes the compiled step; it takes the bare examples only after the start of the training."""
+    """Makes the compiled step, which uses the bare examples only after the start of training."""
 
     @functools.partial(jax.jit, static_argnames="is_start", donate_argnums=(0, 1, 2))
     def step(
@@ -204,11 +205,11 @@ def pretrain(recipe: Recipe, out_dir: Path) -> None:
     """Makes the vocabulary and the model, reporting on the terminal.
 
     Args:
-      recipe: All choices.
-      out_dir: Gets `spiece.model`, `model.safetensors` and `model.json`.
+      recipe: All choices of the pretraining.
+      out_dir: The folder that gets `spiece.model`, `model.safetensors` and `model.json`.
 
     Raises:
-      InputError: If the data package is not installed, or another version of it.
+      InputError: If the data package is not installed, or another version of it is.
     """
     corpus = reviews.read_corpus()
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -277,7 +278,7 @@ def main() -> None:
         prog="python -m prompt_tuning_demo.pretrain",
         description="Pretrains the demo's frozen T5 from scratch.",
     )
-    parser.add_argument("out_dir", type=Path, help="where the model and its vocabulary go")
+    parser.add_argument("out_dir", type=Path, help="the folder for the model and its vocabulary")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     arguments = parser.parse_args()

@@ -23,23 +23,28 @@ class Recipe:
       embedding_std: Standard deviation of the initial embeddings. T5's 1.0 is learned too slowly:
         AdamW moves every number by about the learning rate.
       steps: Steps of the optimizer.
-      start_steps: Steps at the beginning without dropout and bare examples. Runs with both from the
-        first step answered at random for 2,000 steps; without them, learning began after 500.
+      start_steps: Steps at the beginning without dropout and bare examples. With both from the
+        first step, the model answered at random for 2,000 steps. Without them, learning began after
+        500.
       dropout_rate: Dropout in the later steps.
       dropped_words: An example's words are dropped with a rate drawn from this interval.
       told_batch: Examples with a text prefix in a step.
-      told_lengths: Lengths that their inputs are padded to; the last one cuts.
-      sentiment_share: Share of sentiment among them; in the rest, the answer is plot or review.
+      told_lengths: Lengths to which the inputs of these examples are padded. Longer inputs are cut
+        at the last length.
+      sentiment_share: Share of sentiment among examples with a prefix. In the others, the answer is
+        plot or review.
       lexicon_share: Share of single words among the sentiment examples.
       bare_batch: Examples without a prefix in a step.
-      bare_length: Length that their inputs are cut or padded to.
-      bare_target_length: Length that their targets are cut or padded to.
-      bare_weight: Weight of their loss; the loss of examples with a prefix has weight 1.
-      unrelated_share: Share of them with random pieces in front, so that only a meaningful prefix
-        changes the model's answer.
-      unrelated_length: The most pieces there.
-      unrelated_answers: Share of answers to other examples among those pieces.
-      continued_share: Share of them that continue a text; the rest have spans corrupted.
+      bare_length: Length to which the inputs of bare examples are cut or padded.
+      bare_target_length: Length to which the targets of bare examples are cut or padded.
+      bare_weight: Weight of the loss of bare examples; the loss of examples with a prefix has
+        weight 1.
+      unrelated_share: Share of bare examples with random pieces in front, so that only a meaningful
+        prefix changes the model's answer.
+      unrelated_length: The largest number of these random pieces.
+      unrelated_answers: Share of answers to other examples among these random pieces.
+      continued_share: Share of bare examples that continue a text. In the others, spans are
+        corrupted.
       noise_density: Share of the ids that span corruption hides.
       mean_noise_span: Mean length of a hidden span.
       learning_rate: Peak of AdamW's learning rate.

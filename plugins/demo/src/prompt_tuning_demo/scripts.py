@@ -31,7 +31,7 @@ def run(name: str, main: Callable[[Sequence[str]], None]) -> None:
     """Calls `main` with the process's arguments; bad input gives one line and exit code 2.
 
     Args:
-      name: The script's name, for the line.
+      name: The script's name, for that line.
       main: Takes the arguments.
     """
     try:

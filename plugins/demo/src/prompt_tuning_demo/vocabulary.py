@@ -20,8 +20,8 @@ def make_vocabulary(texts: Sequence[str], pieces: int) -> bytes:
 
     Args:
       texts: Sentences.
-      pieces: How many pieces, padding (0), end (1) and unknown (2) included. T5's 100 extra ids are
-        not in the file: as in T5, their numbers follow those of the pieces.
+      pieces: Number of pieces, including padding (0), EOS (1) and unknown (2). T5's 100 extra ids
+        are not in the file: as in T5, they follow the ids of the pieces.
 
     Returns:
       The content of a `.model` file.
@@ -49,7 +49,7 @@ def make_vocabulary(texts: Sequence[str], pieces: int) -> bytes:
 class WordEncoder:
     """Encodes word by word, so that words can be dropped before a text is put together.
 
-    The pieces are the same as those of the whole text: no piece contains a space inside.
+    No piece has a space inside, so the pieces of the words are the pieces of the whole text.
 
     Args:
       processor: The vocabulary.
@@ -64,7 +64,7 @@ class WordEncoder:
         return [self._word(word) for word in text.split()]
 
     def ids(self, text: str) -> list[int]:
-        """Returns the ids of `text`, without end."""
+        """Returns the ids of `text`, without EOS."""
         return [id_ for word in self.words(text) for id_ in word]
 
     def _word(self, word: str) -> list[int]:

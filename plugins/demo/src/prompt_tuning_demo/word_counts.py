@@ -16,8 +16,9 @@ class Settings:
     """The settings that the validation split chooses.
 
     Attributes:
-      longest_words: The most words of a counted sequence: 1 counts words, 2 their pairs as well.
-      fewest_texts: The least number of texts with a sequence for it to be counted.
+      longest_words: The most words of a counted sequence: 1 counts words, 2 counts pairs of words
+        too.
+      fewest_texts: A sequence is counted if at least this many texts have it.
       inverse_strength: The inverse strength of the regularisation, scikit-learn's C.
     """
 
@@ -67,7 +68,7 @@ class WordCounts:
 
 
 def check_installed() -> None:
-    """Checks that scikit-learn is there.
+    """Checks that scikit-learn is installed.
 
     Raises:
       InputError: If not; the message has the command that installs it.

@@ -9,7 +9,7 @@ from prompt_tuning_files.names import Known, prompts_in
 
 
 def models() -> tuple[Known, ...]:
-    """Lists the demo's model, `demo`; its vocabulary lies beside it."""
+    """Lists the demo's model, `demo`; its vocabulary is in the same folder."""
     folder = str(Path(model.checkpoint_path()).parent)
     facts = {
         "PARAMETERS": "1,607,040",
