@@ -13,12 +13,12 @@ __all__ = ["T5XEngine"]
 class T5XEngine:
     """The engine `t5x`: `prompt-tuning train|eval|infer --engine t5x`.
 
-    The same gin files also work in `python -m t5x.train|eval|infer`; docs/t5x.md says what this
-    command adds.
+    The same gin files also work in `python -m t5x.train|eval|infer`; docs/t5x.md lists the
+    additions of this command.
     """
 
     def missing(self) -> str | None:
-        """Says which of T5X and Flaxformer is not installed; None if both are."""
+        """Returns an error line if T5X or Flaxformer is not installed; None if both are."""
         from prompt_tuning_core.errors import InputError
         from prompt_tuning_engine_t5x import requirements
 

@@ -1,10 +1,10 @@
-"""Checkpoints of T5X for a frozen model with a prompt: saved, restored, and prompt files.
+"""Saves and restores T5X's checkpoints of a frozen model with a prompt; writes prompt files.
 
-T5X saves and restores; here are the functions and the class that its configuration takes.
+T5X itself saves and restores. This module has the functions and the class to configure it with.
 
-- `frozen_parameters` restores a model that knows of no prompt, all of it or nothing.
-- `prompt_files` writes the prompt at each save, whichever of T5X's forms the save has.
-- `PromptCheckpointManager` saves what is trained and not the frozen model.
+- `frozen_parameters` restores the frozen model from a checkpoint: every parameter, and no prompt.
+- `prompt_files` writes the prompt at each save, for all forms of T5X's checkpoints.
+- `PromptCheckpointManager` saves the prompt without the frozen model.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _OPTIMIZER = "state/param_states/"
 def frozen_parameters(prompt_factory: PromptFactory) -> Callable[..., State]:
     """Makes the function that takes only the frozen model from a checkpoint.
 
-    For `utils.RestoreCheckpointConfig.state_transformation_fns`, with `fallback_to_scratch`: T5X
-    initializes what the function leaves out: the prompt and its optimizer's state. The function
-    also leaves out a prompt in the checkpoint. A run that resumes from its own checkpoint restores
-    all of these.
+    Use it for `utils.RestoreCheckpointConfig.state_transformation_fns`, with `fallback_to_scratch`.
+    T5X then initializes all that the function leaves out: the prompt, even if the checkpoint has
+    one, and its optimizer's state. A run that resumes from its own checkpoint restores all of
+    these.
 
     Args:
       prompt_factory: Makes the prompt module (PROMPT); not used: its parameters are known by name.
@@ -101,15 +101,15 @@ def check_complete(expected: Sequence[str], found: Sequence[str] | Mapping[str, 
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """The facts that gin knows of a run, for the provenance of its prompts.
+    """The facts about a run in its gin config, for the provenance of its prompts.
 
     Attributes:
       initial_checkpoint_path: The frozen model (INITIAL_CHECKPOINT_PATH).
       mixture_or_task_name: The task (MIXTURE_OR_TASK_NAME).
       mixture_or_task_module: The task's plugin or module (MIXTURE_OR_TASK_MODULE).
-      task_feature_lengths: The lengths that texts are cut to (TASK_FEATURE_LENGTHS).
+      task_feature_lengths: The lengths to which texts are cut (TASK_FEATURE_LENGTHS).
       vocabulary: The vocabulary (VOCABULARY).
-      random_seed: The seed; None where T5X draws one (RANDOM_SEED).
+      random_seed: The seed; None if T5X draws one (RANDOM_SEED).
       record_settings: False leaves gin values and paths out of the provenance (RECORD_SETTINGS).
     """
 
@@ -142,15 +142,16 @@ def prompt_files(
 ) -> Callable[[State, Any], tuple[State, Any]]:
     """Makes the function that writes the prompt whenever T5X saves a checkpoint.
 
-    For `utils.SaveCheckpointConfig.state_transformation_fns`. The files are those of the embedded
-    engine: `prompt_STEP.npy` for a plain prompt, `[P, H]` float32, `prompt_STEP.safetensors` for a
-    prompt module with other arrays, and `prompt_STEP.json`, the provenance. Only the first process
-    writes. The files are directly in `model_dir`, where T5X's `keep` does not delete them.
+    Use it for `utils.SaveCheckpointConfig.state_transformation_fns`. It writes the same files as
+    the embedded engine: `prompt_STEP.npy` for a plain prompt, `[P, H]` float32,
+    `prompt_STEP.safetensors` for a prompt module with other arrays, and `prompt_STEP.json`, the
+    provenance. Only the first process writes. The files are directly in `model_dir`, where T5X's
+    `keep` does not delete them.
 
     Args:
       model_dir: The output directory, local or in a bucket (MODEL_DIR).
       architecture: The Flaxformer module with the prompt (ARCHITECTURE).
-      run_facts: For the provenance.
+      run_facts: The facts for the provenance.
       hooks: Names of the hooks plugins to call for each saved prompt (HOOKS).
 
     Returns:
@@ -162,7 +163,7 @@ def prompt_files(
     prompts = ModelPrompts(architecture)
     description = module_files.describe(prompts.module)
     hook = registry.process_registry().load_hooks(hooks)
-    # Collected at the first save: by then gin has used all that a run uses.
+    # Collected at the first save: then gin has called everything that the run uses.
     facts = functools.cache(lambda: {**run_facts.collect(), "prompt_module": description})
 
     def transform(state: State, infos: Any) -> tuple[State, Any]:
@@ -188,10 +189,10 @@ def prompt_files(
 
 
 def manager_class(only_prompt: bool = False, use_orbax: bool = True) -> type[Any]:
-    """Returns the class that saves and restores: T5X's own, or the one without the frozen model.
+    """Returns the class that saves and restores: T5X's own, or one without the frozen model.
 
-    For `checkpoint_manager_cls` of both `utils.SaveCheckpointConfig` and
-    `utils.RestoreCheckpointConfig`, which must agree.
+    Use it for `checkpoint_manager_cls` of both `utils.SaveCheckpointConfig` and
+    `utils.RestoreCheckpointConfig`, with the same arguments.
 
     Args:
       only_prompt: True saves only the prompt module's parameters (ONLY_PROMPT).
@@ -214,8 +215,8 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
     """Saves the prompt module's parameters, its optimizer's state and the step.
 
     A resumed run reads the frozen parameters from the initial checkpoint again. The checkpoints are
-    in the folder `prompt_checkpoints` of the run's directory: directly in the directory, T5X would
-    take them for complete ones.
+    in the folder `prompt_checkpoints` of the run's directory. Directly in the run's directory, T5X
+    would read them as complete checkpoints.
     """
 
     def __init__(
@@ -231,7 +232,7 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
         state_transformation_fns: Sequence[Callable[..., Any]] = (),
         force: bool = True,
     ) -> bool:
-        """Saves; see T5X's class."""
+        """Saves a checkpoint; see T5X's class."""
         return super().save(train_state, (*state_transformation_fns, _only_prompt), force)
 
     def restore(
@@ -259,7 +260,7 @@ class PromptCheckpointManager(checkpoints.OrbaxCheckpointManagerInterface):
                 )
             ),
         )["state"]
-        logging.info("Going on from step %d; the frozen model is that of %s.", newest, path)
+        logging.info("Resuming from step %d; the frozen model comes from %s.", newest, path)
         return restored.restore_state(_nested({**_flat(state), **_flat(saved)}))
 
 
@@ -284,7 +285,7 @@ def _nested(flat: Mapping[str, Any]) -> State:
 
 
 def _value(array: Any) -> Any:
-    """Returns an array of a state that T5X will save; it may be lazy or on a device."""
+    """Returns the value of an array that T5X will save; the array may be lazy or on a device."""
     if isinstance(array, checkpoints.LazyArray):
         array = array.get()
     return array.addressable_data(0) if isinstance(array, jax.Array) else array
@@ -337,7 +338,7 @@ def _vocabulary_facts(vocabulary: seqio.Vocabulary | None) -> dict[str, Any]:
 
 
 def _t5x_distributions() -> list[str]:
-    """Returns the installed distributions of T5X and its parts; a checkout on the path is none."""
+    """Returns the installed distributions of T5X and its parts, without checkouts on the path."""
     names = ("t5x", "flaxformer", "seqio", "tensorflow")
     installed = {str(dist.name) for dist in importlib.metadata.distributions()}
     return [name for name in names if name in installed]

@@ -1,4 +1,4 @@
-"""T5X's decoder-only model for a module with a prompt; `prompt_model` has that with an encoder.
+"""T5X's decoder-only model for a module with a prompt; `prompt_model` has encoder-decoders.
 
 The number of prompt positions, P, comes from the module. B is the batch, T the length of the
 tokens, V the vocabulary size.
@@ -23,7 +23,7 @@ Batch = Mapping[str, jax.Array]
 class PromptDecoderOnlyModel(PromptedModel, models.DecoderOnlyModel):
     """Trains, scores and decodes with a prompt in front of the sequence.
 
-    The arguments are those of `t5x.models.DecoderOnlyModel`.
+    It takes the arguments of `t5x.models.DecoderOnlyModel`.
 
     Raises:
       InputError: If the module is no `PromptDecoderOnly`.
@@ -42,12 +42,12 @@ class PromptDecoderOnlyModel(PromptedModel, models.DecoderOnlyModel):
         mutable: Any = False,
         other_variables: Params | None = None,
     ) -> Any:
-        """Returns the logits of the tokens, `[B, T, V]`, without those at the prompt.
+        """Returns the logits of the tokens, `[B, T, V]`, without the prompt's positions.
 
         If `mutable` is not False, also returns the variables that changed.
         """
         tokens = batch["decoder_input_tokens"]
-        # Without this mark of the inputs, all tokens are targets.
+        # If the batch does not mark its inputs, all tokens are targets.
         inputs = tokens * batch.get("decoder_causal_attention", jnp.zeros_like(tokens))
         with source_tokens(inputs):
             result = super()._compute_logits(params, batch, dropout_rng, mutable, other_variables)
@@ -70,7 +70,7 @@ class PromptDecoderOnlyModel(PromptedModel, models.DecoderOnlyModel):
         """Continues the inputs of a batch.
 
         T5X counts decoding steps in one sequence of prompt and tokens. So the batch gets positions
-        for the prompt. Nothing reads their ids.
+        for the prompt. Nothing reads the ids at these positions.
 
         Args:
           params: The module's parameters.

@@ -33,7 +33,7 @@ def actions(hooks: Sequence[str] = ()) -> dict[str, list[trainer.BaseAction]] | 
     if not hooks:
         return None
     hook = registry.process_registry().load_hooks(hooks)
-    answers: list[object] = []  # T5X forgets one at its next action.
+    answers: list[object] = []  # T5X keeps only the last action's answer.
     return {
         "TRAIN": [_Teller(hook.step_logged, answers)],
         "INFER_EVAL": [_Teller(hook.evaluated, answers)],
@@ -50,7 +50,7 @@ class _Teller(trainer.BaseAction):
 
     Args:
       hook: The hook.
-      answers: What plugins have returned so far, of all hooks.
+      answers: The values that plugins have returned so far, for all hooks.
     """
 
     def __init__(self, hook: Any, answers: list[object]) -> None:
@@ -59,7 +59,7 @@ class _Teller(trainer.BaseAction):
     def run(
         self, train_state: train_state.TrainState, metrics_by_task: Mapping[str, Mapping[str, Any]]
     ) -> bool:
-        """Calls the plugins; returns True if one has ended the run."""
+        """Calls the plugins; returns True if a plugin has ended the run."""
         metrics = {}
         for task, values in metrics_by_task.items():
             prefix = f"{task}/" if len(metrics_by_task) > 1 else ""
@@ -82,7 +82,7 @@ class EvaluationLogger(seqio.Logger):
 
     Raises:
       PluginError: If one cannot be used.
-      InputError: If the prompt cannot be read.
+      InputError: If the prompt file cannot be read.
     """
 
     def __init__(

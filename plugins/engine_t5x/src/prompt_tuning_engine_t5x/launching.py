@@ -62,7 +62,7 @@ def run(command: str, flags: RunFlags) -> None:
     """
     requirements.check_installed()
     script = _SCRIPTS[command]
-    # TensorFlow, which T5X reads data with, prints many lines when it starts.
+    # T5X reads data with TensorFlow, which prints many lines when it starts.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     module = requirements.import_module(script.module)
     requirements.check_names()
@@ -107,14 +107,14 @@ def _make_absolute() -> None:
     for name in _DIRECTORIES:
         try:
             path = gin.query_parameter(_macro(name))
-        except ValueError:  # These files have no such macro.
+        except ValueError:  # The files of this run have no such macro.
             continue
         if isinstance(path, str) and "://" not in path:
             gin.bind_parameter(_macro(name), os.path.abspath(os.path.expanduser(path)))
 
 
 def _parse(command: str, arguments: Sequence[str]) -> Any:
-    """Parses the flags of T5X's scripts other than gin's, and those of absl and JAX."""
+    """Parses the flags of T5X's scripts (except gin's flags), of absl and of JAX."""
     from absl import flags, logging
 
     if "tfds_data_dir" not in flags.FLAGS:
@@ -137,13 +137,13 @@ def _define_flags() -> None:
     from absl import flags
 
     flags.DEFINE_string("tfds_data_dir", None, "Where TensorFlow Datasets keeps its data.")
-    flags.DEFINE_integer("shard_id", None, "Which shard of the task to infer.")
+    flags.DEFINE_integer("shard_id", None, "Number of the shard of the task to infer.")
     flags.DEFINE_list("seqio_additional_cache_dirs", [], "Where cached tasks are.")
-    flags.DEFINE_boolean("multiprocess_gpu", False, "Whether processes form one system.")
+    flags.DEFINE_boolean("multiprocess_gpu", False, "True if processes with GPUs form one system.")
     flags.DEFINE_string("coordinator_address", None, "IP address:port of the first process.")
-    flags.DEFINE_integer("process_count", None, "How many processes there are.")
-    flags.DEFINE_integer("process_index", None, "Which of them this is.")
-    flags.DEFINE_integer("initialization_timeout", None, "Seconds to wait for the others.")
+    flags.DEFINE_integer("process_count", None, "Number of processes.")
+    flags.DEFINE_integer("process_index", None, "Index of this process.")
+    flags.DEFINE_integer("initialization_timeout", None, "Seconds to wait for the other processes.")
 
 
 def _start(options: Any) -> None:
@@ -176,5 +176,5 @@ def _check_before_devices(command: str) -> None:
     try:
         configured = gin.get_configurable(check)
     except (KeyError, ValueError):
-        return  # T5X's own runs file: the checkpoint contains the prompt.
+        return  # With T5X's own runs file, the checkpoint contains the prompt.
     configured()

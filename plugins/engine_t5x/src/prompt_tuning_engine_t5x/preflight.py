@@ -69,7 +69,7 @@ def check_training(
 def check_inference(
     model: models.BaseTransformerModel, prompt_factory: PromptFactory, checkpoint_path: str
 ) -> None:
-    """Checks an evaluation or inference; arguments and errors are those of `check_training`."""
+    """Checks an evaluation or inference; for arguments and errors, see `check_training`."""
     _check_model(model, prompt_factory, checkpoint_path)
 
 
@@ -146,7 +146,7 @@ def _check_can_be_saved(model: models.BaseTransformerModel) -> None:
 
 
 def _shapes(model: models.BaseTransformerModel) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Returns each parameter without values; calls the initializers, but computes nothing."""
+    """Returns the shape and dtype of each parameter; calls initializers, but computes nothing."""
     lengths = dict.fromkeys(model.FEATURE_CONVERTER_CLS.MODEL_FEATURES, (1, 1))
 
     def initialize() -> Any:

@@ -1,7 +1,7 @@
 """T5X's models of a module with prompts: their metrics, axes, saved values and decoding.
 
-In these models an optimizer of `prompt_optimizer.prompt_only` adds the gradient of a prompt
-module's penalty: once for each step, however many microbatches T5X makes of a batch.
+An optimizer of `prompt_optimizer.prompt_only` adds the gradient of a prompt module's penalty. It
+does this once for each step, for any number of microbatches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Batch = Mapping[str, jax.Array]
 
 
 class PromptedModel(models.BaseTransformerModel):
-    """The part that models with prompts share; comes before T5X's class.
+    """The part that models with prompts share; a base before T5X's class.
 
     Attributes:
       prompts: The prompt modules.
@@ -42,7 +42,7 @@ class PromptedModel(models.BaseTransformerModel):
         """Finds the module's prompts, and gives them to the optimizer.
 
         Raises:
-          InputError: If a prompt module has a penalty, and the optimizer does not know of it.
+          InputError: If a prompt module has a penalty, and the optimizer is no `prompt_only`.
         """
         self.prompts = ModelPrompts(self.module)
         if isinstance(self.optimizer_def, PromptOptimizer):
@@ -57,8 +57,8 @@ class PromptedModel(models.BaseTransformerModel):
     def get_initial_variables(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the initial variables; see T5X's method.
 
-        The values of a prompt file enter here, by name. Parameters of the prompt that were made
-        without axis names, those of linen's own modules, get some.
+        This puts in the values of a prompt file, by name. It gives axis names to parameters of the
+        prompt that have none, such as the parameters of linen's own modules.
         """
         variables = flax.core.unfreeze(super().get_initial_variables(*args, **kwargs))
         params = traverse_util.flatten_dict(variables["params"], sep="/")
@@ -79,21 +79,21 @@ class PromptedModel(models.BaseTransformerModel):
     def loss_fn(
         self, params: Params, batch: Batch, dropout_rng: jax.Array | None
     ) -> tuple[jax.Array, Any]:
-        """Returns the loss without the penalty, and metrics with it and the modules' reports."""
+        """Returns the loss without the penalty, and metrics with the penalty and the reports."""
         loss, metrics = super().loss_fn(params, batch, dropout_rng)
         scalars = self.prompts.report(params)
         if self.prompts.has_penalty:
             scalars["penalty"] = self.prompts.penalty(params)
-        # A mean, where T5X adds up the metrics of microbatches.
+        # As averages, since T5X adds up the metrics of microbatches.
         means = {name: clu.metrics.Average(total=value, count=1) for name, value in scalars.items()}
         return loss, {**metrics, **means}
 
     def prompt_length(self, params: Params, tokens: jax.Array) -> int:
-        """Returns how many positions the prompt has in the decoder.
+        """Returns the number of positions that the prompt has in the decoder.
 
         Args:
           params: The module's parameters.
-          tokens: `[B, T]`, the decoder's.
+          tokens: `[B, T]`, the decoder's tokens.
         """
         mask = jax.eval_shape(
             lambda: self.module.apply({"params": params}, tokens, method="prompt_mask")
@@ -104,7 +104,7 @@ class PromptedModel(models.BaseTransformerModel):
 class PromptEncoderDecoderModel(PromptedModel, models.EncoderDecoderModel):
     """Trains, scores and decodes with prompts in encoder and decoder.
 
-    The arguments are those of `t5x.models.EncoderDecoderModel`.
+    It takes the arguments of `t5x.models.EncoderDecoderModel`.
 
     Raises:
       InputError: If the module is no `PromptEncoderDecoder`.
@@ -123,10 +123,10 @@ class PromptEncoderDecoderModel(PromptedModel, models.EncoderDecoderModel):
         decoder_input_tokens: jax.Array,
         prefill_decoder_prompt: bool = False,
     ) -> tuple[Any, jax.Array | None]:
-        """Fills the cache with the positions of the decoder's prompt, for beam search, too.
+        """Fills the cache with the positions of the decoder's prompt, even for beam search.
 
-        Beam search counts from the first target, so T5X prefills nothing for it, and the cache must
-        have one index for all beams.
+        Beam search counts from the first target, so T5X itself prefills nothing for it. There, the
+        cache must have one index for all beams.
         """
         arguments = (params, encoded_inputs, encoder_input_tokens)
         positions = self.prompt_length(params, decoder_input_tokens)
@@ -144,16 +144,16 @@ class PromptEncoderDecoderModel(PromptedModel, models.EncoderDecoderModel):
 
 
 def prompted(model: models.EncoderDecoderModel) -> models.EncoderDecoderModel:
-    """Returns a model of T5X's as one with prompts.
+    """Returns a model of T5X as a model with prompts.
 
-    So gin files that configure `t5x.models.EncoderDecoderModel`, or name a class derived from it,
-    need no change.
+    So gin files that configure `t5x.models.EncoderDecoderModel`, or a class derived from it, need
+    no change.
 
     Args:
       model: The model, whose module is a `PromptEncoderDecoder`.
 
     Raises:
-      InputError: If its module is another.
+      InputError: If its module is of another class.
     """
     check_module(model.module, PromptEncoderDecoder, type(model).__name__)
     kind = type("PromptEncoderDecoderModel", (PromptEncoderDecoderModel, type(model)), {})
@@ -164,7 +164,7 @@ def prompted(model: models.EncoderDecoderModel) -> models.EncoderDecoderModel:
 
 
 def check_module(module: object, expected: type, name: str) -> None:
-    """Refuses a module without prompts."""
+    """Refuses a module that is not of the class `expected`."""
     if not isinstance(module, expected):
         raise InputError(
             f"{name}.module is a {type(module).__name__}, expected a {expected.__name__}: set "

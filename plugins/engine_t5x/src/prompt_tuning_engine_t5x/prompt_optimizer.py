@@ -26,15 +26,15 @@ def prompt_only(
 
     Frozen parameters have no state, and XLA removes the computation of their gradients. T5X's
     Adafactor factors the second moment of a matrix of a prompt if both sizes are at least 128; it
-    factors no array of another rank. It counts from the step of the loaded checkpoint. The local
-    engine's Adafactor does the same.
+    factors no array of another rank. It counts steps from the step of the loaded checkpoint. The
+    local engine's Adafactor does the same.
 
     Args:
       optimizer: T5X's optimizer for the prompt, such as Adafactor.
       prompt_factory: Makes the prompt module (PROMPT), which decides which parameters it trains.
-      learning_rate_factors: Pairs of a regular expression and a factor of the learning rate. The
-        first that is found in a parameter's name counts. For example, `(('up/kernel', 0.1),)`
-        trains `encoder/prompt/up/kernel` at a tenth of the rate.
+      learning_rate_factors: Pairs of a regular expression and a factor of the learning rate. For
+        each parameter, the first pair applies whose expression is found in its name. For example,
+        `(('up/kernel', 0.1),)` trains `encoder/prompt/up/kernel` at a tenth of the rate.
 
     Raises:
       InputError: If a pair is no regular expression and number.
@@ -66,8 +66,8 @@ class PromptOptimizer(optimizers.MultiOptimizer):
     Args:
       optimizer: The prompt's optimizer.
       parameters: Tells which parameters are trained.
-      factors: Pairs of a regular expression, found in every name by the last one, and a factor of
-        the learning rate.
+      factors: Pairs of a regular expression and a factor of the learning rate. The last expression
+        must be found in every name.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PromptOptimizer(optimizers.MultiOptimizer):
         self._optimizer, self._parameters, self._factors = optimizer, parameters, list(factors)
         self._model: ModelPrompts | None = None
         super().__init__(
-            # Copies: each has rules for its own parameters.
+            # Copies, since each has rules for its own parameters.
             [(self._traversal(group), copy.copy(optimizer)) for group in range(len(factors))]
         )
 
@@ -97,15 +97,15 @@ class PromptOptimizer(optimizers.MultiOptimizer):
         for number, (pattern, _) in enumerate(self._factors[:-1]):
             if number not in groups:
                 raise InputError(
-                    f"learning_rate_factors: {pattern!r} is found in no name of a trained "
-                    f"parameter that an earlier pair leaves: {', '.join(trained)}"
+                    f"learning_rate_factors: {pattern!r} matches no trained parameter, or an "
+                    f"earlier pair matches it first; there are {', '.join(trained)}"
                 )
         for optimizer in self.sub_optimizers:
             _never_factor_other_ranks(optimizer, named(params))
         return super().init_state(params)
 
     def apply_gradient(self, hyper_params: Any, params: Any, state: Any, grads: Any) -> Any:
-        """Updates the prompt, with the gradient of its penalty: once, whatever the microbatches."""
+        """Updates the prompt; adds the gradient of its penalty once, not once per microbatch."""
         if self._model is not None:
             grads = _with_gradient_of(self._model, params, grads)
         scaled = [
@@ -157,8 +157,8 @@ class PromptOptimizer(optimizers.MultiOptimizer):
 def _never_factor_other_ranks(optimizer: Any, params: Mapping[str, Any]) -> None:
     """Gives T5X's Adafactor a rule for each parameter, unless the user has given some.
 
-    Without a rule, it refuses arrays of more than two axes. None: no axis is factored, and clipping
-    is over the whole array.
+    Without a rule, Adafactor refuses arrays of more than two axes. With the rule None, it factors
+    no axis and clips over the whole array.
     """
     if not isinstance(optimizer, adafactor.Adafactor):
         return

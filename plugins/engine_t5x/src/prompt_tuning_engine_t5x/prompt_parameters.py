@@ -1,6 +1,6 @@
-"""Finds the prompt's parameters among those of a model, and calls the prompt module with them.
+"""Finds the prompt's parameters in a model, and calls the prompt module with them.
 
-Parameters have "/"-joined names: those of a prompt begin with `encoder/prompt/` or
+Parameters have "/"-joined names. The names of a prompt's parameters begin with `encoder/prompt/` or
 `decoder/prompt/`.
 """
 
@@ -32,7 +32,7 @@ class PromptParameters:
 
     Args:
       prompt_factory: Makes the prompt module of the run (`prompts.make`).
-      prompts: The prompt module of each stack, which knows its stack; None if they are not known.
+      prompts: The prompt modules, with their `stack` set, by side; None if they are not known.
     """
 
     prompt_factory: PromptFactory
@@ -48,14 +48,14 @@ class PromptParameters:
 
 
 class ModelPrompts:
-    """The prompt modules of a model of Flaxformer, called with the model's parameters.
+    """The prompt modules of a Flaxformer model, called with the model's parameters.
 
     Args:
       model: A `PromptEncoderDecoder` or `PromptDecoderOnly`.
 
     Attributes:
       by_side: The module of each stack, unbound.
-      module: The module of a stack in which it acts.
+      module: The module of one stack in which the prompt acts.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -93,8 +93,8 @@ class ModelPrompts:
         }
 
     def matrix(self, params: Mapping[str, Any]) -> jax.Array | None:
-        """Returns the plain prompt `[P, H]` float32 that the modules amount to, or None."""
-        # In a decoder alone, a plain prompt is in the decoder.
+        """Returns the plain prompt `[P, H]` float32 that is equivalent to the modules, or None."""
+        # In a decoder-only model, a plain prompt is in the decoder.
         alone = set(self.by_side) == {"decoder"}
         if not may_be_plain(self.module.clone(sides=("encoder",)) if alone else self.module):
             return None
@@ -108,6 +108,6 @@ class ModelPrompts:
 
 
 def named(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the prompt's parameters among nested ones, by name."""
+    """Returns the prompt's parameters in a nested tree of parameters, by name."""
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     return {name: leaf for name, leaf in flat.items() if is_prompts(name)}

@@ -1,4 +1,4 @@
-"""Checks that T5X and Flaxformer are installed, in versions that have what we use."""
+"""Checks that T5X and Flaxformer are installed, in versions with the names that we use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_installed() -> None:
     """Checks that T5X and Flaxformer can be found, without importing them.
 
     Raises:
-      InputError: If one cannot.
+      InputError: If one of them cannot be found.
     """
     for name in TESTED:
         try:
@@ -69,7 +69,7 @@ def import_module(name: str) -> ModuleType:
 
 
 def check_names() -> None:
-    """Imports the names that we use of T5X and Flaxformer.
+    """Imports the names that we use from T5X and Flaxformer.
 
     Raises:
       InputError: If one of them is missing.

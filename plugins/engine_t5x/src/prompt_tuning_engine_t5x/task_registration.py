@@ -29,8 +29,8 @@ def for_seqio(
     """Registers a text task with seqio, and returns its name.
 
     A text task, described in gin or registered by a module, becomes a task of seqio with the same
-    name. Ids, targets and metrics are those of the embedded engine. A task that seqio already has
-    stays unchanged.
+    name. Ids, targets and metrics are the same as in the embedded engine. A task that seqio already
+    has stays unchanged.
 
     Args:
       name: MIXTURE_OR_TASK_NAME.
@@ -38,8 +38,8 @@ def for_seqio(
       module: A tasks plugin or a module, imported first (MIXTURE_OR_TASK_MODULE).
       bucketing: Must be False: T5X pads each batch to TASK_FEATURE_LENGTHS (BUCKETING).
       pack: Must be False: prompt tuning does not support packed examples (PACK).
-      task_feature_lengths: The most ids of a text task's "inputs" and "targets". seqio cuts longer
-        texts without a message, so this function warns and gives their number
+      task_feature_lengths: The largest numbers of ids in a text task's "inputs" and "targets".
+        seqio cuts longer texts without a message, so this function warns and gives their number
         (TASK_FEATURE_LENGTHS). None if nothing is cut.
       strict_lengths: True makes a longer text an error (STRICT_LENGTHS).
       splits: The splits in use.
@@ -67,7 +67,7 @@ def for_seqio(
 
 
 def _refuse_other_batches(bucketing: bool, pack: bool) -> None:
-    """Refuses batches that T5X or prompt tuning does not make."""
+    """Refuses settings of batches that T5X or prompt tuning does not support."""
     if bucketing:
         raise InputError(
             "BUCKETING is True, and T5X pads every batch to TASK_FEATURE_LENGTHS; leave it False, "
@@ -78,7 +78,7 @@ def _refuse_other_batches(bucketing: bool, pack: bool) -> None:
 
 
 def _check_is_known(name: str) -> None:
-    """Refuses a name that neither a text task nor a task or mixture of seqio's has."""
+    """Refuses a name that no text task and no task or mixture of seqio has."""
     import seqio
 
     known = [*tasks.names(), *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
@@ -114,8 +114,8 @@ def for_inference(
       strict_lengths: See `for_seqio`.
 
     Raises:
-      InputError: As `for_seqio`; or if neither a file nor a task is given, the file cannot be read,
-        or the task has no input template.
+      InputError: In the cases of `for_seqio`. Also if neither a file nor a task is given, if the
+        file cannot be read, or if the task has no input template.
     """
     if input_file is None:
         if name is None:
@@ -162,7 +162,7 @@ def _say_what_is_cut(
         for split in splits:
             check = LengthCheck(lengths, f"task {component.name!r}, split {split!r}", strict)
             for example in component.examples(split):
-                # Including EOS: it is appended before seqio cuts.
+                # Including EOS, which is appended before seqio cuts.
                 inputs, targets = (
                     len(vocabulary.encode(text)) + 1 for text in (example.inputs, example.targets)
                 )
