@@ -4,10 +4,10 @@ PEFT (https://github.com/huggingface/peft) has two methods that train a prompt: 
 P_TUNING, whose adapters hold the finished prompt, without the network that made it.
 
 For an encoder-decoder, an adapter has N = `num_virtual_tokens` rows once or, by default, twice
-(`num_transformer_submodules`). PEFT puts the first N in front of the encoder's input and never uses
-the others; this format reads those N. Before version 0.4, PEFT put the second N in front of the
-decoder's input. Nothing in the file shows such an old adapter, and PEFT itself uses only its first
-N rows today.
+(`num_transformer_submodules`). PEFT puts the first N rows in front of the encoder's input and never
+uses the others. This format reads only the first N rows. Before version 0.4, PEFT put the second N
+in front of the decoder's input. Nothing in the file shows such an old adapter, and PEFT itself uses
+only its first N rows today.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TENSOR = "prompt_embeddings"
 _CONFIG = "adapter_config"  # In the provenance.
 _ENCODER_DECODER = "SEQ_2_SEQ_LM"
 _METHODS = ("PROMPT_TUNING", "P_TUNING")
-# `save_embedding_layers=True` adds these of the base model, which PEFT does not read back.
+# `save_embedding_layers=True` adds these tensors of the base model; PEFT does not read them.
 _EMBEDDING_LAYERS = ("shared.weight", "embed_tokens.weight", "lm_head.weight")
 _BASE = "base_model_name_or_path"
 # Facts about the base model that a prompt keeps when it is read and written again.
@@ -64,8 +64,8 @@ class PeftFormat:
         """See `formats.PromptFormat`.
 
         The array has the rows that PEFT puts in front of the input. If this project wrote the
-        adapter, the provenance is that of the written prompt; in any case it has the content of
-        `adapter_config.json` as `adapter_config`.
+        adapter, the provenance is the one of the written prompt. The provenance always has the
+        content of `adapter_config.json` as `adapter_config`.
         """
         name = f"prompt {path}"
         folder = Path(path)
@@ -127,7 +127,7 @@ def _adapters_in(folder: Path) -> list[Path]:
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    """Reads an adapter's config and checks that it is one prompt, for the input."""
+    """Reads an adapter's config, and checks that the adapter is one prompt for the input."""
     if not (folder / CONFIG_FILE).exists():
         raise InputError(f"{name}: holds an adapter of PEFT without its {CONFIG_FILE}")
     file = f"prompt {folder / CONFIG_FILE}"
@@ -248,7 +248,7 @@ def _base_model(provenance: Mapping[str, Any]) -> str | None:
 
 
 def _write_directory(path: str, files: Mapping[str, bytes]) -> None:
-    """Writes a directory of files under another name, and then gives it its own."""
+    """Writes a directory of files under a temporary name, and then renames it."""
     target = Path(os.path.realpath(path))
     others = _not_an_adapter(target, files)
     if others is not None:
@@ -295,7 +295,7 @@ def _put(made: Path, target: Path) -> None:
     target.rename(aside)
     try:
         made.rename(target)
-    except BaseException:  # An interruption keeps the old adapter too.
+    except BaseException:  # An interruption, too, keeps the old adapter.
         aside.rename(target)
         raise
     shutil.rmtree(aside, ignore_errors=True)

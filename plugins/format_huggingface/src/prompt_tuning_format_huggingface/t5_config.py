@@ -14,7 +14,7 @@ from prompt_tuning_files.strict_json import read_object
 FILE_NAME = "config.json"
 
 _SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-# Default values of T5; those of one model type are in `_of_model_type`.
+# Default values of T5; `_of_model_type` has the defaults of one model type.
 _OPTIONAL: Mapping[str, Any] = {
     "architectures": None,
     "num_decoder_layers": None,
@@ -79,8 +79,8 @@ def read_config(folder: Path) -> T5FileConfig:
     """Reads and checks the `config.json` of a T5 encoder-decoder.
 
     Raises:
-      InputError: If it is missing or damaged, or describes another architecture, or a T5 with
-        something that the network of T5 1.0 and 1.1 does not have.
+      InputError: If it is missing or damaged, or describes another architecture, or a T5 with a
+        setting that the network of T5 1.0 and 1.1 does not have.
     """
     name = f"model {folder / FILE_NAME}"
     found = read_object(folder / FILE_NAME, name)
@@ -153,7 +153,7 @@ def _check_spelling(found: Mapping[str, Any], name: str) -> None:
 
 
 def _size(value: Any, key: str, name: str) -> int:
-    # A layer has names of a dozen tensors, which are made before the file's are counted.
+    # The names of a layer's dozen tensors are made before the tensors in the file are counted.
     most = 10_000 if key.endswith("layers") else 10**9
     if type(value) is not int or not 1 <= value <= most:
         raise InputError(f"{name}: {key} is {value!r}, expected a whole number from 1 to {most}")
@@ -166,6 +166,6 @@ def _scaled_logits(values: Mapping[str, Any], model_type: str, name: str) -> boo
             raise InputError(f"{name}: {key} is {values[key]!r}, expected true or false")
     if model_type == "mt5":
         return False
-    # Transformers 5 has a key for it; before, tied weights meant T5 1.0.
+    # Transformers 5 has a key for this; in older versions, tied weights mean T5 1.0.
     scaled = values["scale_decoder_outputs"]
     return bool(values["tie_word_embeddings"] is not False if scaled is None else scaled)

@@ -1,7 +1,7 @@
 """T5 models as Hugging Face Transformers saves them: a directory of `config.json` and safetensors.
 
-T5 1.1 and its LM-adapted, Flan and multilingual relatives, and T5 1.0. Names and kernels become
-Flaxformer's: kernels `[out, in]` are transposed, position biases `[buckets, heads]` too.
+These are T5 1.0, and T5 1.1 with its LM-adapted, Flan and multilingual versions. Names and kernels
+become Flaxformer's: kernels `[out, in]` and position biases `[buckets, heads]` are transposed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class HuggingFaceT5:
       folder: The directory.
 
     Raises:
-      InputError: If a file is missing or damaged, or the tensors are not those of the T5 that
+      InputError: If a file is missing or damaged, or if the tensors differ from the T5 that
         `config.json` describes.
     """
 
@@ -82,7 +82,7 @@ class HuggingFaceT5:
             self._copies.append(t5_names.LOGITS)
             has_output_layer = False
         if t5_names.TABLE not in tensors and self._copies:
-            # The table may have any of its names.
+            # The file may use any name of the table.
             tensors[t5_names.TABLE] = tensors[self._copies[0]]
         self._sources = t5_names.sources(config, has_output_layer)
         self._tensors = tensors
@@ -95,7 +95,7 @@ class HuggingFaceT5:
         self.variables: Mapping[str, Variable] = {
             name: Variable(
                 source.shape[::-1] if source.transposed else source.shape,
-                # `_check_tensors` has refused those whose dtype is None.
+                # `_check_tensors` has refused tensors whose dtype is None.
                 str(tensors[source.tensor].tensor.dtype.name),  # type: ignore[union-attr]
             )
             for name, source in self._sources.items()
@@ -140,7 +140,7 @@ class HuggingFaceT5:
             )
 
     def _check_tensors(self) -> None:
-        """Checks that the tensors are those of the model, in its shapes and in floating dtypes."""
+        """Checks that the tensors are the model's tensors, with its shapes and floating dtypes."""
         shapes = {source.tensor: source.shape for source in self._sources.values()}
         shapes |= dict.fromkeys(self._copies, shapes[t5_names.TABLE])
         missing = [name for name in shapes if name not in self._tensors]

@@ -11,7 +11,7 @@ TABLE = "shared.weight"
 LOGITS = "lm_head.weight"
 # The embedding table again, for the stacks that use it.
 TABLE_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# In the files of T5 1.0, but unused: attention to the input has no position biases.
+# Files of T5 1.0 have this tensor, but it is unused: attention to the input has no position biases.
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 _LOGITS_KERNEL = "decoder/logits_dense/kernel"
@@ -34,7 +34,7 @@ class Source:
 
 
 def sources(config: T5FileConfig, has_output_layer: bool) -> dict[str, Source]:
-    """Returns where each variable of a T5 is, by Flaxformer's name.
+    """Returns the source of each variable of a T5, by Flaxformer's name.
 
     Args:
       config: The model's sizes.

@@ -21,7 +21,7 @@ PYTORCH = "pytorch_model*.bin"
 
 @dataclasses.dataclass(frozen=True)
 class FileTensor:
-    """A tensor, and the file it is in."""
+    """A tensor, and the file that holds it."""
 
     file: Path
     tensor: Tensor
@@ -31,7 +31,7 @@ def find_tensors(folder: Path) -> dict[str, FileTensor]:
     """Reads the headers of a model's files.
 
     Raises:
-      InputError: If there are none, or a file is missing, damaged or another than the index says.
+      InputError: If there are none, or a file is missing, is damaged or differs from the index.
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.exists() and index.exists():
@@ -47,10 +47,10 @@ def find_tensors(folder: Path) -> dict[str, FileTensor]:
 
 
 def read_header(file: Path) -> Mapping[str, Tensor]:
-    """Returns what a safetensors file holds.
+    """Returns the tensors in a safetensors file, by name.
 
     Raises:
-      InputError: If it can't be read, or is no whole safetensors file.
+      InputError: If it can't be read, or is no complete safetensors file.
     """
     return safetensors_header_of(file, f"model {file}").tensors
 
@@ -89,7 +89,7 @@ def _in_shards(folder: Path) -> dict[str, FileTensor]:
 
 
 def _what_else(folder: Path) -> str:
-    """Says what a directory without safetensors files holds instead."""
+    """Describes the other model files in a directory without safetensors files."""
     names = sorted(os.listdir(folder))
     pytorch = sorted(file.name for file in folder.glob(PYTORCH))
     if pytorch:
@@ -109,10 +109,10 @@ def _what_else(folder: Path) -> str:
 
 
 def _recipe(folder: Path) -> str:
-    """Returns Python that makes `model.safetensors` beside the pickled weights of a model.
+    """Returns Python code that makes `model.safetensors` next to the pickled weights of a model.
 
-    With `weights_only` PyTorch loads only tensors. Some tensors are one table with several names;
-    safetensors needs a copy for each name.
+    With `weights_only`, PyTorch loads only tensors. Some tensors are one table with several names,
+    and safetensors needs a copy for each name.
     """
     pattern, target = os.path.join(glob.escape(str(folder)), PYTORCH), str(folder / SINGLE)
     return (
