@@ -135,7 +135,7 @@ def test_a_missing_file_is_an_error(unpack, place, files, message):
         (None, ">f4", "token_embedder/embedding: dtype '>f4'"),
         ("bfloat16", "<f4", "token_embedder/embedding: its spec says bfloat16 and float32"),
         (None, "<f8", "has float32 (64, 32), and the index of the checkpoint says float64"),
-        (None, "<u2", "token_embedder/embedding is uint16, as which T5X wrote bfloat16 until"),
+        (None, "<u2", "token_embedder/embedding is uint16: until June 2021, T5X wrote bfloat16"),
     ],
 )
 def test_the_dtype_of_a_spec_of_2021(unpack, outer, inner, expected):

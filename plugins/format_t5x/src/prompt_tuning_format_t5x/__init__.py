@@ -1,7 +1,7 @@
 """Reads models, and the prompts saved with them, from checkpoints of T5X and Orbax.
 
-- `T5X`: a msgpack index named `checkpoint`, with each array as a zarr array beside it or inline.
-- `T5XOrbax`: an Orbax checkpoint, which is what T5X writes by default today.
+- `T5X`: a msgpack index named `checkpoint`, with each array as a zarr array next to it or inline.
+- `T5XOrbax`: an Orbax checkpoint, which T5X writes by default today.
 
 Neither T5X nor Orbax is needed: msgpack and tensorstore read them.
 """
@@ -16,7 +16,7 @@ __all__ = ["T5X", "T5XOrbax"]
 
 
 class _Format:
-    """The common part of the two forms: finding checkpoints, and prompts among the variables."""
+    """The common part of the two formats: it finds checkpoints, and prompts in their variables."""
 
     _kind: str
 
@@ -51,9 +51,9 @@ class _Format:
 
 
 class T5X(_Format):
-    """T5X's own checkpoints, as the released T5 1.1 models are.
+    """T5X's own checkpoints, such as the released T5 1.1 models.
 
-    Also recognizes those of Mesh TensorFlow, to raise an error: T5X can convert them.
+    Also recognizes checkpoints of Mesh TensorFlow, to raise an error that says how to convert them.
     """
 
     _kind = "t5x_legacy"

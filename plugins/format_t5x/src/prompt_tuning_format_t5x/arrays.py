@@ -1,9 +1,9 @@
-"""Arrays of a checkpoint: zarr arrays read by tensorstore, arrays inline in an index, scanned ones.
+"""Arrays of a checkpoint: zarr arrays, arrays inline in an index, and scanned layers.
 
-A zarr array is stored in compressed chunks; reading one row decodes a whole chunk. By default
-tensorstore returns zeros for a missing chunk, and trusts an array's metadata, which has no
-checksum. Here a missing chunk is an error, and the metadata must agree with the checkpoint's index
-and have the layout that T5X and Orbax write (C order, little-endian).
+tensorstore reads zarr arrays. They are stored in compressed chunks, so reading one row decodes a
+whole chunk. By default, tensorstore returns zeros for a missing chunk, and trusts an array's
+metadata, which has no checksum. Here a missing chunk is an error, and the metadata must agree with
+the checkpoint's index and have the layout that T5X and Orbax write (C order, little-endian).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def dtype_named(name: object) -> np.dtype:
     """Returns the dtype of this name.
 
     Raises:
-      ValueError: If it is none that a parameter may have.
+      ValueError: If no parameter may have it.
     """
     if not isinstance(name, str) or name not in _DTYPES:
         raise ValueError(f"dtype {name!r}")
@@ -76,10 +76,10 @@ def dtype_named(name: object) -> np.dtype:
 
 
 def dtype_coded(code: object) -> np.dtype:
-    """Returns the dtype that zarr 2 spells like this, such as `<f4` or `bfloat16`.
+    """Returns the dtype for a code of zarr 2, such as `<f4` or `bfloat16`.
 
     Raises:
-      ValueError: If it is none that a parameter may have.
+      ValueError: If no parameter may have it.
     """
     if not isinstance(code, str) or code not in _ZARR2_DTYPES:
         raise ValueError(f"dtype {code!r}")
@@ -95,7 +95,7 @@ def checked_shape(x: object) -> tuple[int, ...]:
     """Returns a shape that a file states.
 
     Raises:
-      ValueError: If it is no list of sizes of at least 1.
+      ValueError: If it is no list of sizes, each at least 1.
     """
     if not isinstance(x, list) or not all(type(n) is int and n >= 1 for n in x):
         raise ValueError(f"shape {x!r}")
@@ -104,11 +104,11 @@ def checked_shape(x: object) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class InlineArray:
-    """An array that stands in the index itself.
+    """An array in the index itself.
 
     Attributes:
       variable: Its shape and dtype.
-      parts: Flat arrays that form it, one after the other.
+      parts: Flat arrays that form the array, one after the other.
     """
 
     variable: Variable
@@ -132,7 +132,7 @@ class ZarrArray:
     """A zarr array, opened at first use.
 
     Args:
-      store: Where it is.
+      store: The store that holds it.
       key: Its directory.
       driver: tensorstore's name of its form, a key of `METADATA_FILES`.
       variable: Its shape and dtype, which its metadata must confirm.
@@ -195,11 +195,11 @@ class ZarrArray:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer's part of an array that stacks all layers' along its second axis.
+    """The part of one layer in an array that stacks all layers along its second axis.
 
     Attributes:
       stacked: The array.
-      index: Which layer.
+      index: The number of the layer.
     """
 
     stacked: StoredArray
@@ -228,12 +228,13 @@ def stored_variables(store: Store, keys: Sequence[str], driver: str) -> list[Var
     """Reads the metadata of zarr arrays.
 
     Args:
-      store: Where they are.
+      store: The store that holds them.
       keys: Their directories.
       driver: tensorstore's name of their form, a key of `METADATA_FILES`.
 
     Raises:
-      InputError: If it is missing or damaged, or of another layout than T5X and Orbax write.
+      InputError: If metadata is missing or damaged, or has a layout that T5X and Orbax do not
+        write.
     """
     files = [f"{key}/{METADATA_FILES[driver]}" for key in keys]
     texts = store.read(*files)
@@ -252,7 +253,7 @@ def _stored_variable(store: Store, file: str, text: bytes | None, driver: str) -
         return _zarr2(metadata) if driver == "zarr" else _zarr3(metadata)
     except ValueError as error:
         raise InputError(
-            f"{store.name}: {file} is no metadata of an array as T5X and Orbax write it ({error}); "
+            f"{store.name}: {file} is no metadata of an array of T5X or Orbax ({error}); "
             "copy it again"
         ) from error
 
@@ -288,5 +289,5 @@ def _check_codecs(codecs: Any) -> None:
 
 
 def size_in_bytes(variable: Variable) -> int:
-    """Returns how many bytes a variable's values take."""
+    """Returns the number of bytes of a variable's values."""
     return math.prod(variable.shape) * dtype_named(variable.dtype).itemsize

@@ -17,7 +17,7 @@ PROMPT = "encoder/prompt/prompt/prompt"
 
 
 class CheckpointModel:
-    """See `prompt_tuning_files.formats.ModelFile`.
+    """A model in a checkpoint; see `prompt_tuning_files.formats.ModelFile`.
 
     Args:
       path: The checkpoint's directory.
@@ -60,12 +60,12 @@ def read_prompt(model: ModelFile, path: str, shape: tuple[int, int] | None) -> P
 
     Args:
       model: The model.
-      path: Where it is, for errors.
+      path: Its path, for errors.
       shape: The `(P, H)` that the prompt must have; None for any.
 
     Raises:
-      InputError: If there is none, or it is of another shape, not of floating numbers or not
-        finite.
+      InputError: If there is none, or if it has another shape, no floating numbers, or numbers that
+        are not finite.
     """
     name = f"prompt {path}"
     if PROMPT not in model.variables:
@@ -96,12 +96,12 @@ def step_of(checkpoint: Checkpoint, found: int) -> int:
 
 
 def _unscanned(arrays: Mapping[str, StoredArray], path: str) -> dict[str, StoredArray]:
-    """Gives scanned layers the names they have unscanned.
+    """Gives scanned layers the names of unscanned layers.
 
     Flaxformer with `scan_layers=True` has one module `encoder/encoder` in place of
-    `encoder/layers_0`, `encoder/layers_1` …. Its parameters stack those of the layers along the
-    second axis: `encoder/layers_3/mlp/wo/kernel` is `encoder/encoder/mlp/wo/kernel[:, 3]`. The
-    decoder has `decoder/decoder` in the same way.
+    `encoder/layers_0`, `encoder/layers_1` …. Its parameters stack the parameters of the layers
+    along the second axis: `encoder/layers_3/mlp/wo/kernel` is
+    `encoder/encoder/mlp/wo/kernel[:, 3]`. The decoder has `decoder/decoder` in the same way.
     """
     result: dict[str, StoredArray] = {}
     for side in ("encoder", "decoder"):

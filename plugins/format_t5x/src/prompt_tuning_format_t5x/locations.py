@@ -1,4 +1,4 @@
-"""Finds checkpoints in directories, local ones or of a Google Cloud Storage bucket."""
+"""Finds checkpoints in local directories and in buckets of Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Checkpoint:
     """A checkpoint that was found.
 
     Attributes:
-      kind: "t5x_legacy", "t5x_orbax", or "tensorflow" for those of Mesh TensorFlow.
+      kind: "t5x_legacy", "t5x_orbax", or "tensorflow" for a checkpoint of Mesh TensorFlow.
       path: The directory that holds the index; for TensorFlow, the given path.
       step: The step in the directory's name; None if the name has none.
     """
@@ -58,7 +58,7 @@ def find_checkpoint(path: str) -> Checkpoint | None:
 
     Args:
       path: The directory of a checkpoint, T5X's file `checkpoint` in it, or a directory of
-        checkpoints named `checkpoint_N` or `N`, of which the one with the highest N is taken.
+        checkpoints named `checkpoint_N` or `N`. Of these, the highest N is found.
 
     Returns:
       The checkpoint; None if there is none, or `path` is an address other than `gs://…`.
@@ -93,7 +93,7 @@ def _checkpoint_in(path: str) -> Checkpoint | None:
     for item in _ORBAX_ITEMS:
         folder = f"{path}/{item}".rstrip("/")
         if _first_byte(f"{folder}/{ORBAX_INDEX}") is not None:
-            # The path may be the item's own directory.
+            # The path may be the directory of an Orbax item itself.
             own = step is None and os.path.basename(path) in _ORBAX_ITEMS
             outer = os.path.basename(os.path.dirname(path))
             return Checkpoint("t5x_orbax", folder, _step_of(outer) if own else step)
@@ -139,7 +139,7 @@ def _first_byte(file: str) -> int | None:
 
 
 def _children(path: str) -> list[str]:
-    """Returns the names in a directory; none if it isn't one."""
+    """Returns the names in a directory; [] if it isn't one."""
     if path.startswith("gs://"):
         return list({key.split("/", 1)[0] for key in Store.at(path).listing() if "/" in key})
     try:
@@ -155,9 +155,9 @@ class Store:
     """Files below a directory, or keys of a database in it, as tensorstore reads them.
 
     Attributes:
-      name: What to call it in errors: the directory's path.
+      name: Its name in errors: the directory's path.
       spec: A tensorstore key-value store, whose path ends in "/" or is empty.
-      context: tensorstore's resources, shared by what is opened together.
+      context: tensorstore's resources, shared by arrays that are opened together.
     """
 
     name: str
@@ -181,14 +181,14 @@ class Store:
         return Store(self.name, spec, self.context)
 
     def below(self, key: str) -> dict[str, Any]:
-        """Returns the key-value store of what lies below `key`."""
+        """Returns the key-value store of the keys below `key`."""
         return {**self.spec, "path": f"{self.spec.get('path', '')}{key}/"}
 
     def read(self, *keys: str) -> list[bytes | None]:
         """Reads the values of keys, all at once; None for a key that isn't there.
 
         Raises:
-          InputError: If one cannot be read.
+          InputError: If a key cannot be read.
         """
         results = [
             self.wait(future, key, _SECONDS)
@@ -216,7 +216,7 @@ class Store:
           seconds: The longest time to wait; None for as long as tensorstore tries.
 
         Raises:
-          InputError: In place of any error of tensorstore.
+          InputError: Instead of any error of tensorstore.
         """
         try:
             return future.result(timeout=seconds)
@@ -231,7 +231,7 @@ class Store:
 
     def _unreadable(self, what: str, cause: str) -> InputError:
         bucket = self.spec.get("base", self.spec).get("bucket")
-        advice = "is the checkpoint whole? copy it again"
+        advice = "is the checkpoint complete? copy it again"
         if bucket is not None:
             advice = f"can the bucket {bucket!r} be reached, and may you read it?"
         return InputError(f"{self.name}: {what} cannot be read ({cause}); {advice}")

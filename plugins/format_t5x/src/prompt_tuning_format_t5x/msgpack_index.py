@@ -68,8 +68,8 @@ def open_checkpoint(checkpoint: Checkpoint) -> CheckpointModel:
     for name, array in arrays.items():
         if array.variable.dtype == "uint16":
             raise InputError(
-                f"model {checkpoint.path}: {name} is uint16, as which T5X wrote bfloat16 until "
-                "June 2021; T5X no longer reads it either, so use a later copy of the model"
+                f"model {checkpoint.path}: {name} is uint16: until June 2021, T5X wrote bfloat16 "
+                "in this form; T5X no longer reads it either, so use a later copy of the model"
             )
     return CheckpointModel(checkpoint.path, arrays, step_of(checkpoint, step))
 
@@ -97,7 +97,7 @@ def _step(leaf: Any) -> int:
 
 
 def _unpacked(data: bytes) -> Any:
-    """Unpacks msgpack, and refuses a map with one name twice; arrays stay packed."""
+    """Unpacks msgpack, and refuses a map that has a name twice; arrays stay packed."""
     # Flax writes only texts as keys.
     return msgpack.unpackb(
         data,
@@ -145,7 +145,7 @@ def _zarr(name: str, spec: Mapping[str, Any], store: Store) -> ZarrArray:
     kvstore, metadata = _member(spec, "kvstore"), _member(spec, "metadata")
     if spec["driver"] != "zarr" or kvstore.get("driver") not in _DRIVERS:
         raise ValueError(f"drivers {spec['driver']!r} and {kvstore.get('driver')!r}")
-    # Before its version 0.1.14, tensorstore had the path in the outer map.
+    # Before version 0.1.14, tensorstore had the path in the outer map.
     paths = [part["path"] for part in (kvstore, spec) if "path" in part]
     directory = "".join(path for path in paths if isinstance(path, str)).strip("/")
     expected = "target." + name.replace("/", ".")
@@ -160,8 +160,8 @@ def _zarr(name: str, spec: Mapping[str, Any], store: Store) -> ZarrArray:
 def _spec_dtype(spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> np.dtype:
     """Returns the dtype that a tensorstore spec states.
 
-    T5X writes it beside the driver. Until March 2022 it wrote it into the metadata, as zarr spells
-    it. A spec may state both.
+    T5X writes the dtype next to the driver. Until March 2022, it wrote zarr's code of the dtype
+    into the metadata. A spec may have both.
     """
     dtypes = [
         named(part["dtype"])

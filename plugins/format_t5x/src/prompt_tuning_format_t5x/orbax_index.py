@@ -1,7 +1,7 @@
 """Reads the index of Orbax checkpoints: of a T5X train state, or of a tree of parameters.
 
 The file `_METADATA` lists the leaves of the saved tree in JSON. Their arrays are zarr arrays named
-by their keys joined by ".", in an OCDBT database or, where it says so, in directories.
+by their keys joined by ".", in an OCDBT database or, if the index says so, in directories.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class _Index(NamedTuple):
 
 
 def open_checkpoint(checkpoint: Checkpoint) -> CheckpointModel:
-    """Reads the index of a checkpoint, and of each of its parameters the metadata.
+    """Reads the index of a checkpoint, and the metadata of each of its parameters.
 
     Raises:
-      InputError: If it is damaged, or of no model.
+      InputError: If it is damaged, or holds no model.
     """
     store = Store.at(checkpoint.path)
     (text,) = store.read(ORBAX_INDEX)
@@ -100,7 +100,7 @@ def _arrays(store: Store, leaves: Mapping[_Keys, _Leaf], driver: str) -> dict[_K
 
 
 def _root(index: _Index, path: str) -> _Keys:
-    """Returns the keys under which the model is in the tree."""
+    """Returns the keys of the model in the tree."""
     first = {keys[0] for keys in index.leaves}
     for name in _ROOTS:
         if name in first:
