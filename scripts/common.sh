@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; they source it. Each sets `usage` first, the text of its
-# usage line.
+# Functions for the scripts of this folder, which source this file. Each script first sets `usage`,
+# the text of its usage line.
 
 : "${usage:?}"
 dry_run=no
@@ -10,8 +10,8 @@ fail_usage() {
   exit 2
 }
 
-# Takes --dry-run and --help out of the arguments, up to --; leaves the others in `arguments`, those
-# behind -- in `passed_on`.
+# Handles --dry-run and --help in the arguments before --. The other arguments before -- go to
+# `arguments`, and the arguments after -- to `passed_on`.
 # shellcheck disable=SC2034  # for the scripts that source this
 parse_arguments() {
   arguments=()
@@ -28,14 +28,14 @@ parse_arguments() {
         passed_on=("$@")
         return
         ;;
-      -*) fail_usage "unknown option $1; flags of the command come behind --" ;;
+      -*) fail_usage "unknown option $1; flags of the command come after --" ;;
       *) arguments+=("$1") ;;
     esac
     shift
   done
 }
 
-# Ends the script unless the variable named first has a value, which its usage line calls alike.
+# Ends the script if the variable $1, which has the same name in the usage line, has no value.
 need() {
   [[ -n ${!1:-} ]] || fail_usage "$1 is not set"
 }
@@ -56,9 +56,8 @@ run() {
   fi
 }
 
-# Sets gin_search_paths to the folders that hold T5X and Flaxformer, and to those of the gin files for
-# T5X that are installed. T5X_DIR and FLAXFORMER_DIR say where the first two are, if not where Python
-# finds them.
+# Sets gin_search_paths to the folders that hold T5X and Flaxformer, and to the folders of the
+# installed gin files for T5X. Set T5X_DIR and FLAXFORMER_DIR if Python does not find the first two.
 find_gin_files() {
   local t5x flaxformer ours
   t5x=${T5X_DIR:-$(folder_of t5x)}
@@ -68,7 +67,7 @@ find_gin_files() {
   gin_search_paths=$t5x,$flaxformer,$ours
 }
 
-# The commits that the tests ran with, of T5X, Flaxformer, airio and jestimator; as in docs/t5x.md.
+# The commits of T5X, Flaxformer, airio and jestimator that the tests ran with, as in docs/t5x.md.
 # shellcheck disable=SC2034  # for the scripts that source this
 t5x_commits=(
   cc342d419ec3e3e9c4bf1df33c82330cafdc1e16

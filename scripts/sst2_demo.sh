@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Trains a prompt for SST-2 with T5 1.1 base, LM-adapted, by T5X, on the devices of this machine.
-#
-# MODEL_DIR is where checkpoints and prompts are written, TFDS_DATA_DIR where TensorFlow Datasets
-# keeps SST-2; both may be in a bucket (gs://…). They are given as arguments or by variables of these
-# names. Flags of t5x.train may follow behind --. By variables as well:
+# MODEL_DIR is the folder for checkpoints and prompts, and TFDS_DATA_DIR the folder in which
+# TensorFlow Datasets keeps SST-2. Both may be in a bucket (gs://…). Give them as arguments or as
+# variables of these names. Flags of t5x.train may follow after --. Other variables:
 #
 #   PRETRAINED_MODEL   the frozen model's checkpoint
 #   T5X_DIR, FLAXFORMER_DIR, PYTHON   see common.sh

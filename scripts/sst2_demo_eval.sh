@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Evaluates a prompt for SST-2 over T5 1.1 base, LM-adapted, by T5X.
-#
-# EVAL_DIR is where the metrics and predictions are written, TFDS_DATA_DIR where TensorFlow Datasets
-# keeps SST-2; both may be in a bucket (gs://…). PROMPT_FILE is the prompt, for example what
-# sst2_demo.sh left; unless given, the one that the reference implementation released, which is to
-# be fetched first (docs/released.md). They are given as arguments or by variables of these names.
-# Flags of t5x.eval may follow behind --. By variables as well:
+# EVAL_DIR is the folder for the metrics and predictions, and TFDS_DATA_DIR the folder in which
+# TensorFlow Datasets keeps SST-2. Both may be in a bucket (gs://…). PROMPT_FILE is the prompt, for
+# example one that sst2_demo.sh trained. Its default is the prompt that the reference implementation
+# released; fetch that prompt first (docs/released.md). Give all three as arguments or as variables
+# of these names. Flags of t5x.eval may follow after --. Other variables:
 #
 #   PRETRAINED_MODEL   the frozen model's checkpoint
 #   T5X_DIR, FLAXFORMER_DIR, PYTHON   see common.sh

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
 # Trains a prompt for SST-2 with T5 1.1 XXL, LM-adapted, by T5X, on a slice of a TPU pod.
-#
-# It is started on every worker of the slice: tpu_pod.sh does that. MODEL_DIR is where checkpoints
-# and prompts are written, TFDS_DATA_DIR where TensorFlow Datasets keeps SST-2; both are in a bucket
-# (gs://…), which all workers see. They are given as arguments or by variables of these names. Flags
-# of t5x.train may follow behind --. By variables as well:
+# Start it on every worker of the slice; tpu_pod.sh does that. MODEL_DIR is the folder for
+# checkpoints and prompts, and TFDS_DATA_DIR the folder in which TensorFlow Datasets keeps SST-2.
+# Both are in a bucket (gs://…), which all workers can read. Give them as arguments or as variables
+# of these names. Flags of t5x.train may follow after --. Other variables:
 #
 #   PRETRAINED_MODEL   the frozen model's checkpoint
-#   MODEL_PARALLEL_SUBMESH   the devices that share one copy of the model: how many along the three
-#                      axes of the slice, and how many cores of each chip; unless given, all of a
-#                      v3-32, (4, 4, 1, 2)
+#   MODEL_PARALLEL_SUBMESH   the devices that share one copy of the model: their number along each of
+#                      the three axes of the slice, and the number of cores of each chip; default:
+#                      all of a v3-32, (4, 4, 1, 2)
 #   T5X_DIR, FLAXFORMER_DIR, PYTHON   see common.sh
 set -euo pipefail
 usage='[--dry-run] MODEL_DIR TFDS_DATA_DIR [-- FLAG...]'

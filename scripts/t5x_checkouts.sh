@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Clones T5X, and what it needs that is not on PyPI, into a folder: at the commits that this project
-# is tested with, or with `heads` at the newest ones.
+# Clones T5X, and its requirements that are not on PyPI, into a folder. It takes the commits that
+# this project is tested with, or, with `heads`, the newest commits.
 set -euo pipefail
 usage='[--dry-run] FOLDER [tested|heads]'
 # shellcheck source-path=SCRIPTDIR source=common.sh

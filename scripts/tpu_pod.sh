@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Creates a slice of a TPU pod, and does on all of its workers what a run needs.
+# Creates a slice of a TPU pod, and prepares and starts a run on all of its workers.
 #
 #   create                make the slice
 #   install URL [BRANCH]  clone this project from URL on every worker and install it with T5X
 #   copy FILE…            copy files to every worker's home
 #   run COMMAND [WORD…]   run a command on every worker, in the clone and its environment; options
-#                         of the command come behind --
-#   kill                  end what still holds a TPU, as after an error of one worker
+#                         of the command come after --
+#   kill                  end processes that still hold a TPU, for example after an error of one
+#                         worker
 #   delete                delete the slice
 #
-# By variables:
+# Variables:
 #
 #   TPU_NAME, ZONE     the slice and its zone
-#   ACCELERATOR_TYPE   for create: v3-32 unless given, which is four workers of eight cores
-#   RUNTIME_VERSION    for create: tpu-ubuntu2204-base unless given, which suits a v4 and older
+#   ACCELERATOR_TYPE   for create; default: v3-32, which is four workers of eight cores
+#   RUNTIME_VERSION    for create; default: tpu-ubuntu2204-base, which is right for a v4 and older
 #
 # For example, once `gcloud auth login` and `ssh-add ~/.ssh/google_compute_engine` are done:
 #
@@ -38,7 +39,7 @@ on_all_workers() {
 }
 
 parse_arguments "$@"
-((${#arguments[@]})) || fail_usage 'which of its commands is not said'
+((${#arguments[@]})) || fail_usage 'no command is given'
 words=("${arguments[@]:1}" ${passed_on[@]+"${passed_on[@]}"})
 need TPU_NAME
 need ZONE

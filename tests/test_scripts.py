@@ -250,7 +250,7 @@ def test_checkouts_of_t5x_are_at_the_commits_that_the_documentation_names():
         ("tpu_vm_install.sh", ["a", "b", "c", "d"], {}, "more than three arguments: d"),
         ("t5x_checkouts.sh", [], {}, "folder is not set"),
         ("t5x_checkouts.sh", ["a", "newest"], {}, "unknown commits newest"),
-        ("tpu_pod.sh", [], {}, "which of its commands is not said"),
+        ("tpu_pod.sh", [], {}, "no command is given"),
         ("tpu_pod.sh", ["delete"], {}, "TPU_NAME is not set"),
         ("tpu_pod.sh", ["delete"], {"TPU_NAME": "a"}, "ZONE is not set"),
         ("tpu_pod.sh", ["stop"], {"TPU_NAME": "a", "ZONE": "b"}, "unknown command stop"),

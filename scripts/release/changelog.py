@@ -1,4 +1,4 @@
-"""Joins the fragments of the changelog; `changelog/README.md` says what a fragment is."""
+"""Joins the fragments of the changelog; `changelog/README.md` describes fragments."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sections(unreleased: str) -> dict[str, str]:
 
 
 def released(text: str, version: str, folder: Path, date: datetime.date) -> str:
-    """Returns the changelog with a section for a version: what was unreleased, and the fragments.
+    """Returns the changelog with a section for a version: unreleased entries, and fragments.
 
     Args:
       text: The changelog, with the heading "## [Unreleased]".

@@ -1,6 +1,7 @@
-"""Builds every distribution and tries it as its users would: `make release-check`.
+"""Builds every distribution and tries it as a user would: `make release-check`.
 
-Nothing is published. What would be is left in `dist/release/`, the core apart from the others.
+It publishes nothing. It leaves the files to publish in `dist/release/core` and
+`dist/release/others`.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from prompt_tuning_core.errors import InputError
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "dist" / "release"
 LOCKS = ROOT / "requirements"
-# They would make Python, uv or our command look elsewhere.
+# Variables that would make Python, uv or our command use other files.
 VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT", "PROMPT_TUNING")
 
-# Of a distribution that is alone with what it requires.
+# For a distribution that is installed alone with its requirements.
 SMOKE = """
 import importlib, importlib.metadata, sys
 
 name, package = sys.argv[1:]
 importlib.import_module(package)
 for point in importlib.metadata.distribution(name).entry_points:
-    if point.group != "pytest11":  # Only pytest loads it, which nothing of ours requires.
+    if point.group != "pytest11":  # Only pytest loads it, and nothing of ours requires pytest.
         point.load()
 """
 
@@ -48,10 +49,10 @@ def run(*command: str | Path, cwd: Path, show: bool = False) -> None:
     Args:
       command: The words of the command.
       cwd: Its current directory.
-      show: Whether its output is shown if it succeeds, too.
+      show: True to show its output even if it succeeds.
 
     Raises:
-      InputError: It fails; the message has its output.
+      InputError: The command fails; the message has its output.
     """
     done = subprocess.run(
         [str(part) for part in command],
@@ -91,7 +92,7 @@ def build(out: Path, *options: str) -> None:
 
 
 def wheel(one: Distribution) -> Path:
-    """Returns where the wheel of a distribution is, once it is built."""
+    """Returns the path of a distribution's wheel, after it has been built."""
     folder = OUT / ("core" if one.name == CORE else "others")
     return folder / f"{one.package}-{one.project['version']}-py3-none-any.whl"
 
@@ -104,7 +105,7 @@ def build_all(ours: Iterable[Distribution], folder: Path) -> None:
       folder: An empty folder, for the wheels from the checkout.
 
     Raises:
-      InputError: A wheel from a source distribution is not, byte for byte, that from the checkout.
+      InputError: A wheel from a source distribution differs from the wheel from the checkout.
     """
     shutil.rmtree(OUT, ignore_errors=True)
     build(OUT / "others")
@@ -115,11 +116,11 @@ def build_all(ours: Iterable[Distribution], folder: Path) -> None:
     for one in ours:
         built = wheel(one)
         if not filecmp.cmp(built, folder / built.name, shallow=False):
-            raise InputError(f"{built.name}: the one from the source distribution is another")
+            raise InputError(f"{built.name}: the one from the source distribution differs")
 
 
 def closure(name: str, ours: dict[str, Distribution]) -> dict[str, Distribution]:
-    """Returns a distribution and those of ours that it requires, directly or not, by name."""
+    """Returns a distribution and all of ours that it requires, directly or not, by name."""
     found: dict[str, Distribution] = {}
     waiting = [name]
     while waiting:
@@ -132,7 +133,7 @@ def closure(name: str, ours: dict[str, Distribution]) -> dict[str, Distribution]
 def environment(folder: Path, *requirements: str | Path) -> Path:
     """Makes an environment, installs into it, and returns the folder of its commands.
 
-    What is not ours has the locked version where there is one.
+    Distributions of others have their locked version, if there is one.
     """
     uv("venv", "--quiet", "--python", sys.executable, folder, cwd=ROOT)
     python = folder / "bin" / "python"
@@ -143,7 +144,7 @@ def environment(folder: Path, *requirements: str | Path) -> Path:
 
 
 def try_alone(name: str, ours: dict[str, Distribution], folder: Path) -> None:
-    """Installs a distribution with what it requires, and loads what it has.
+    """Installs a distribution with its requirements, and loads its entry points and plugins.
 
     Raises:
       InputError: It lacks a requirement, or one of its entry points or plugins cannot be loaded.
@@ -201,7 +202,7 @@ def readme_example(text: str) -> str:
 
 
 def all_extra(ours: dict[str, Distribution]) -> list[str | Path]:
-    """Returns the core with its extra `all`, and the wheels of what this names, to install."""
+    """Returns what to install: the core with its extra `all`, and the wheels that this names."""
     extra = ours[CORE].project["optional-dependencies"]["all"]
     wheels = [wheel(ours[requirement.partition("==")[0]]) for requirement in extra]
     return [f"{CORE}[all] @ {wheel(ours[CORE]).as_uri()}", *wheels]

@@ -1,6 +1,6 @@
 """Tries the plugins of others with this checkout: `make check-third-party`.
 
-Each that the list names is installed with all that is ours into an environment of its own; then
+Each plugin in the list is installed into a new environment, with all of our distributions. Then
 `list-plugins --check` loads it, and `check` tries its contract.
 """
 

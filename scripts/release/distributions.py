@@ -57,8 +57,8 @@ class Distribution:
 def read(root: Path) -> dict[str, Distribution]:
     """Returns all distributions by name, in the order of publishing: the core comes last.
 
-    The core's extras name the others. While a name of an extra is not on the index, somebody else
-    could take it, and users of the extra would install what they made.
+    The core's extras name the other distributions. If a name in an extra is not on the index yet,
+    somebody else could take it, and users of the extra would install that distribution.
     """
     workspace = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["uv"]
     members = [
@@ -107,14 +107,15 @@ def version(root: Path) -> str:
 
 
 def with_version(root: Path, new: str) -> dict[Path, str]:
-    """Returns the texts of all files that name the version, with another.
+    """Returns the texts of all files that name the version, with a new version.
 
     Args:
       root: The folder of the checkout.
       new: The new version, three numbers: "1.2.0".
 
     Raises:
-      InputError: `new` has another form, or a distribution requires another range of one of ours.
+      InputError: `new` has another form, or one of our distributions requires another of ours in a
+        range without `new`.
     """
     if not re.fullmatch(r"\d+\.\d+\.\d+", new):
         raise InputError(f"VERSION={new}: expected three numbers, such as 1.2.0")
