@@ -33,19 +33,20 @@ def init_file(
     prompt's. The content of the file decides its form, not its name.
 
     Args:
-      path: A prompt of any form that an installed format plugin reads (`.npy`, as the reference
-        saves it without an ending, safetensors …). Or a `.npz` archive with one. Or the directory
-        of a training run: its best prompt (BEST_METRIC), else that of the highest step.
+      path: A prompt in any form that an installed format plugin reads, such as `.npy`, safetensors,
+        or a file of the reference, without an ending. Or a `.npz` archive with a prompt. Or the
+        directory of a training run, for its best prompt (BEST_METRIC) or else the prompt of the
+        highest step.
       key: The array's name in an archive; may be None if the archive has one array.
-      vocab: The model's vocabulary. If it is in a file of this machine
-        (`vocab.sentencepiece_model_file`) and the prompt's provenance has the checksum of one, they
-        must agree. None for no comparison.
+      vocab: The model's vocabulary. If it is a file on this machine
+        (`vocab.sentencepiece_model_file`) and the prompt's provenance has the checksum of a
+        vocabulary, the two must agree. None for no comparison.
 
     Returns:
       A function `(rng, shape) -> [P, H]` float32, which ignores `rng`. It raises `InputError`, a
-      `ValueError`, if the array's shape isn't `shape`, or if the file is missing, damaged, pickled
-      or of another dtype, holds values that aren't finite, has no such key, doesn't match the
-      checksum in the provenance beside it, or was trained with another vocabulary.
+      `ValueError`, if the array's shape isn't `shape`. The same error is raised if the file is
+      missing, damaged, pickled or of another dtype, holds values that aren't finite, has no such
+      key, doesn't match the checksum in its provenance, or was trained with another vocabulary.
 
     Raises:
       InputError: If `path` is no path or `key` no string.
@@ -56,7 +57,7 @@ def init_file(
         raise InputError(f"key is {key!r}, expected the name of an array in a .npz archive")
 
     def initialize(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
-        del rng  # The signature is every initializer's.
+        del rng  # All initializers have this signature.
         expected = prompt_shape(shape)
         file = os.fspath(path)
         if prompt_files.is_archive(file):
@@ -74,7 +75,7 @@ def init_file(
     return initialize
 
 
-# What checks initializers reads this attribute; types of functions have no attributes.
+# Checks of initializers read this attribute; the type of a function has no attributes.
 init_file.uses_rng = False  # type: ignore[attr-defined]
 
 
@@ -98,7 +99,7 @@ def _from_npz(file: str, key: str | None, shape: tuple[int, int]) -> np.ndarray:
     except OSError as error:
         raise InputError(f"prompt {file}: can't be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError) as error:
-        # The last: the archive is encrypted, or its compression is unknown to this Python.
+        # RuntimeError: the archive is encrypted, or this Python does not know its compression.
         raise InputError(
             f"prompt {file}: a damaged .npz archive ({error}); copy it again"
         ) from error
