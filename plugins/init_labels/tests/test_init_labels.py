@@ -192,7 +192,7 @@ def test_refuses_another_aggregate(aggregate, message):
 
 
 def test_refuses_an_aggregate_of_another_shape():
-    with pytest.raises(ValueError, match=r"shape \(2, 3\) of the pieces of label 'ab'"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) from the pieces of label 'ab'"):
         make(["ab"], aggregate=lambda pieces: pieces)(KEY, (2, 3))
 
 

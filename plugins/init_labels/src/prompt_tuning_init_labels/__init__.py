@@ -37,7 +37,7 @@ _AGGREGATES: Mapping[str, Aggregate] = {
     "first": lambda pieces: pieces[0],
     "max": lambda pieces: pieces.max(axis=0),
 }
-_EXPECTED_TEXTS = "expected labels such as ['yes', 'no'], or the path of a file with one a line"
+_EXPECTED_TEXTS = "expected labels such as ['yes', 'no'], or a file's path (one label a line)"
 
 
 def init_labels(
@@ -48,28 +48,28 @@ def init_labels(
     aggregate: str | Aggregate = "mean",
     allow_truncation: bool = False,
 ) -> Initializer:
-    """Makes an initializer of the embeddings of class labels, one label a position.
+    """Makes an initializer of the embeddings of class labels, one label at each position.
 
-    Only the rows of the labels' pieces are read, also within `jax.jit`.
+    It reads only the rows of the labels' pieces, even within `jax.jit`.
 
     Args:
       embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
         or `checkpoint_load`, or an array.
       vocab: Splits a label into pieces: anything with `encode(str) -> ids`.
-      texts: The labels as a list or tuple; or the path of a UTF-8 file with one label a line and
-        no blank line, read when the initializer is called.
+      texts: The labels as a list or tuple; or the path of a UTF-8 file with one label on each line
+        and no blank line. The file is read when the initializer is called.
       initializer: Fills the positions after the labels; `init_vocab` is the paper's. None is
         uniform with scale 0.01.
-      aggregate: Makes one vector of a label's pieces: "mean", "sum", "first", "max", or a function
-        from float32 `[n, H]` to `[H]`.
+      aggregate: Makes one vector from a label's pieces: "mean", "sum", "first", "max", or a
+        function from float32 `[n, H]` to `[H]`.
       allow_truncation: True leaves out labels for which the prompt has no position, with a warning
         that names them. False makes them an error.
 
     Returns:
       A function `(rng, shape) -> [P, H]` float32. It raises `InputError`, a `ValueError`, if
       `shape` isn't `(P, H)` with sizes of at least 1, if H isn't the table's, if there are more
-      labels than positions, if a label has no pieces or one outside the table, or if a file can't
-      be read.
+      labels than positions, if a label has no pieces or a piece outside the table, or if a file
+      can't be read.
 
     Raises:
       InputError: If an argument is of the wrong kind, `texts` is empty or has an empty label, or
@@ -103,7 +103,7 @@ def init_labels(
 
 
 def _label_source(texts: Any) -> Callable[[], tuple[str, ...]]:
-    """Checks `texts`; returns what gives the labels, of a file by reading it each time."""
+    """Checks `texts`; returns a function that returns the labels, and reads a file each time."""
     if not isinstance(texts, str | os.PathLike):
         labels = _checked_labels(texts)
         return lambda: labels
@@ -125,10 +125,10 @@ def _checked_labels(texts: Any) -> tuple[str, ...]:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    """Reads a file of one label a line."""
+    """Reads a file with one label on each line."""
     readable.check_is_file(path, f"texts: {path}")
     try:
-        # utf-8-sig: a byte order mark of some editors is no part of the first label.
+        # utf-8-sig: some editors write a byte order mark, which is no part of the first label.
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(
@@ -151,12 +151,12 @@ def _pieces(vocab: Vocabulary, label: str, table: EmbeddingTable) -> np.ndarray:
 
 
 def _with_equal_pieces(labels: Sequence[str], pieces: Sequence[np.ndarray]) -> list[list[str]]:
-    """Returns groups of labels with the same pieces: one label twice, or none is in the vocabulary.
+    """Returns groups of labels with the same pieces: equal labels, or labels that are unknown.
 
     For example, an English vocabulary has only its unknown piece for any label in Chinese.
     """
     groups: dict[bytes, list[str]] = {}
-    for label, ids in zip(labels, pieces, strict=False):  # Labels without a position have none.
+    for label, ids in zip(labels, pieces, strict=False):  # Labels past the end have no ids.
         groups.setdefault(ids.tobytes(), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -164,7 +164,7 @@ def _with_equal_pieces(labels: Sequence[str], pieces: Sequence[np.ndarray]) -> l
 def _vectors(
     table: EmbeddingTable, labels: Sequence[str], pieces: Sequence[np.ndarray], combine: Aggregate
 ) -> np.ndarray:
-    """Makes one vector of the pieces of each label, `[labels, H]` float32; reads rows once."""
+    """Makes one vector from the pieces of each label, `[labels, H]` float32; reads rows once."""
     width = table.shape[1]
     rows = table.rows(np.concatenate(pieces))
     ends = np.cumsum([len(ids) for ids in pieces])[:-1]
@@ -173,7 +173,7 @@ def _vectors(
         value = np.asarray(combine(vectors))
         if value.shape != (width,):
             raise InputError(
-                f"aggregate made shape {value.shape} of the pieces of label {labels[i]!r}, "
+                f"aggregate made shape {value.shape} from the pieces of label {labels[i]!r}, "
                 f"expected ({width},)"
             )
         values[i] = value
