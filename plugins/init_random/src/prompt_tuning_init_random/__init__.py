@@ -24,7 +24,7 @@ Initializer = Callable[[jax.Array, Sequence[int]], jax.Array]
 def init_random(scale: float = 0.5) -> Initializer:
     """Makes an initializer of values uniform in `[0, scale)`, the default prompt.
 
-    The values are those of `flax.linen.initializers.uniform(scale)`: not centred on 0.
+    They are the same values as in `flax.linen.initializers.uniform(scale)`, and not centred on 0.
 
     Args:
       scale: The upper end of the range.
@@ -40,7 +40,7 @@ def init_random(scale: float = 0.5) -> Initializer:
 
 
 def init_normal(stddev: float = 0.5) -> Initializer:
-    """Makes an initializer of values normal around 0.
+    """Makes an initializer of normally distributed values with mean 0.
 
     Args:
       stddev: The standard deviation.
@@ -56,11 +56,12 @@ def init_normal(stddev: float = 0.5) -> Initializer:
 
 
 def init_truncated_normal(stddev: float = 0.5) -> Initializer:
-    """Makes an initializer of values normal around 0 and cut at two standard deviations.
+    """Makes an initializer of normally distributed values, cut at two standard deviations.
 
-    As `flax.linen.initializers.truncated_normal(stddev)`, the values are drawn from a normal
-    distribution of standard deviation `stddev`, redrawn outside of `[-2 stddev, 2 stddev]`; their
-    own standard deviation is therefore about `0.88 stddev`.
+    As in `flax.linen.initializers.truncated_normal(stddev)`, values are drawn from a normal
+    distribution with mean 0 and standard deviation `stddev`. Values outside of
+    `[-2 stddev, 2 stddev]` are drawn again. So the result has a standard deviation of about
+    `0.88 stddev`.
 
     Args:
       stddev: The standard deviation before the cut.
@@ -76,9 +77,9 @@ def init_truncated_normal(stddev: float = 0.5) -> Initializer:
 
 
 def _positive(name: str, value: Any) -> float:
-    """Returns a parameter that must be a positive number, also once it is float32."""
+    """Returns a parameter that must be a positive number, even in float32."""
     limits = np.finfo(np.float32)
-    # Python takes a bool for a number; here it is a mistake.
+    # In Python, a bool is a number; here, it is a mistake.
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):
