@@ -1,4 +1,4 @@
-"""Embeddings of a text, one piece a position: a soft prompt that starts as a hard one.
+"""Embeddings of a text, one piece at each position: a soft prompt that starts as a hard prompt.
 
 References:
   Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021,
@@ -38,7 +38,7 @@ def init_string(
 ) -> Initializer:
     """Makes an initializer of the embeddings of the pieces of a text.
 
-    Only the rows of the pieces are read, also within `jax.jit`.
+    It reads only the rows of the pieces, even within `jax.jit`.
 
     Args:
       embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
@@ -54,8 +54,8 @@ def init_string(
     Returns:
       A function `(rng, shape) -> [P, H]` float32. It raises `InputError`, a `ValueError`, if
       `shape` isn't `(P, H)` with sizes of at least 1, if H isn't the table's, if there are more
-      pieces than positions, if the text has no pieces or one outside the table, if EOS is asked
-      for and has no id, or if the table can't be read.
+      pieces than positions, if the text has no pieces or a piece outside the table, if `add_eos` is
+      True and EOS has no id, or if the table can't be read.
 
     Raises:
       InputError: If an argument is of the wrong kind or `text` is blank.
@@ -88,7 +88,7 @@ def init_string(
 
 
 def _text_ids(vocab: Vocabulary, text: str, add_eos: bool) -> np.ndarray:
-    """Returns the ids `[n]` of the pieces of `text`, with EOS at the end or without."""
+    """Returns the ids `[n]` of the pieces of `text`, with or without EOS at the end."""
     eos = _eos_id(vocab)
     ids = piece_ids(vocab, text, "text")
     if ids[-1] == eos:
