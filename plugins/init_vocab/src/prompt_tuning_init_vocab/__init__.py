@@ -35,9 +35,9 @@ def init_vocab(
     Rows are drawn without replacement. If the prompt is longer than the population, they are drawn
     with replacement, with one warning.
 
-    A call with a concrete key reads the drawn rows and no others. Within `jax.jit`, where the
-    drawn rows aren't known yet, the first `population_size` rows become a constant of the program:
-    set it where the table is large.
+    A call with a concrete key reads only the drawn rows. Within `jax.jit`, the drawn rows aren't
+    known yet, so the first `population_size` rows become a constant of the program. Set
+    `population_size` if the table is large.
 
     Args:
       embeddings: The table `[V, H]`, float16 to float64; `prompt_tuning_files.embeddings.np_load`
@@ -82,7 +82,7 @@ def _population(value: Any) -> int | None:
     if value is None:
         return None
     try:
-        # Python takes a bool for an integer; here it is a mistake.
+        # In Python, a bool is an integer; here, it is a mistake.
         population = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         population = None
