@@ -1,4 +1,4 @@
-"""A prompt at every layer (Liu et al. 2022, "P-Tuning v2"), in place of the former one or added."""
+"""A prompt at every layer (Liu et al. 2022, "P-Tuning v2")."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PromptDeep(InputPrompt):
     The parameter is `prompts`, `[layers, P, H]`; `prompt_init` makes each `(P, H)` of it.
 
     Attributes:
-      added: True adds the prompt of a layer to what the layer before made of the prompt's
-        positions; False has it take their place, as in the paper.
+      added: True adds a layer's prompt to the output of the layer before, at the prompt's
+        positions. False replaces this output by the layer's prompt, as in the paper.
     """
 
     added: bool = False
@@ -42,7 +42,7 @@ class PromptDeep(InputPrompt):
     def layer(self, layer: int, hidden: jax.Array, state: Any) -> jax.Array:
         """Puts the layer's prompt at the prompt's positions; see `PromptModule.layer`."""
         del state
-        if layer == 0:  # It came with the input.
+        if layer == 0:  # The input has it already.
             return hidden
         former, rest = hidden[:, : self.length], hidden[:, self.length :]
         prompt = jnp.broadcast_to(self.prompts[layer].astype(hidden.dtype), former.shape)
