@@ -15,8 +15,8 @@ class PromptIA3(PromptModule):
     """Scales keys, values and feed-forward activations of every layer; adds no positions.
 
     The parameters are `keys_values`, `[layers, attentions, 2, heads, head width]`, and `mlp`,
-    `[layers, MLP width]`. They begin as ones, which leave the model as it is. PROMPT_LENGTH and
-    initializers mean nothing to it.
+    `[layers, MLP width]`. They begin as ones, which do not change the model. PROMPT_LENGTH and
+    initializers have no effect.
     """
 
     sides: tuple[str, ...] = ("encoder", "decoder")
@@ -26,7 +26,7 @@ class PromptIA3(PromptModule):
         stack, ones = self.stack, nn.initializers.ones
         shape = (stack.layers, len(stack.attentions), 2, stack.heads, stack.head_width)
         self.keys_values = self.parameter("keys_values", ones, shape)
-        # By an array of rows: so XLA compiles what uses them once, and not for each layer.
+        # Indexed by an array, so that XLA compiles the operations once, and not for each layer.
         rows = self.keys_values.reshape(-1, *shape[3:])
         numbers = np.arange(len(rows)).reshape(stack.layers, -1)
         self.rows = [rows[layer] for layer in numbers]
