@@ -1,4 +1,4 @@
-"""Multitask prompts: a shared prompt, and for each task what makes the task's prompt of it."""
+"""Multitask prompts: a shared prompt, which each task's own numbers turn into its prompt."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ HOWS = ("scale", "add", "concatenate", "concatenate_features", "project")
 
 
 class PromptMultitask(InputPrompt):
-    """Places the prompt of each example's task among its input, whose first token names the task.
+    """Places a task's prompt in each example's input; the first token names the task.
 
-    The first token is a sentinel: `sentinel` for task 0, `sentinel` - 1 for task 1 …; it is taken
-    out of the input. An example without one gets a prompt of NaN, so that nobody takes its answer
-    for one. The parameter `shared` is made by `prompt_init`, and `tasks` (in 'scale': `rows` and
-    `columns`) hold each task's own numbers.
+    The first token is a sentinel: `sentinel` for task 0, `sentinel` - 1 for task 1 …. The module
+    removes this token from the input. An example without a sentinel gets a prompt of NaN, so that
+    its answer is clearly invalid. `prompt_init` makes the parameter `shared`. The parameter `tasks`
+    (in 'scale': `rows` and `columns`) holds each task's own numbers.
 
     Attributes:
-      how: How the prompt of a task is made of the shared prompt, `[P, H]` unless told otherwise:
+      how: The way to make a task's prompt from the shared prompt, which is `[P, H]` if not stated:
         'scale', times a matrix of rank 1 (Wang et al. 2023, equation 2);
         'add', plus the task's `[P, H]`;
         'concatenate', followed by the task's `[task_length, H]`;
@@ -34,8 +34,9 @@ class PromptMultitask(InputPrompt):
       sentinel: Id of the token that names task 0, such as <extra_id_0>.
       task_length: Positions of the task's own prompt, in 'concatenate'; 0 for P.
       task_features: See `how`.
-      task_inits: Makes the tasks' own numbers, from prompts in files for example: one initializer
-        for all tasks, or one for each; none for ones in 'scale' and zeros elsewhere.
+      task_inits: Initializers of the tasks' own numbers, for example from prompts in files: one for
+        all tasks, or one for each task. Without any, the numbers are ones in 'scale' and else
+        zeros.
       frozen: Names of the parameters that are not trained, such as ('shared',).
     """
 
@@ -76,10 +77,10 @@ class PromptMultitask(InputPrompt):
         return self.length + own
 
     def rows(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-        """Returns the prompt of each example's task, by the first of `tokens`."""
+        """Returns the prompt of each example's task, which the first of `tokens` names."""
         del embedded
         task = self.sentinel - tokens[:, 0]
-        # Past the end in either direction, where `take` fills with NaN.
+        # A negative index becomes one past the end, where `take` fills with NaN.
         task = jnp.where(task < 0, self.tasks, task)
 
         def of_task(numbers: jax.Array) -> jax.Array:
@@ -98,7 +99,7 @@ class PromptMultitask(InputPrompt):
         return jnp.concatenate([shared, own], axis=1 if self.how == "concatenate" else 2)
 
     def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-        """Takes the task's token out, and places its prompt; see `PromptModule.input`."""
+        """Removes the task's token, and places the task's prompt; see `PromptModule.input`."""
         return self.place(self.rows(tokens, embedded), tokens[:, 1:], embedded[:, 1:])
 
     def input_mask(self, tokens: jax.Array) -> jax.Array:
@@ -106,7 +107,7 @@ class PromptMultitask(InputPrompt):
         return super().input_mask(tokens[:, 1:])
 
     def is_trained(self, path: str) -> bool:
-        """Checks whether a parameter is trained: whether `frozen` does not name it."""
+        """Checks that a parameter is trained: `frozen` does not name it."""
         return path not in self.frozen
 
     def _each_task(self, rng: jax.Array, shape: Sequence[int], /) -> jax.Array:
@@ -120,7 +121,7 @@ class PromptMultitask(InputPrompt):
         )
 
     def _check(self) -> None:
-        """Refuses fields that do not fit together, with the one at fault."""
+        """Refuses fields that do not fit together; the message names the field at fault."""
         width, features = self.stack.width, self.task_features
         needs_features = self.how in ("concatenate_features", "project")
         names = ("shared", "rows", "columns") if self.how == "scale" else ("shared", "tasks")
