@@ -15,13 +15,13 @@ from prompt_tuning_core.prompts import PromptModule, each
 class PromptPrefix(PromptModule):
     """Lets every query attend to P trained keys and values in addition to the sequence's own.
 
-    Without `middle` they are the parameter `keys_values`, `[layers x attentions x 2, P, heads x
-    head width]`, of which `prompt_init` makes each `(P, heads x head width)`. With it, they are
-    what a network of two layers makes of the parameter `prompt` `[P, H]` (section 4.3 of the
-    paper).
+    Without `middle`, they are the parameter `keys_values`,
+    `[layers x attentions x 2, P, heads x head width]`. `prompt_init` makes each of its matrices
+    `(P, heads x head width)`. With `middle`, a network of two layers makes them from the parameter
+    `prompt` `[P, H]` (section 4.3 of the paper).
 
     Attributes:
-      middle: Width of the hidden layer of that network; None for none.
+      middle: Width of the network's hidden layer; None for no network.
     """
 
     sides: tuple[str, ...] = ("encoder", "decoder")
@@ -46,7 +46,7 @@ class PromptPrefix(PromptModule):
         stack = self.stack
         first = 2 * (layer * len(stack.attentions) + stack.attentions.index(attention))
         shape = (1, self.length, stack.heads, stack.head_width)
-        # By an array of rows: so XLA compiles what uses them once, and not for each layer.
+        # Indexed by an array, so that XLA compiles the operations once, and not for each layer.
         keys, values = self._parts()[np.array([first, first + 1])]
         return keys.reshape(shape), values.reshape(shape)
 
