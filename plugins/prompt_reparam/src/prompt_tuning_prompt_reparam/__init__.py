@@ -1,4 +1,4 @@
-"""Reparametrised prompts: a small network makes the prompt, and training trains both."""
+"""Reparametrised prompts: a small network makes the prompt from a matrix; both are trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NETWORKS = ("residual", "mlp", "lstm")
 
 
 class PromptReparam(InputPrompt):
-    """Places what a network makes of the parameter `prompt` `[P, H]` among the embedded input.
+    """Places the output of a network, whose input is the parameter `prompt` `[P, H]`.
 
     After training, the network is not needed: `matrix` is a plain prompt.
 
@@ -23,7 +23,7 @@ class PromptReparam(InputPrompt):
       network: 'residual', `prompt + LayerNorm(relu(prompt down) up)` with one network for all
         positions (Razdaibiedina et al. 2023, equation 3); 'mlp', two layers (Liu et al. 2021,
         "GPT Understands, Too"); 'lstm', two layers after a bidirectional LSTM over the positions
-        (there, equation 6).
+        (the same paper, equation 6).
       bottleneck: Width of the residual network's hidden layer.
     """
 
@@ -50,12 +50,12 @@ class PromptReparam(InputPrompt):
             self.norm = nn.LayerNorm()
 
     def rows(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-        """Returns what the network makes, for every example."""
+        """Returns the network's output, for every example."""
         del tokens, embedded
         return self.matrix()[None]
 
     def matrix(self) -> jax.Array:
-        """Returns what the network makes of the prompt, `[P, H]` float32."""
+        """Returns the network's output, `[P, H]` float32."""
         if self.network == "residual":
             return self.prompt + self.norm(self.up(nn.relu(self.down(self.prompt))))
         made: Any = self.lstm(self.prompt) if self.network == "lstm" else self.prompt
