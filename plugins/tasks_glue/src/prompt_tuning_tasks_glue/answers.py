@@ -56,7 +56,7 @@ def answer_in_group(
 def entity(
     text: str, example: Mapping[str, Any] | None = None, is_target: bool = False
 ) -> dict[str, Any]:
-    """Returns ReCoRD's entity as `value`; for a target all right ones, and its query as `group`."""
+    """Returns ReCoRD's entity as `value`; for a target, all right entities, and its `group`."""
     if not is_target:
         return {"value": text}
     assert example is not None

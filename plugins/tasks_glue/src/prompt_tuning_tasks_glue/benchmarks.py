@@ -1,7 +1,7 @@
 """The tasks of GLUE and SuperGLUE: form, postprocessor and metrics of each.
 
-Names of configurations, fields and classes are those of TensorFlow Datasets; metrics are those
-that the papers report (Wang et al. 2019a, 2019b), as in T5.
+The names of configurations, fields and classes come from TensorFlow Datasets. The metrics are the
+ones in the papers (Wang et al. 2019a, 2019b), as in T5.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ GLUE = (
     _of_classes("wnli", _SENTENCES, _WNLI, scores.accuracy),
     _of_classes("ax", _PREMISE, _MNLI, cast_as="mnli", splits=("test",)),
 )  # fmt: skip
-"""The tasks of GLUE (Wang et al. 2019a), with MNLI's two validation sets as tasks of their own."""
+"""The tasks of GLUE (Wang et al. 2019a), with MNLI's two validation sets as separate tasks."""
 
 SUPER_GLUE = (
     _of_classes("boolq", ("passage", "question"), _FALSE_OR_TRUE, scores.accuracy),
@@ -113,14 +113,14 @@ SUPER_GLUE = (
     ),
     _of_classes("rte", _PREMISE, _ENTAILMENT, scores.accuracy),
     _of_classes("wic", (*_SENTENCES, "word"), _FALSE_OR_TRUE, scores.accuracy),
-    # Cast as RTE, whose fields the first of the two has by other names.
+    # Cast as RTE. The first of the two has other names for RTE's fields.
     _of_classes(
         "axb", {"hypothesis": "sentence2", "premise": "sentence1"}, _ENTAILMENT,
         cast_as="rte", splits=("test",),
     ),
     _of_classes("axg", _PREMISE, _ENTAILMENT, cast_as="rte", splits=("test",)),
 )  # fmt: skip
-"""The tasks of SuperGLUE (Wang et al. 2019b), but for WSC, which is trained and evaluated apart."""
+"""The tasks of SuperGLUE (Wang et al. 2019b), without WSC, which has tasks of its own below."""
 
 _WSC = Benchmark("wsc.fixed", "wsc:", forms.Winograd, answers.names_the_noun, (scores.accuracy,))
 

@@ -1,9 +1,9 @@
 """Text-to-text forms: convert examples of TensorFlow Datasets to inputs and targets.
 
-The forms are those of T5 (Raffel et al. 2020, appendix D). Each is a callable that takes a dataset
-of examples from TensorFlow Datasets, and returns one of examples with `inputs`, `targets` and the
-fields that the metrics need. In T5, inputs begin with the name of the task; for prompt tuning, they
-begin with the first field.
+The forms are T5's (Raffel et al. 2020, appendix D). Each form is a callable that takes a
+dataset of examples from TensorFlow Datasets. It returns a dataset of examples with `inputs`,
+`targets` and the fields that the metrics need. In T5, inputs begin with the name of the task; for
+prompt tuning, they begin with the first field.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WithPrefix(Protocol):
     """A form that still needs the prefix of inputs."""
 
     def __call__(self, prefix: str | None) -> Form:
-        """Returns the form whose inputs begin with `prefix` and a space; None for neither."""
+        """Returns the form whose inputs begin with `prefix` and a space; with nothing for None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Labelled:
     """`PREFIX FIELD: text FIELD: text` to the name of a class.
 
     Attributes:
-      prefix: What inputs begin with.
+      prefix: The beginning of inputs.
       fields: The names of the fields in inputs, in order, and of their keys in the dataset.
       labels: The names of the classes by number. An example without a known class has the number
         -1, and the target `<unk>`.
@@ -63,10 +63,10 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """STS-B: two sentences to how similar they are, from 0 to 5 in steps of 0.2, such as `3.4`.
+    """STS-B: two sentences to their similarity, from 0 to 5 in steps of 0.2, such as `3.4`.
 
     Attributes:
-      prefix: What inputs begin with.
+      prefix: The beginning of inputs.
     """
 
     prefix: str | None
@@ -89,11 +89,11 @@ class Similarity:
 class MultiRC:
     """MultiRC: a question, one of its answers and a paragraph to `True` or `False`.
 
-    HTML is removed from the paragraph. Each example keeps the numbers of paragraph and question;
-    the metrics group the answers to a question by them.
+    HTML is removed from the paragraph. Each example keeps the numbers of paragraph and question, by
+    which the metrics group the answers to a question.
 
     Attributes:
-      prefix: What inputs begin with.
+      prefix: The beginning of inputs.
     """
 
     prefix: str | None
@@ -123,7 +123,7 @@ class Record:
     sentences.
 
     Attributes:
-      prefix: What inputs begin with.
+      prefix: The beginning of inputs.
     """
 
     prefix: str | None
@@ -165,7 +165,7 @@ class Winograd:
     counts as right if it differs from the noun.
 
     Attributes:
-      prefix: What inputs begin with.
+      prefix: The beginning of inputs.
       only_right: True leaves out the examples whose noun is wrong.
     """
 
@@ -176,8 +176,8 @@ class Winograd:
         """Returns the dataset in this form, `label` and `idx` kept.
 
         Raises:
-          tf.errors.InvalidArgumentError: While it is read, if a pronoun is not where the example
-            says.
+          tf.errors.InvalidArgumentError: While the dataset is read, if a pronoun is not at the
+            place that the example states.
         """
         if self.only_right:
             dataset = dataset.filter(lambda example: tf.equal(example["label"], 1))

@@ -9,7 +9,8 @@ from prompt_tuning_tasks_glue import registration
 registration.register_glue(seqio.SentencePieceVocabulary("my/sentencepiece.model"))
 ```
 
-T5X compares the task's vocabulary with the model's: give both the same path and as many extra ids.
+T5X compares the task's vocabulary with the model's: give both the same path and number of extra
+ids.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from prompt_tuning_tasks_glue import benchmarks, samples
 from prompt_tuning_tasks_glue.benchmarks import Benchmark
 
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
-"""The vocabulary of T5, the 100 extra ids among its pieces, as T5X's gin files name it."""
+"""The vocabulary of T5, with 100 extra ids among its pieces, as T5X's gin files name it."""
 
 MT5_VOCABULARY = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
 """The vocabulary of mT5, as T5X's gin files name it."""
@@ -54,8 +55,8 @@ def register_glue(vocabulary: seqio.Vocabulary, prefix: str = "") -> None:
     """Registers the tasks of GLUE, and mixtures of MNLI and its two validation sets.
 
     Args:
-      vocabulary: Of inputs and targets.
-      prefix: Begins all names, to tell the tasks of several vocabularies apart.
+      vocabulary: The vocabulary of inputs and targets.
+      prefix: The beginning of all names, to distinguish the tasks of several vocabularies.
 
     Raises:
       InputError: If a name is taken; nothing is registered then.
@@ -76,11 +77,11 @@ def register_glue(vocabulary: seqio.Vocabulary, prefix: str = "") -> None:
 
 
 def register_super_glue(vocabulary: seqio.Vocabulary, prefix: str = "") -> None:
-    """Registers the tasks of SuperGLUE, mixtures of WSC's training and evaluation, and one of all.
+    """Registers the tasks of SuperGLUE, mixtures for WSC's training and evaluation, and one of all.
 
     Args:
-      vocabulary: Of inputs and targets.
-      prefix: Begins all names, to tell the tasks of several vocabularies apart.
+      vocabulary: The vocabulary of inputs and targets.
+      prefix: The beginning of all names, to distinguish the tasks of several vocabularies.
 
     Raises:
       InputError: If a name is taken; nothing is registered then.
@@ -111,8 +112,8 @@ class _Variant:
     """One way of making a task of each benchmark.
 
     Attributes:
-      vocabulary: Of inputs and targets.
-      name_prefix: Begins the names of tasks.
+      vocabulary: The vocabulary of inputs and targets.
+      name_prefix: The beginning of the names of tasks.
       has_prefix: True if inputs begin with T5's name of the task.
       has_number: True if inputs begin with an extra id instead, a different one for each task.
       shows_examples: True if the metrics include examples.
@@ -185,8 +186,8 @@ def _add(tasks: Mapping[str, seqio.Task], mixtures: Mapping[str, Mapping[str, fl
     taken = registered & {*tasks, *mixtures}
     if taken:
         raise InputError(
-            f"seqio has a task called {min(taken)!r} already; for tasks of another vocabulary give "
-            "a prefix of names, for one's own vocabulary instead of T5's do not import "
+            f"seqio has a task called {min(taken)!r} already; for tasks of another vocabulary, "
+            "give a prefix of names; for your own vocabulary instead of T5's, do not import "
             "prompt_tuning_tasks_glue.glue and .super_glue"
         )
     for task in tasks.values():

@@ -12,7 +12,7 @@ from prompt_tuning_tasks_glue.answers import Postprocessor
 from prompt_tuning_tasks_glue.scores import Score
 
 _SHOWN = 8
-"""The number of examples shown, and the number of wrongly answered ones."""
+"""The number of examples to show, and the number of wrong answers to show."""
 
 
 def with_texts(postprocessor: Postprocessor) -> Postprocessor:
@@ -53,8 +53,8 @@ def samples(benchmark: str, is_right: Callable[[Any, Any], bool]) -> Callable[..
     Each evaluation of a split shows the same examples, as long as they are still wrong.
 
     Args:
-      benchmark: Begins the names of the values, `BENCHMARK samples` and `BENCHMARK negative
-        samples`.
+      benchmark: The beginning of the names of the values, `BENCHMARK samples` and
+        `BENCHMARK negative samples`.
       is_right: Returns True if a prediction is right. It gets the results of the postprocessor
         for target and prediction.
     """

@@ -18,7 +18,7 @@ Score = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, float]]
 
 
 def accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the share of predicted classes that are the target's."""
+    """Returns the share of predicted classes that equal the target's class."""
     return {"accuracy": 100 * metrics.accuracy(targets, predictions)["accuracy"]}
 
 
@@ -50,21 +50,21 @@ def f1(negative: str, positive: str) -> Score:
 
 
 def matthews_corrcoef(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns Matthews' correlation of classes; predictions of no class are a class of their own.
+    """Returns Matthews' correlation of classes; predictions of no class count as another class.
 
-    It is 0 where it is undefined, for example if all predictions are the same.
+    It is 0 if it is undefined, for example if all predictions are the same.
     """
     value = sklearn.metrics.matthews_corrcoef(list(targets), list(predictions))
     return {"matthews_corrcoef": 100 * float(value)}
 
 
 def pearson_corrcoef(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-    """Returns Pearson's correlation of numbers; 0 where it is undefined."""
+    """Returns Pearson's correlation of numbers; 0 if it is undefined."""
     return {"pearson_corrcoef": _correlation(scipy.stats.pearsonr, targets, predictions)}
 
 
 def spearman_corrcoef(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-    """Returns Spearman's correlation of numbers, that of their ranks; 0 where it is undefined."""
+    """Returns Spearman's correlation of numbers, computed on their ranks; 0 if it is undefined."""
     return {"spearman_corrcoef": _correlation(scipy.stats.spearmanr, targets, predictions)}
 
 
@@ -92,9 +92,9 @@ def exact_match_of_groups(targets: Sequence[Any], predictions: Sequence[Any]) ->
 
 
 def best_of_answers(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Returns ReCoRD's `em` and `f1`, each query once, against the nearest of its right answers.
+    """Returns ReCoRD's `em` and `f1`; each query counts once, with its nearest right answer.
 
-    Texts are compared as SQuAD's are: see `prompt_tuning_tasks.metrics.token_f1`.
+    Texts are compared as in SQuAD: see `prompt_tuning_tasks.metrics.token_f1`.
     """
     queries: dict[Any, tuple[Sequence[str], str]] = {}
     for target, prediction in zip(targets, predictions, strict=True):
