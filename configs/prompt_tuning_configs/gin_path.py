@@ -1,4 +1,4 @@
-"""Print where an engine's gin files are, for --gin_search_paths, or the path of one."""
+"""Print the folders of an engine's gin files, for --gin_search_paths, or a file's path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prompt_tuning_core.commands import engines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     engines.add_argument(parser)
-    parser.add_argument("file", nargs="?", help="such as models/sizes/small.gin")
+    parser.add_argument("file", nargs="?", help="a gin file, such as models/sizes/small.gin")
     parser.epilog = "Example: prompt-tuning gin-path --engine t5x"
 
 
@@ -25,6 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(gin_config.find(arguments.file, folders))
     else:
         if not any(folder.engine == engine for folder in folders):
-            registry.process_registry().find("engine", engine)  # Refuses a misspelt one.
+            registry.process_registry().find("engine", engine)  # Refuses a misspelt name.
         print(",".join(str(folder.path) for folder in folders if folder.engine))
     return 0
