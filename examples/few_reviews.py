@@ -8,7 +8,7 @@ from prompt_tuning_demo import demo_tasks
 
 
 def few(split, count):
-    """Returns the rows of the first short sentences, as many positive as negative ones."""
+    """Returns the rows of the first short sentences; half of them are positive."""
     rows = [row for row in demo_tasks.review_rows(split) if len(row["text"]) < 30]
     moods = ("positive", "negative")
     return [row for mood in moods for row in [r for r in rows if r["label"] == mood][: count // 2]]

@@ -1,4 +1,4 @@
-"""Begins every position of a prompt at the mean of some embeddings, with a little noise."""
+"""Starts every position of a prompt at the mean of some embeddings, with a little noise."""
 
 import jax
 import numpy as np
@@ -9,8 +9,8 @@ def around_mean(embeddings, count=1000, noise=0.1):
 
     Args:
       embeddings: The table `[V, H]`, which is read by rows.
-      count: The number of first rows whose mean is taken.
-      noise: The standard deviation of what is added, so that positions differ.
+      count: The number of first rows to take the mean of.
+      noise: The standard deviation of the added noise, which makes positions differ.
     """
 
     def initialize(rng, shape):

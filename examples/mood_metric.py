@@ -1,4 +1,4 @@
-"""A metric of its own: how much more often a prompt answers "positive" than the targets do."""
+"""A metric: how much more often a prompt answers "positive" than the targets do."""
 
 
 def positive_bias(targets, predictions):

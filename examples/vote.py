@@ -1,4 +1,4 @@
-"""Trains prompts from two seeds over one model, and lets them vote on new sentences."""
+"""Trains prompts from two seeds for one model, and lets them vote on new sentences."""
 
 import few_reviews
 
