@@ -1,16 +1,16 @@
-"""Examples a second on the demo's sentences, with batches bucketed by length and without.
+"""Measures examples per second on the demo's sentences, with bucketing by length and without.
 
 Both train a prompt for a T5 1.1 (random weights, small by default) on the training split of
 `demo_reviews` with the demo's vocabulary, through `batching.training_batches`, so that batches are
-composed as in a real run. Two settings: a feature length of 128 with a prompt of 20, and of 512
-with a prompt of 100. Every shape has been compiled before anything is measured. Blocks of bucketed
-and of plain batches take turns in one process; the bucketed batches are those of whole windows of
-the plan (`batch_plan.BatchPlan`), since only a window has the mixture of lengths of the data.
+composed as in a real run. There are two settings: a feature length of 128 with a prompt of 20, and
+of 512 with a prompt of 100. Every shape is compiled before the measurement. Blocks of bucketed and
+of plain batches alternate in one process. The bucketed batches form whole windows of the plan
+(`batch_plan.BatchPlan`), since only a whole window has the data's mixture of lengths.
 
     python benchmarks/bucketing.py
 
-Exits with 1 if bucketing gives less than 2.3 times the examples a second in the first setting, or
-less than 3.5 times in the second.
+It exits with 1 if bucketing gives less than 2.3 times the examples per second in the first setting,
+or less than 3.5 times in the second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TARGET_LENGTH = 8
 WINDOW = 64
-"""Batches of bucketed examples in a whole window of the plan."""
+"""Number of bucketed batches in a whole window of the plan."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace, setting: Setting, folder: Path) -> di
 def _warm(
     loop: TrainingLoop, batches: Iterator[batching.Batch], setting: Setting
 ) -> dict[str, Any]:
-    """Takes a step of each shape; returns what the batches consist of."""
+    """Takes a step of each shape; returns the composition of the batches."""
     found: collections.Counter[tuple[int, int]] = collections.Counter()
     real = positions = rows = 0
     for batch in batches:
@@ -160,14 +160,14 @@ def _ratio(seconds: dict[str, list[list[float]]]) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measures, prints and writes; returns 1 if a ratio is below what is asked for."""
+    """Measures, prints and writes; returns 1 if a ratio is below its limit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=shapes.SIZES, default="small")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--examples", type=int, help="only the first of the sentences")
-    parser.add_argument("--windows", type=int, default=1, help=f"of {WINDOW} bucketed batches")
+    parser.add_argument("--examples", type=int, help="use only this many sentences")
+    parser.add_argument("--windows", type=int, default=1, help=f"windows of {WINDOW} batches")
     parser.add_argument("--plain-batches", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=8, help="turns that the two sides take")
     results.add_output_flag(parser, "bucketing")

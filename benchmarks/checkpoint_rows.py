@@ -1,16 +1,17 @@
-"""Measures time and memory of reading rows of an XXL embedding table from a T5X checkpoint.
+"""Measures the time and memory for reading rows of an XXL embedding table in a T5X checkpoint.
 
-Writes a table of T5 XXL's shape, 32128 x 4096 float32, 526 MB, as T5X writes it: gzip chunks of at
-most 64 MiB, in a temporary folder. Two shapes of chunks: T5X's choice for the whole table, and
-what it chooses where the width is partitioned eight ways. In a new process for each measurement:
+It writes a table of T5 XXL's shape, 32128 x 4096 float32, 526 MB, in T5X's form, to a temporary
+folder: gzip chunks of at most 64 MiB. There are two shapes of chunks: T5X's choice for the whole
+table, and its choice if the width is partitioned eight ways. A new process makes each measurement:
 
 - "rows": 100 rows from all over the table, by the plugin `format_t5x`;
 - "population": 100 rows of the first 5000, by the same plugin;
 - "whole table": the table read whole, then 100 rows of it.
 
-Reported are the growth of anonymous memory at its peak (Linux only, as in embedding_rows.py), in
-MB and in decoded chunks; of a second call the time and the bytes read, as a share of the table's on
-disk. Run from the repository's root, it writes benchmarks/results/checkpoint_rows.json:
+It reports the growth of anonymous memory at its peak (Linux only, as in embedding_rows.py), in MB
+and in decoded chunks. For a second call, it reports the time, and the bytes read as a share of the
+table's bytes on disk. Run it from the repository's root; it writes
+benchmarks/results/checkpoint_rows.json:
 
     python benchmarks/checkpoint_rows.py
 """
@@ -78,7 +79,7 @@ def take(way: str, path: str) -> np.ndarray:
 
 def measure(way: str, path: str) -> dict[str, Any]:
     """Measures one way in this process."""
-    import tensorstore  # noqa: F401  What importing it takes is not the table's.
+    import tensorstore  # noqa: F401  Its import is not measured.
 
     thread = Peak()
     thread.start()

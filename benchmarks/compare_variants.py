@@ -1,8 +1,8 @@
 """Trains every prompt variant on the demo's tasks, with the demo's settings, and compares them.
 
-Each run is the ordinary command with a gin file of the demo. Nothing is tuned for a variant: steps,
-batch size, learning rate and prompt length are the demo's, which were chosen with the plain prompt,
-and the fields of a variant are its defaults. Runs that have finished in `--runs` are not repeated.
+Each run is the ordinary command with a gin file of the demo. Nothing is tuned for a variant. Steps,
+batch size, learning rate and prompt length are the demo's, which were chosen for the plain prompt.
+The fields of a variant have their defaults. Runs that have finished in `--runs` are not repeated.
 
     python benchmarks/compare_variants.py
 """
@@ -40,7 +40,7 @@ SENTINEL = 4095
 """The id of <extra_id_0> in the demo's vocabulary."""
 TASKS = {"demo_reviews": "runs/demo.gin", "demo_plot_or_review": "runs/demo_plot_or_review.gin"}
 
-# What a variant needs to run at all; `{task}` is the task's name, `{text}` its text below.
+# The settings that a variant requires; `{task}` is the task's name, `{text}` its text below.
 VARIANTS = {
     PLAIN: "",
     "prompt_deep": "",
@@ -66,8 +66,8 @@ TEXTS = {
     "demo_plot_or_review": "is this from a plot or from a review?",
 }
 
-# Every run: the held-out sentences are scored before the first step and after the last. No choice
-# is made by them.
+# For every run. The held-out sentences are scored before the first step and after the last step. No
+# choice depends on the scores.
 EVERY_RUN = """from __gin__ import dynamic_registration
 
 from prompt_tuning_core import plugins
@@ -95,7 +95,7 @@ def gin_of(variant: str, task: str, seed: int, steps: int | None) -> str:
 
 
 def figures_of(folder: Path, gin: str) -> dict[str, Any]:
-    """Trains in `folder`, and returns and writes the figures; reads them of a finished run."""
+    """Trains in `folder`, and returns and writes the figures; reads those of a finished run."""
     file = folder / "figures.json"
     if file.exists():
         known: dict[str, Any] = json.loads(file.read_text())
@@ -129,10 +129,10 @@ def figures_of(folder: Path, gin: str) -> dict[str, Any]:
 def steps_in_turn(variants: Sequence[str], count: int) -> dict[str, dict[str, Any]]:
     """Times training steps of all variants, in turn.
 
-    Whole runs, one after another, would meet different loads of a shared machine.
+    Whole runs, one after another, would see different loads of a shared machine.
 
     Returns:
-      For each variant how many numbers it trains, and the seconds of each step.
+      For each variant, the number of its trained numbers, and the seconds of each step.
     """
     models = {variant: model_of(variant) for variant in variants}
     batch = median_batch(models[PLAIN])
@@ -155,7 +155,7 @@ def steps_in_turn(variants: Sequence[str], count: int) -> dict[str, dict[str, An
 
 
 def median_batch(model: EncoderDecoderModel) -> batching.Batch:
-    """Returns a batch of the demo, of the median length of 32; its inputs begin with a sentinel."""
+    """Returns the batch of median length among 32 of the demo; its inputs begin with a sentinel."""
     sentences = demo_tasks.DEMO_REVIEWS.examples("train")[: 32 * BATCH_SIZE]
     examples = batching.tokenize(sentences, model.vocabulary, base.LENGTHS, "demo_reviews")
     stream = batching.training_batches([examples], base.LENGTHS, BATCH_SIZE, seed=0)
@@ -189,7 +189,7 @@ def summary_of(
 ) -> dict[str, Any]:
     """Returns the figures of a variant, over all of its runs.
 
-    The time of a step is relative to the plain prompt's of the same turn.
+    The time of a step is relative to the plain prompt's step in the same turn.
     """
     scores: dict[str, list[float]] = {}
     for run in runs:
@@ -233,17 +233,17 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="of each run; by default the demo's own")
-    parser.add_argument("--timed-steps", type=int, default=30, help="of each variant, in turn")
+    parser.add_argument("--steps", type=int, help="steps of each run (default: the demo's)")
+    parser.add_argument("--timed-steps", type=int, default=30, help="timed steps of each variant")
     parser.add_argument(
-        "--runs", type=Path, default=Path("out/compare_variants"), help="where the runs go"
+        "--runs", type=Path, default=Path("out/compare_variants"), help="folder for the runs"
     )
     results.add_output_flag(parser, "compare_variants")
     arguments = parser.parse_args()
     arguments.variants = list(dict.fromkeys([PLAIN, *arguments.variants]))
 
     runs = []
-    # Variants innermost: where this is stopped early, all have the same seeds.
+    # Variants are innermost, so that all have the same seeds if this is stopped early.
     for seed, task, variant in itertools.product(
         arguments.seeds, arguments.tasks, arguments.variants
     ):

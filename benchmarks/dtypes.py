@@ -1,13 +1,13 @@
-"""A training step with bfloat16 activations beside one with float32, and beside a peer's.
+"""Compares a training step with bfloat16 activations with a float32 step and a peer's step.
 
-The processes of all sides stay, and take their steps in turn, so that all meet the same machine.
-The model has the shape of a T5 1.1 with random weights; judge by ratios.
+The processes of all sides stay alive and take their steps in turn, so that all see the same load of
+the machine. The model has the shape of a T5 1.1 with random weights; judge by ratios.
 
     python benchmarks/dtypes.py --size base
     python benchmarks/dtypes.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
 
-A peer takes the flags of `train_step.py`'s peers and `--serve`: then it answers each line "step" of
-its input with the seconds of one more step, and "peak_rss_mb" with its peak memory.
+A peer takes the flags of `train_step.py`'s peers and `--serve`. With `--serve`, it answers each
+line "step" of its input with the seconds of one more step, and "peak_rss_mb" with its peak memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_round(sides: Mapping[str, processes.Side], warmup: int, steps: int) -> d
     workers = {}
     for name, side in sides.items():
         workers[name] = processes.Worker(side)
-        # Compiled one after the other: compiling takes memory and both cores.
+        # Compile one after the other: compiling takes memory and both cores.
         for _ in range(warmup):
             workers[name].ask("step")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -64,9 +64,9 @@ def run_round(sides: Mapping[str, processes.Side], warmup: int, steps: int) -> d
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns each side's median step and most memory, and what they are beside our bfloat16.
+    """Returns each side's median step and peak memory, and their ratios to our bfloat16.
 
-    A ratio of steps is the median over the turns of one step over the other of the same turn.
+    A ratio of steps is the median, over all turns, of the ratio of the two steps in a turn.
     """
     sides = {
         name: {
@@ -104,7 +104,7 @@ def main() -> None:
     shapes.add_shape_flags(parser)
     shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a process")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument("--warmup", type=int, default=3, help="unmeasured steps before")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
     parser.add_argument("--peer", help="a command that takes the steps of a peer")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)

@@ -1,21 +1,22 @@
 """Measures the memory of initializing a prompt from an XXL embedding table.
 
-Makes a table of T5 XXL's shape, 32128 x 4096 float32, 526 MB, in a temporary folder, and in a new
-process for each measurement makes a prompt of length 100 from it:
+It writes a table of T5 XXL's shape, 32128 x 4096 float32, 526 MB, to a temporary folder. In a new
+process for each measurement, it makes a prompt of length 100 from the table:
 
 - `init_vocab` and `init_labels` (with `init_vocab` for the remaining positions) of this project;
-- "reference": the whole table read and handed to JAX, then indexed, as the reference does; for
-  labels once more for the fallback;
+- "reference": reads the whole table, gives it to JAX and then indexes it, as the reference does;
+  for labels, a second time for the fallback;
 - "memory map": the sampled rows of `np.load(path, mmap_mode="r")`.
 
-Reported is the growth at its peak of anonymous memory (RssAnon of /proc/self/status, so Linux
-only) and of file-backed memory (RssFile), sampled by a thread, after the same sampling on a table
-that takes no memory has compiled all that JAX compiles; and of a second call the time and the bytes
-read. Run from the repository's root, it writes benchmarks/results/embedding_rows.json:
+It reports the growth, at its peak, of anonymous memory (RssAnon of /proc/self/status, so Linux
+only) and of file-backed memory (RssFile). A thread samples both. Before, the same initializer runs
+on a table that takes no memory, so that JAX has compiled everything. For a second call, it reports
+the time and the bytes read. Run it from the repository's root; it writes
+benchmarks/results/embedding_rows.json:
 
     python benchmarks/embedding_rows.py
 
-Exits with 1 if `init_vocab` or `init_labels` takes more than 16 MB.
+It exits with 1 if `init_vocab` or `init_labels` takes more than 16 MB.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ RESULTS = Path(__file__).parent / "results" / "embedding_rows.json"
 
 
 class Words:
-    """A vocabulary of three pieces a word."""
+    """A vocabulary with three pieces for each word."""
 
     def encode(self, s: str) -> list[int]:
         """Returns ids spread over the table, the same for the same word."""
@@ -95,7 +96,7 @@ def reference_vocab(path: str) -> Any:
 
 
 def reference_labels(path: str) -> Any:
-    """The reference's way: a table for the labels beside one for the fallback."""
+    """The reference's way: one table for the labels, and another one for the fallback."""
     import jax.numpy as jnp
 
     table = np.load(path)
@@ -115,7 +116,7 @@ def mapped_vocab(path: str) -> Any:
 
 
 def prepare(way: str, path: str) -> Callable[[], Any]:
-    """Compiles what a way compiles apart from the table, and returns the call to measure."""
+    """Compiles all programs of a way without the table, and returns the call to measure."""
     from prompt_tuning_files.embeddings import np_load
     from prompt_tuning_testing import SampleTable
 
@@ -154,7 +155,7 @@ class Peak(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        """Takes a sample each millisecond, or as often as the interpreter lets it."""
+        """Takes a sample each millisecond, or as often as the interpreter allows."""
         while not self.stopped.wait(0.001):
             self.sample()
 
@@ -166,7 +167,7 @@ class Peak(threading.Thread):
 
 
 def read_bytes() -> int:
-    """Returns how many bytes this process has read by system calls."""
+    """Returns the number of bytes that this process has read by system calls."""
     return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
 
 
@@ -194,7 +195,7 @@ def measure(way: str, path: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Describes what the figures were taken on."""
+    """Describes the machine of the measurement."""
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     packages = ("jax", "jaxlib", "numpy", "prompt-tuning-core")
     return {

@@ -11,7 +11,7 @@ from shapes import HEAD_DIM, NUM_EMBEDDINGS, Size
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A product `[m, k] x [k, n]`, `batch` of them at once, that a step has `count` times."""
+    """A batch of `batch` products `[m, k] x [k, n]`, which a step computes `count` times."""
 
     m: int
     k: int
@@ -21,7 +21,7 @@ class Product:
 
     @property
     def flop(self) -> int:
-        """Operations of all products; a multiplication and an addition are two."""
+        """Operations of all products; a multiplication and an addition are two operations."""
         return 2 * self.m * self.k * self.n * self.batch * self.count
 
 
@@ -30,10 +30,10 @@ def products(
 ) -> list[Product]:
     """Lists the matrix products of one step that trains the prompt only.
 
-    The list follows from the mathematics and holds for every implementation. Forward: every
-    product once. Backward: once more for the gradient of the activations, and twice for the two
-    products of attention, which have two such operands. Frozen weights have no gradient, and
-    looking up embeddings needs no product.
+    The list follows from the mathematics and holds for every implementation. The forward pass has
+    every product once. The backward pass has it once more, for the gradient of the activations. The
+    two products of attention have two such operands, so the backward pass has them twice. Frozen
+    weights have no gradient, and looking up embeddings needs no product.
     """
     width, inner, layers = size.emb_dim, size.num_heads * HEAD_DIM, size.num_layers
     encoder, decoder = input_length + prompt_length, target_length
@@ -50,7 +50,7 @@ def products(
         counts[queries, keys, HEAD_DIM, heads] += 2 * layers
         counts[keys, queries, HEAD_DIM, heads] += 2 * layers
 
-    # The keys and values that the decoder attends to are made of the encoder's rows.
+    # The decoder's attention makes keys and values from the encoder's rows.
     for rows, into_heads, out_of_heads in ((encoder, 5, 1), (decoder, 4, 2)):
         weights(rows, width, inner, into_heads * layers)
         weights(rows, inner, width, out_of_heads * layers)
@@ -74,7 +74,7 @@ def training_step(
 
 
 def gemm_peak(dtype: str, size: int = 2048) -> float:
-    """Returns the best of several FLOP/s of a square matrix product, as JAX gets them now."""
+    """Returns the best FLOP/s of several runs of a square matrix product in JAX, measured now."""
     import jax
 
     size = size if jax.default_backend() == "cpu" else 4 * size
@@ -83,7 +83,7 @@ def gemm_peak(dtype: str, size: int = 2048) -> float:
 
 
 def best_seconds(product: Product, dtype: str, repeats: int = 8) -> float:
-    """Returns the shortest time in which JAX computes a product once, out of several."""
+    """Returns the shortest of several times in which JAX computes a product once."""
     import jax
     import jax.numpy as jnp
 

@@ -1,8 +1,9 @@
-"""A training step with and without huge pages for malloc: alone, and two processes at once.
+"""Compares a training step with and without huge pages: one process, and two at once.
 
-The command `prompt-tuning` starts itself again with them (`prompt_tuning_engine_local.huge_pages`).
-Here each side is a process of `train_step.py` with the environment that it would have; the sides
-take turns, so that both meet the same machine. Judge by the ratios.
+The command `prompt-tuning` restarts itself with huge pages for malloc
+(`prompt_tuning_engine_local.huge_pages`). Here, each side is a process of `train_step.py` with the
+environment of that command. The sides take turns, so that both see the same load of the machine.
+Judge by the ratios.
 
     python benchmarks/huge_pages.py --rounds 3
     python benchmarks/huge_pages.py --prompt-length 500 --steps 4
@@ -29,7 +30,7 @@ def main() -> None:
     shapes.add_shape_flags(parser)
     shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a process")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1")
+    parser.add_argument("--warmup", type=int, default=2, help="unmeasured steps before, at least 1")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
     results.add_output_flag(parser, "huge_pages")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Measures the time of `list-plugins` and `--help`, against a bare listing of entry points.
+"""Compares the time of `list-plugins` and `--help` with a bare listing of entry points.
 
-Runs whole processes, ours and a bare `importlib_metadata.entry_points(group=…)`, one after the
-other, so that all meet the same load of the machine; the last, `pass`, is what Python alone costs.
-Judge by the ratio of the medians: the times are the machine's.
+It runs whole processes in turn, so that all see the same load of the machine: our commands, a bare
+`importlib_metadata.entry_points(group=…)`, and `pass`, which shows the cost of Python alone. Judge
+by the ratio of the medians: the times depend on the machine.
 
     python benchmarks/list_plugins.py
 """
@@ -63,7 +63,7 @@ def main() -> int:
         "--output",
         type=Path,
         default=Path(__file__).parent / "results" / "list_plugins.json",
-        help="where the figures go",
+        help="the file for the figures",
     )
     args = parser.parse_args()
 

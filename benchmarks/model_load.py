@@ -1,13 +1,13 @@
 """Measures how fast the embedded engine loads a frozen model, for each form of file.
 
-Writes a model of Flan-T5's shape with random weights, in float32, in a temporary folder: as a
-Hugging Face directory with one file, as one with four shards, and as this project's own file. Each
-is loaded in a new process, imports done and the file in the page cache: its sizes read, every
-parameter read, hashed and placed on the device.
+It writes a model of Flan-T5's shape with random weights, in float32, to a temporary folder: as a
+Hugging Face directory with one file, as a directory with four shards, and as this project's own
+file. A new process loads each of them, after its imports and with the file in the page cache. It
+reads the sizes, reads and hashes every parameter, and places it on the device.
 
     python benchmarks/model_load.py
 
-Exits with 1 if a Hugging Face directory of size small takes more than 3 s in the median.
+It exits with 1 if a Hugging Face directory of size small takes more than 3 s in the median.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMS = ("one file", "shards", "our own")
 
 
 def write(size: Size, folder: Path) -> dict[str, Path]:
-    """Writes the model in each form; returns where each is."""
+    """Writes the model in each form; returns the path of each."""
     from safetensors.numpy import save_file
 
     from prompt_tuning_format_huggingface import t5_config, t5_names, tensor_files
@@ -79,7 +79,7 @@ def write(size: Size, folder: Path) -> dict[str, Path]:
 
 
 def config_json(config: Any) -> dict[str, Any]:
-    """Returns the config.json of the model, as the released Flan-T5 have it."""
+    """Returns the config.json of the model, as in the released Flan-T5 models."""
     sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     return {
         "architectures": ["T5ForConditionalGeneration"],
@@ -124,7 +124,7 @@ def measure(path: Path) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measures, prints and writes; returns 1 if the bound is not kept."""
+    """Measures, prints and writes; returns 1 if the bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--rounds", type=int, default=5)

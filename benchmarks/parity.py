@@ -1,7 +1,7 @@
-"""Prints how far the embedded engine's numbers are from the reference's, at most, in each test.
+"""Prints the largest difference of the embedded engine from the reference, for each test.
 
 The tests compare with arrays that google-research/prompt-tuning computed (`tests/golden`). They
-pass within their tolerances; this script prints what they found.
+pass within their tolerances; this script prints the differences that they found.
 
     python benchmarks/parity.py
 """
@@ -32,18 +32,18 @@ TESTS = {
 
 
 class Differences:
-    """A plugin of pytest's that records what each test compares."""
+    """A pytest plugin that records the differences that each test finds."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[float]] = collections.defaultdict(list)
         self._test = ""
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Notes which test comes."""
+        """Notes the name of the next test."""
         self._test = item.name.partition("[")[0]
 
     def assert_allclose(self, found: Any, expected: Any, **tolerances: Any) -> None:
-        """Stands for NumPy's; records the difference, relative to the largest expected value."""
+        """Replaces NumPy's; records the difference, relative to the largest expected value."""
         COMPARE(found, expected, **tolerances)
         found, expected = np.broadcast_arrays(found, expected)
         finite = np.isfinite(expected)
@@ -52,7 +52,7 @@ class Differences:
         self.found[self._test].append(float(np.abs(found - expected).max(initial=0.0) / scale))
 
     def assert_array_equal(self, found: Any, expected: Any) -> None:
-        """Stands for NumPy's: no difference is allowed."""
+        """Replaces NumPy's, with no difference allowed."""
         self.assert_allclose(found, expected, rtol=0)
 
 

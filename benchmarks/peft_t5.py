@@ -1,6 +1,6 @@
 """PEFT's prompt tuning of a T5 1.1 with random weights; needs torch, transformers and peft.
 
-In an environment of its own, since none of these is a dependency of this project:
+Install them in a separate environment, since this project does not depend on them:
 
     python -m venv peft-env && peft-env/bin/pip install torch transformers peft
 """
@@ -19,7 +19,7 @@ def add_weights_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def make_weights(arguments: argparse.Namespace) -> None:
-    """Writes what `load` reads."""
+    """Writes the weights that `load` reads."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -42,7 +42,7 @@ def make_weights(arguments: argparse.Namespace) -> None:
 
 
 def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Returns the model with a prompt, and the device it is on."""
+    """Returns the model with a prompt, and its device."""
     import torch
     from peft import PromptTuningConfig, get_peft_model
     from transformers import T5ForConditionalGeneration
@@ -65,7 +65,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def facts(device: Any) -> dict[str, Any]:
-    """Returns the device, and the versions of what was measured."""
+    """Returns the device, and the versions of the measured libraries."""
     import torch
 
     import results

@@ -1,6 +1,6 @@
 """The same training step in PEFT, for `train_step.py --peer` and `dtypes.py --peer`.
 
-What it needs, `peft_t5.py` says.
+`peft_t5.py` names its requirements.
 
     python benchmarks/train_step.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
 """
@@ -22,7 +22,7 @@ class Training:
     """A prompt of PEFT in training, with the paper's Adafactor.
 
     Args:
-      arguments: Of this process.
+      arguments: The arguments of this process.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -43,7 +43,7 @@ class Training:
         self.loss = 0.0
 
     def step(self) -> float:
-        """Takes a step on random ids and returns how many seconds it took."""
+        """Takes a step on random ids and returns its seconds."""
         import torch
 
         inputs = torch.randint(shapes.FIRST_ID, shapes.LAST_ID, self._input_shape)
@@ -70,8 +70,8 @@ class Training:
 
 
 def import_all() -> None:
-    """Imports what a training script imports, before anything is built."""
-    # For the time alone: what is used is imported again where it is.
+    """Imports the modules that a training script imports, before anything is built."""
+    # Only for the measured time: functions that use these modules import them again.
     import peft  # noqa: F401
     import torch  # noqa: F401
     from transformers import T5ForConditionalGeneration  # noqa: F401
@@ -84,7 +84,7 @@ def main() -> None:
     shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--serve", action="store_true", help="take steps when asked for on stdin")
+    parser.add_argument("--serve", action="store_true", help="take a step for each line on stdin")
     peft_t5.add_weights_flag(parser)
     arguments = parser.parse_args()
     if arguments.make_weights:

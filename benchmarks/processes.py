@@ -1,7 +1,8 @@
-"""Processes that measure: what each knows of itself, and several run in turn.
+"""Processes that measure: facts about a process, and ways to run several processes in turn.
 
-Only the standard library, since peers run in environments of their own. A process that measures
-prints its figures as one line of JSON, its last; or, one that stays, a line for each question.
+This module needs only the standard library, since peers run in their own environments. A process
+prints its figures as one line of JSON, the last line of its output. A process that stays alive
+prints a line for each question.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ def since_start() -> float:
 
 
 def peak_rss_mb() -> float:
-    """Returns the most memory this process has had resident so far, in MB (2**20 bytes)."""
+    """Returns the peak of this process's resident memory so far, in MB (2**20 bytes)."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def huge_pages() -> dict[str, str]:
-    """Returns the variables with which `prompt-tuning` starts itself once more; empty for none."""
+    """Returns the environment variables with which `prompt-tuning` restarts itself, maybe none."""
     from prompt_tuning_engine_local import huge_pages
 
     library = os.confstr("CS_GNU_LIBC_VERSION") or ""
@@ -43,7 +44,7 @@ def huge_pages() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of the things that are compared: a command that measures, and what it is run with.
+    """One side of a comparison: a command that measures, and its environment.
 
     Attributes:
       command: Prints the figures.
@@ -72,13 +73,13 @@ class Side:
 
 
 class Worker:
-    """A process of a side that stays and measures when it is asked, with `answer`.
+    """A process of a side that stays alive and measures when it is asked; it calls `answer`.
 
-    Several that are asked in turn share what the machine has to give within seconds, where whole
-    processes in turn share it within minutes.
+    Workers that are asked in turn measure within seconds of each other, so they see about the same
+    load of the machine. Whole processes in turn would measure minutes apart.
 
     Args:
-      side: Whose command to start.
+      side: The side whose command to start.
     """
 
     def __init__(self, side: Side) -> None:
@@ -91,7 +92,7 @@ class Worker:
         )
 
     def ask(self, question: str) -> Any:
-        """Returns what the process measures now."""
+        """Asks the process to measure now, and returns the answer."""
         to, of = self._process.stdin, self._process.stdout
         assert to is not None
         assert of is not None
@@ -110,7 +111,7 @@ def answer(answers: Mapping[str, Callable[[], Any]]) -> None:
     """Answers the questions of a `Worker` until there are no more.
 
     Args:
-      answers: Measures, for each question.
+      answers: The function that measures, for each question.
     """
     for question in sys.stdin:
         print(json.dumps(answers[question.strip()]()), flush=True)
@@ -127,15 +128,15 @@ def commands(
 
     Args:
       script: The benchmark, which measures ours when it gets `--one`.
-      arguments: Of this process. Those that are about all processes are not passed on.
-      folder: Gets the weights.
+      arguments: The arguments of this process. Arguments about all processes are not passed on.
+      folder: The folder for the weights.
       leave_out: Names of further arguments that are not passed on.
-      peer_leaves_out: As `leave_out`, for the peer alone.
+      peer_leaves_out: As `leave_out`, but only for the peer.
 
     Returns:
-      "ours" and, where `arguments.peer` names a command, "peer".
+      "ours" and, if `arguments.peer` names a command, "peer".
     """
-    import random_t5  # Not above: peers run without JAX.
+    import random_t5  # Not at the top: peers run without JAX.
 
     about_all = ("rounds", "peer", "output", "weights", *leave_out)
     given = shapes.flags(arguments, *about_all)
@@ -152,7 +153,7 @@ def commands(
 
 
 def interleave(sides: Mapping[str, Side], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Runs every side once a round, so that all meet the same machine; returns all figures."""
+    """Runs every side once in each round, so that all see the same load; returns all figures."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():

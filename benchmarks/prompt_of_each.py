@@ -1,8 +1,9 @@
-"""Answers with a prompt of its own for each text of a batch, beside one prompt for all texts.
+"""Compares a batch with a different prompt for each text with one prompt for all texts.
 
-By default 8 prompts of 30 to 100 vectors over T5 1.1 small, and one of 100; 128 input tokens, 8
-generated tokens, batches of 32. Both sides answer the same texts in one process, in turn. It also
-compares log-likelihoods of texts with those of their prompt alone.
+By default, 8 prompts of 30 to 100 vectors are compared with one prompt of 100, on T5 1.1 small with
+128 input tokens, 8 generated tokens and batches of 32. Both sides answer the same texts in one
+process, in turn. It also compares log-likelihoods of texts in such a batch with their
+log-likelihoods under their prompt alone.
 
     python benchmarks/prompt_of_each.py
 """

@@ -1,4 +1,4 @@
-"""A T5 1.1 of a given size with random weights, as the local engine knows it."""
+"""A T5 1.1 of a given size with random weights, in the form of the local engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shapes import FIRST_ID, HEAD_DIM, LAST_ID, NUM_EMBEDDINGS, SIZES
 
 
 class NoVocabulary(SentencePieceVocabulary):
-    """Ids without texts.
+    """A vocabulary of ids without texts.
 
     Args:
       eos_id: The id that ends a sequence; -1 for none, so that decoding never ends early.
@@ -53,7 +53,7 @@ def make(
 
     Args:
       arguments: The flags.
-      vocabulary: None for one without texts.
+      vocabulary: The vocabulary; None for one without texts.
       module: The class of the prompt module.
     """
     size = SIZES[arguments.size]
@@ -77,7 +77,7 @@ def make(
 
 
 def answers(model: EncoderDecoderModel, beams: int = 1) -> Callable[..., jax.Array]:
-    """Returns `model.generate` as a run uses it: jitted, with the ids of the best answers alone.
+    """Returns `model.generate` as a run uses it: jitted, with only the ids of the best answers.
 
     Args:
       model: The model.

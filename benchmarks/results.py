@@ -1,4 +1,4 @@
-"""Files of results: the figures, and on what and with what they were taken."""
+"""Files of results: the figures, and the machine and versions of the measurement."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FOLDER = Path(__file__).parent / "results"
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Returns the installed version of each."""
+    """Returns the installed version of each distribution."""
     return {name: importlib.metadata.version(name) for name in distributions}
 
 
 def add_output_flag(parser: argparse.ArgumentParser, name: str) -> None:
-    """Adds `--output`, by default `results/NAME.json` beside this module."""
+    """Adds `--output`, by default `results/NAME.json` next to this module."""
     parser.add_argument(
-        "--output", type=Path, default=FOLDER / f"{name}.json", help="where the figures go"
+        "--output", type=Path, default=FOLDER / f"{name}.json", help="the file for the figures"
     )
 
 
@@ -46,7 +46,7 @@ def write(arguments: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2)
-    # A list of numbers on one line.
+    # Puts a list of numbers on one line.
     text = re.sub(r"\[[^][{}]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
     arguments.output.write_text(text + "\n", encoding="utf-8")
 

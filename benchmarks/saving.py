@@ -1,14 +1,14 @@
 """Measures the cost of saving a run: the pause of training, the time to the disk, the size.
 
-A save is the prompt with its provenance, and the training state (the prompt once more, the
-optimizer's state, the position in the data) that Orbax writes in the background. Every other save
-is followed at once by the next step, to see what the background costs that; the others are waited
-for. The temporary folder is on the disk of TMPDIR.
+A save is the prompt with its provenance, and the training state (again the prompt, the optimizer's
+state, the position in the data) that Orbax writes in the background. After every second save, the
+next step follows at once, to measure how the background work slows it down. After each of the other
+saves, the benchmark waits for the end of the save. The temporary folder is on the disk of TMPDIR.
 
     python benchmarks/saving.py
 
-Exits with 1 if training waits for a save longer than 50 ms in the median, or if a save takes 700 kB
-or more (at the default shape).
+It exits with 1 if training waits for a save longer than 50 ms in the median, or if a save takes 700
+kB or more (at the default shape).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measure(loop: TrainingLoop, batch: dict[str, Any], saves: int, folder: Path)
     Args:
       loop: A run that has taken a step.
       batch: The batch of every further step.
-      saves: How many saves to make.
+      saves: Number of saves to make.
       folder: The run's directory.
     """
     from prompt_tuning_engine_local.runs import state_store
@@ -75,7 +75,7 @@ def measure(loop: TrainingLoop, batch: dict[str, Any], saves: int, folder: Path)
 
 
 def main() -> int:
-    """Measures, prints and writes; returns 1 if a bound is not kept."""
+    """Measures, prints and writes; returns 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     shapes.add_shape_flags(parser)
     shapes.add_batch_flags(parser)

@@ -1,8 +1,8 @@
 """Measures step time and peak memory for sizes of the prompt, the input, the batch and the model.
 
-Around one reference point, T5 1.1 small with a prompt of 100, 128 input tokens and a batch of 8,
-one thing varies at a time. Each point is a process of `train_step.py`, since the peak of memory is
-a process's, with an empty compilation cache.
+One size at a time differs from a reference point: T5 1.1 small with a prompt of 100, 128 input
+tokens and a batch of 8. Each point is a new process of `train_step.py`, since a process has one
+peak of memory. It begins with an empty compilation cache.
 
     python benchmarks/scaling.py
 """
@@ -34,7 +34,7 @@ class Point:
 
 
 def points(reference: Point, varied: dict[str, list[Any]]) -> list[Point]:
-    """Returns the reference and, for each value of each field, a point that differs in it alone."""
+    """Returns the reference and, for each value of each field, a point that differs only in it."""
     found = [reference]
     for field, values in varied.items():
         found += [dataclasses.replace(reference, **{field: value}) for value in values]
@@ -67,7 +67,7 @@ def run(chosen: list[Point], arguments: argparse.Namespace) -> list[dict[str, An
 
 
 def add_ratios(chosen: list[Point], found: list[dict[str, Any]]) -> None:
-    """Adds to the figures of each point its arithmetic, and what it takes beside the first."""
+    """Adds to the figures of each point its GFLOP, and its ratios to the first point."""
     for point, figures in zip(chosen, found, strict=True):
         figures["median_step_s"] = round(statistics.median(figures["step_s"]), 4)
         flops = flop.training_step(
@@ -81,7 +81,7 @@ def add_ratios(chosen: list[Point], found: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--size", choices=shapes.SIZES, default="small", help="of the reference")
+    parser.add_argument("--size", choices=shapes.SIZES, default="small", help="reference size")
     parser.add_argument("--sizes", nargs="*", choices=shapes.SIZES, default=["small", "base"])
     parser.add_argument("--prompt-lengths", nargs="*", type=int, default=[1, 20, 100, 200])
     parser.add_argument("--input-lengths", nargs="*", type=int, default=[64, 128, 256, 512])

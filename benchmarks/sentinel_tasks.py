@@ -1,4 +1,4 @@
-"""The demo's tasks with a token in front that names the task, as a multitask prompt needs it."""
+"""The demo's tasks with a token in front that names the task, for a multitask prompt."""
 
 from __future__ import annotations
 

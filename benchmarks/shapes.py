@@ -1,6 +1,6 @@
-"""The sizes of T5 1.1 and the flags that say what is measured; ours and the peers' alike.
+"""The sizes of T5 1.1, and the flags for a measurement, for our side and for peers.
 
-Only the standard library, since peers run in environments of their own.
+This module needs only the standard library, since peers run in their own environments.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ HEAD_DIM, NUM_EMBEDDINGS = 64, 32128
 """The same in every size up to large."""
 
 FIRST_ID, LAST_ID = 3, 32000
-"""Random ids are drawn from these: neither padding nor the end nor the extra ids."""
+"""The range of random ids: without padding, EOS and the extra ids."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(16, 1, 32, 1),  # Not T5's: to see that a benchmark runs.
+    "tiny": Size(16, 1, 32, 1),  # No size of T5: for a test run.
     "small": Size(512, 6, 1024, 8),
     "base": Size(768, 12, 2048, 12),
     "large": Size(1024, 16, 2816, 24),
@@ -54,8 +54,8 @@ def flags(arguments: argparse.Namespace, *leave_out: str) -> list[str]:
     """Returns the flags that give another process the same arguments.
 
     Args:
-      arguments: Of this process.
-      *leave_out: Names of those that the other process does not take.
+      arguments: The arguments of this process.
+      *leave_out: Names of arguments that the other process does not take.
     """
     found = []
     for name, value in vars(arguments).items():

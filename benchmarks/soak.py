@@ -1,8 +1,8 @@
 """Checks that the memory of a long run does not grow.
 
-Trains a prompt for the demo's model by the ordinary command, with an evaluation and a save every
-few seconds, and reads the resident memory of its process all along. The run is then interrupted as
-a person would do it, and must end by saving.
+It trains a prompt for the demo's model with the ordinary command, with an evaluation and a save
+every few seconds, and reads the resident memory of the process all the time. It then interrupts the
+run as a user would, and the run must save and end.
 
     python benchmarks/soak.py --minutes 30
 """

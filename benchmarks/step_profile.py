@@ -1,11 +1,11 @@
 """Divides the time of a training step among its parts.
 
-Two answers from one process, at the shape of T5 1.1 small that `train_step.py` measures:
+One process gives two answers, at the shape of T5 1.1 small that `train_step.py` measures:
 
-- each matrix product of the step computed by itself, at its own shape, beside the speed of a large
-  square one: what the shapes cost;
-- the time that XLA's threads spend in each kind of operation, from JAX's profiler: what is no
-  matrix product (CPU only).
+- the speed of each matrix product of the step, computed alone at its own shape, and the speed of a
+  large square product: this shows the cost of the shapes;
+- the time that XLA's threads spend in each kind of operation, from JAX's profiler: this shows the
+  cost of other operations (CPU only).
 
     python benchmarks/step_profile.py
 """
@@ -35,7 +35,7 @@ _OTHER = "elementwise, softmax and norms"
 
 
 def kind_of(operation: str) -> str:
-    """Returns what kind of work an operation of a compiled step is, by its name."""
+    """Returns the kind of work of an operation in a compiled step, by its name."""
     return next((kind for kind, names in _KINDS if names.search(operation)), _OTHER)
 
 

@@ -1,26 +1,27 @@
-"""One training step on T5X and Flaxformer, start-up, memory and saves: ours beside the reference's.
+"""Compares a step on T5X and Flaxformer, start-up, memory and saves with the reference.
 
-By default at the shape of T5 1.1 small with a prompt of 100, batch 8, 128 input and 8 target
-tokens, float32, Adafactor on the prompt only, on random weights. Three sides, each in a process of
-its own; in each round these start one after the other, take steps in turn, and save:
+The default is the shape of T5 1.1 small with a prompt of 100, batch 8, 128 input and 8 target
+tokens, float32, Adafactor on the prompt only, and random weights. There are three sides, each in
+its own process. In each round, the processes start one after the other, take steps in turn, and
+save:
 
-- `reference`: google-research/prompt-tuning, by its own gin files: embeddings as a product with
-  one-hot vectors;
+- `reference`: google-research/prompt-tuning, with its own gin files, in which embeddings are a
+  product with one-hot vectors;
 - `one_hot`: ours, with ONE_HOT_EMBEDDING = True;
-- `gather`: ours, as our gin files have it.
+- `gather`: ours, with the default of our gin files.
 
-All of them configure what T5X's `train` takes, as a run of the side does: the model, its optimizer,
-the partitioner, the trainer and the saves. The function `train` below stands in for T5X's. Judge by
-ratios: the times are the machine's.
+The gin files of each side configure the arguments of T5X's `train`, as in a real run: the model,
+its optimizer, the partitioner, the trainer and the saves. The function `train` below replaces
+T5X's. Judge by ratios: the times depend on the machine.
 
     python benchmarks/t5x_train_step.py --reference FOLDER
 
 FOLDER is a checkout of the reference; T5X and Flaxformer are installed or on PYTHONPATH. Without
-`--reference`, ours alone.
+`--reference`, only ours is measured.
 
-Saves are taken in several ways, each into an empty folder: `orbax`, T5X's default; `legacy`, T5X's
-own form (USE_ORBAX = False), the only one in which the reference writes the prompt as an array,
-too; `only_prompt`, ours with ONLY_PROMPT = True.
+Saves are made in several ways, each into an empty folder. `orbax` is T5X's default. `legacy` is
+T5X's own form (USE_ORBAX = False), the only one in which the reference also writes the prompt as an
+array. `only_prompt` is ours with ONLY_PROMPT = True.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def configuration(side: str, arguments: argparse.Namespace, model_dir: str) -> s
 
 
 def random_batch(rng: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns what T5X's converter makes of random ids: int32, nothing padded."""
+    """Returns random ids in the form of T5X's converter: int32, without padding."""
     import numpy as np
 
     def ids(length: int) -> Any:
@@ -117,16 +118,16 @@ def random_batch(rng: Any, arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Training:
-    """A run that T5X's classes have set up.
+    """A run made of T5X's classes.
 
     Attributes:
-      trainer: T5X's.
-      batches: Without end.
-      initializer: Knows the shapes of the state.
-      partitioner: As the gin files have it.
-      checkpoint_cfg: As the gin files have it.
-      model_dir: Where checkpoints and prompts go.
-      loss: A token's, at the newest step.
+      trainer: T5X's trainer.
+      batches: Batches without end.
+      initializer: T5X's initializer, which has the shapes of the state.
+      partitioner: The partitioner of the gin files.
+      checkpoint_cfg: The settings of saves in the gin files.
+      model_dir: The folder for checkpoints and prompts.
+      loss: The loss of a token at the newest step.
     """
 
     trainer: Any
@@ -149,11 +150,11 @@ class Training:
         return seconds
 
     def gflop(self) -> float:
-        """Returns what XLA counts in the compiled step, which T5X keeps to itself."""
+        """Returns the GFLOP that XLA counts in the compiled step, a private attribute of T5X."""
         return float(self.trainer._compiled_train_step.cost_analysis()["flops"]) / 1e9
 
     def save(self, way: str) -> dict[str, float]:
-        """Saves once into the emptied folder, in one of the ways of this module's docstring."""
+        """Empties the folder and saves once, in one of the ways of this module's docstring."""
         from t5x import utils
 
         shutil.rmtree(self.model_dir, ignore_errors=True)
@@ -202,17 +203,17 @@ def train(
     random_seed: int,
     **others: Any,
 ) -> Training:
-    """Sets a run up, its step compiled, with what gin files bind for T5X's `train`.
+    """Sets up a run, with the values that gin files bind for T5X's `train`; compiles its step.
 
     Args:
-      arguments: Of this process.
-      model: See `t5x.train.train`, as for all below.
-      partitioner: As there.
-      trainer_cls: As there.
-      checkpoint_cfg: As there.
-      model_dir: As there.
-      random_seed: As there.
-      **others: What else a run has, evaluations among them: not measured.
+      arguments: The arguments of this process.
+      model: See `t5x.train.train`.
+      partitioner: See `t5x.train.train`.
+      trainer_cls: See `t5x.train.train`.
+      checkpoint_cfg: See `t5x.train.train`.
+      model_dir: See `t5x.train.train`.
+      random_seed: See `t5x.train.train`.
+      **others: Other settings of a run, such as evaluations, which are not measured.
     """
     del others
     import jax
@@ -250,7 +251,7 @@ def train(
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    """Starts a side in this process, and takes steps and saves as it is asked to."""
+    """Starts a side in this process; takes a step or saves for each question."""
     ways = ["orbax", "legacy"]
     if arguments.side == "reference":
         make_importable(arguments.reference)
@@ -291,12 +292,12 @@ def serve(arguments: argparse.Namespace) -> None:
 def run_round(
     sides: Mapping[str, processes.Side], warmup: int, steps: int
 ) -> dict[str, dict[str, Any]]:
-    """Starts a process of each side, has them take steps in turn, then save; returns the figures.
+    """Starts a process of each side; makes them take steps in turn, then save; returns figures.
 
     Args:
-      sides: By their names.
-      warmup: How many steps come before those that are measured, the first included.
-      steps: How many are measured.
+      sides: The sides by name.
+      warmup: Number of steps before the measured ones, including the first step.
+      steps: Number of measured steps.
     """
     workers, found = {}, {}
     for name, side in sides.items():
@@ -317,10 +318,10 @@ def run_round(
 
 
 def make_importable(checkout: str) -> None:
-    """Puts the reference's checkout on the path, and in Flax's place what Flax no longer has.
+    """Puts the reference's checkout on the path, and replaces a module that Flax has removed.
 
-    The reference derives a class from one of `flax.optim`, and its gin files use T5X's in its
-    place.
+    The reference derives a class from a class of `flax.optim`. Its gin files use T5X's class
+    instead.
     """
     from t5x import optimizers
 
@@ -333,7 +334,7 @@ def make_importable(checkout: str) -> None:
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the medians of a side's processes, its best step and its most memory."""
+    """Returns the medians of a side's processes, its best step and its peak memory."""
     steps = [second for run in runs for second in run["step_s"]]
 
     def middle(values: Iterator[float]) -> float:
@@ -356,20 +357,20 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def compared(
     summaries: Mapping[str, dict[str, Any]], runs: Mapping[str, Sequence[dict[str, Any]]]
 ) -> dict[str, float]:
-    """Returns how many times ours the reference's figures are: above 1, ours is the better one."""
+    """Returns the ratios of the reference's figures to ours: above 1, ours is better."""
     theirs = summaries["reference"]
     ratios = {}
     for side in ("one_hot", "gather"):
         for name in ("median_step_s", "best_step_s", "startup_s", "peak_rss_mb", "xla_gflop"):
             ratios[f"{side}_{name}"] = theirs[name] / summaries[side][name]
-        # Of each step over the one right after it, whatever the load of the machine then was.
+        # The ratio of each step to the step right after it, since both see the same load.
         ratios[f"{side}_step_in_turn"] = statistics.median(
             their_step / our_step
             for their_run, our_run in zip(runs["reference"], runs[side], strict=True)
             for their_step, our_step in zip(their_run["step_s"], our_run["step_s"], strict=True)
         )
     for way, saved in summaries["gather"]["saves"].items():
-        # Those of the prompt alone beside T5X's default.
+        # Saves of the prompt alone are compared with T5X's default.
         against = theirs["saves"].get(way, theirs["saves"]["orbax"])
         for name in ("blocked_s", "whole_s", "bytes", "files"):
             ratios[f"{way}_save_{name}"] = against[name] / saved[name]
@@ -377,7 +378,7 @@ def compared(
 
 
 def commits(reference: str | None) -> dict[str, str]:
-    """Returns the commit of each checkout that is measured; of what is installed, none."""
+    """Returns the commit of each measured checkout; an installed package has none."""
 
     def git(folder: str, *command: str) -> str:
         done = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
@@ -394,7 +395,7 @@ def commits(reference: str | None) -> dict[str, str]:
     return {
         name: git(folder, "rev-parse", "--short", "HEAD")
         for name, folder in folders.items()
-        # An environment may lie within some other checkout.
+        # An environment may be inside some other checkout.
         if git(folder, "ls-tree", "HEAD", ".")
     }
 
@@ -405,7 +406,7 @@ def main() -> None:
     shapes.add_shape_flags(parser)
     shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=8, help="measured steps of a process")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1")
+    parser.add_argument("--warmup", type=int, default=2, help="unmeasured steps before, at least 1")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
     parser.add_argument("--reference", help="a checkout of google-research/prompt-tuning")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

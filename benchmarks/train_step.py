@@ -1,12 +1,12 @@
-"""One training step of a T5 1.1, start-up, memory and a save: ours beside PEFT's, in one run.
+"""Compares a training step of T5 1.1, start-up, memory and a save with PEFT's, in one run.
 
-By default at the shape of T5 1.1 small with a prompt of 100, batch 8, 128 input and 8 target
-tokens, float32, Adafactor on the prompt only. Weights are random, and written once before anything
-is measured; each process reads them as a real run reads its model.
+The default is the shape of T5 1.1 small with a prompt of 100, batch 8, 128 input and 8 target
+tokens, float32, and Adafactor on the prompt only. Weights are random, and written once before the
+measurement. Each process reads them as a real run reads its model.
 
 Each round starts three processes: ours with an empty compilation cache ("cold"), ours again with
-what that one left there ("warm"), and the peer's. Each of ours also measures what the machine gives
-a matrix product at that time. Judge by ratios: the times are the machine's.
+the cache of the first ("warm"), and the peer's. Each process of ours also measures the speed of a
+matrix product at that time. Judge by ratios: the times depend on the machine.
 
     python benchmarks/train_step.py                      # ours alone
     python benchmarks/train_step.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
@@ -35,8 +35,8 @@ import shapes
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Takes `arguments.steps` steps in this process and returns the figures.
 
-    The start-up is that of `training.train`: the compilation cache set, everything imported, the
-    weights read and checksummed, the step compiled and taken.
+    The start-up does the same as `training.train`: it sets the compilation cache, imports
+    everything, reads the weights and their checksum, and compiles and takes a step.
     """
     import prompt_tuning_engine_local as engine
 
@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def step_summary(runs: list[dict[str, Any]], gflop: float) -> dict[str, float]:
-    """Returns the median and the best step, and how much of a matrix product's speed they reach."""
+    """Returns the median and the best step, and their share of a matrix product's speed."""
     steps = [second for run in runs for second in run["step_s"]]
     found = {"median_step_s": round(statistics.median(steps), 4), "best_step_s": min(steps)}
     if "gemm_gflop_s" in runs[0]:
@@ -92,7 +92,7 @@ def step_summary(runs: list[dict[str, Any]], gflop: float) -> dict[str, float]:
 
 
 def cost_summary(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Returns the median start-up and save, and the most memory."""
+    """Returns the median start-up and save, and the peak memory."""
     figures: dict[str, Callable[[Iterable[float]], float]] = {
         "startup_s": statistics.median,
         "peak_rss_mb": max,
@@ -113,8 +113,8 @@ def main() -> None:
     shapes.add_shape_flags(parser)
     shapes.add_batch_flags(parser)
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a process")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them, at least 1")
-    parser.add_argument("--saves", type=int, default=4, help="saves of a process of ours, or 0")
+    parser.add_argument("--warmup", type=int, default=2, help="unmeasured steps before, at least 1")
+    parser.add_argument("--saves", type=int, default=4, help="saves of each process of ours, or 0")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side")
     parser.add_argument("--peer", help="a command that prints the same figures of a peer")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-"""The loop of `training.train` with what is measured in it, and nothing else.
+"""The measured part of the loop of `training.train`.
 
-Batches are placed and metrics fetched as there; there is no evaluation, no report and no hook.
+It places batches and fetches metrics as `train` does. It has no evaluation, no report and no hook.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainingLoop:
 
     Args:
       model: The model.
-      weights: Its model file.
+      weights: The file of its weights.
     """
 
     def __init__(self, model: EncoderDecoderModel, weights: str | os.PathLike[str]) -> None:
@@ -53,7 +53,7 @@ class TrainingLoop:
         return matrix
 
     def step(self, batch: batching.Batch) -> float:
-        """Takes a step and returns how many seconds it took."""
+        """Takes a step and returns its seconds."""
         begin = time.perf_counter()
         self._taken += 1
         self.prompt, self._optimizer, metrics = self._step_fn(
@@ -73,12 +73,12 @@ class TrainingLoop:
         lowered = self._step_fn.lower(
             self.prompt, self._optimizer, self.frozen, batch, self._dropout_rng, self._taken
         )
-        # Those that stand within another one are a part of its time.
+        # The time of an operation includes the operations inside it.
         entry = lowered.compile().as_text().partition("\nENTRY ")[2]
         return set(re.findall(r"^ +(?:ROOT )?%([\w.-]+) =", entry, re.MULTILINE))
 
     def state(self, notes: dict[str, Any]) -> TrainingState:
-        """Returns what a save would hold now."""
+        """Returns the content of a save at this step."""
         return TrainingState(self._taken, self.prompt, self._optimizer, notes)
 
 
@@ -92,7 +92,7 @@ def of_random_weights(
 
 
 def device_facts() -> dict[str, Any]:
-    """Returns the device's name, and the most of its own memory in use so far where it says."""
+    """Returns the device's name, and the peak of its own memory if it reports that."""
     device = jax.devices()[0]
     facts: dict[str, Any] = {"device": device.device_kind, "platform": device.platform}
     used = (device.memory_stats() or {}).get("peak_bytes_in_use")

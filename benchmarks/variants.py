@@ -1,4 +1,4 @@
-"""Measures what prompt variants cost beside the plain prompt: steps, compiling, decoding.
+"""Compares the cost of prompt variants and of the plain prompt: steps, compiling, decoding.
 
 All variants take their steps in turn, in one process, over the same weights and batches.
 
@@ -43,9 +43,9 @@ def steps_in_turn(arguments: argparse.Namespace, weights: Any) -> dict[str, dict
     }
     rng = np.random.default_rng(0)
     first = random_t5.batch(rng, arguments)
-    # The first step of a process pays for more than compiling.
+    # The first step of a process does more than compile.
     TrainingLoop(model_of(PLAIN, arguments, eos_id=1), weights).step(first)
-    # The first step compiles: nothing of it is on disk.
+    # The first step compiles: no compiled program is on disk.
     found: dict[str, dict[str, Any]] = {
         variant: {
             "trained_parameters": sum(leaf.size for leaf in loop.prompt.values()),
@@ -83,7 +83,7 @@ def decoding_in_turn(arguments: argparse.Namespace, weights: Any) -> dict[str, l
 
 
 def add_ratios(found: dict[str, dict[str, Any]]) -> None:
-    """Adds medians, and their ratios to those of the plain prompt: the median of each turn's."""
+    """Adds medians, and ratios to the plain prompt: the median of the ratios in each turn."""
     plain = found[PLAIN]
     for figures in found.values():
         for name in ("step_s", "tokens_per_s"):
