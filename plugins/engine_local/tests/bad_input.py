@@ -265,7 +265,7 @@ BINDINGS: list[tuple[list[str], str]] = [
         "takes no key and shape (too many po",
     ),
     (["--gin.PROMPT=@plugins.prompt_basic()"], "PROMPT = @plugins.NAME, without ()"),
-    (["--gin.prompts.make.prompt_init=@own.init_x()"], "import own in a gin file: a binding cannot"),
+    (["--gin.prompts.make.prompt_init=@own.init_x()"], "import own in a gin file: a binding"),
     (["--gin.prompts.make.prompt_init=@init_randm()"], "did you mean 'init_random'"),
     (["--gin.prompts.make.prompt_init=@init_vocab()", "--gin.init_string.text='x'"], "init_string"),
     (["--gin.X=" + DEEP], "a value is nested too deep for gin"),

@@ -221,7 +221,7 @@ def test_tasks_of_a_mixture_without_the_split_are_left_out_and_named(seqio, add,
     add.mixture("mixed", {"both": 1, "only_train": 1})
     task = find_task.find("mixed", None)
     assert len(task.components("train")) == 2
-    with pytest.warns(UserWarning, match="mixture 'mixed': only_train left out, which have no spl"):
+    with pytest.warns(UserWarning, match="mixture 'mixed': skips only_train, without a split"):
         assert [component.name for component in task.components("test")] == ["both"]
     with pytest.raises(InputError, match="mixture 'mixed' has no split 'validation'"):
         task.components("validation")
@@ -304,7 +304,7 @@ def test_what_metrics_may_return(seqio, add, golden, predictor):
     assert evaluate("text", text) == {"number": 1.0}
     with pytest.raises(InputError, match=r"the metric word of task 'word' returned .*'much'"):
         evaluate("word", word)
-    with pytest.raises(InputError, match="of task 'twice' returns 'scalar', which another does"):
+    with pytest.raises(InputError, match="two metrics return 'scalar'; the second is"):
         evaluate("twice", scalar, scalar)
 
 

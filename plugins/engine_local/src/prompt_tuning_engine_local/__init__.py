@@ -57,7 +57,7 @@ def __getattr__(name: str) -> object:
 
 
 class LocalEngine:
-    """The engine `local`: parses the gin files and calls what they configure."""
+    """The engine `local`: parses the gin files and calls the function that they configure."""
 
     def train(self, flags: RunFlags) -> None:
         """Trains a prompt; see `training.train`."""
@@ -96,7 +96,7 @@ def refuse_other_flags(flags: RunFlags) -> None:
 def keep_what_is_compiled() -> None:
     """Lets JAX keep compiled programs on disk, so that a second start is quick.
 
-    Settings of JAX that the user has made stay as they are (`JAX_COMPILATION_CACHE_DIR`,
+    It does not change settings of JAX that the user has made (`JAX_COMPILATION_CACHE_DIR`,
     `JAX_ENABLE_COMPILATION_CACHE`).
     """
     import os

@@ -1,4 +1,4 @@
-"""Names the extra of this distribution that brings a missing package."""
+"""Names the extra of this distribution that installs a missing package."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def how_to_install(error: BaseException | None) -> str:
     """Returns the end of a message about an import that failed.
 
     Args:
-      error: The exception, or one whose context is the exception: gin raises a new error for a
-        failed import, without the name of the module.
+      error: The exception, or an exception whose context is that exception. For a failed import,
+        gin raises a new error, without the name of the module.
 
     Returns:
-      `"; install it with: pip install …"` if an extra brings the module that is missing, else "".
+      `"; install it with: pip install …"` if an extra installs the missing module, else "".
     """
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name:

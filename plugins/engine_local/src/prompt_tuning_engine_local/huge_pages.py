@@ -1,8 +1,8 @@
-"""Huge pages for the memory of a step: the command starts itself once more to get them.
+"""Huge pages for the memory of a step: the command restarts itself to get them.
 
-glibc asks the kernel for each large array again, and the kernel hands out its memory in pages of
-4 KiB: a step of T5 small takes 87,000 page faults. glibc can ask for huge pages instead, but reads
-that setting only when a process starts.
+glibc asks the kernel for the memory of each large array, and the kernel gives it in pages of 4 KiB.
+So a step of T5 small takes 87,000 page faults. glibc can ask for huge pages instead, but reads that
+setting only when a process starts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 VARIABLE = "PROMPT_TUNING_HUGE_PAGES"
-"""An environment variable; with the value 0, nothing is started once more."""
+"""An environment variable; with the value 0, the command does not restart itself."""
 
 _TUNABLES = "GLIBC_TUNABLES"
 _TUNABLE = "glibc.malloc.hugetlb"
@@ -23,11 +23,12 @@ KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def start_again() -> None:
-    """Replaces this process, if it is the command `prompt-tuning`, by one with huge pages.
+    """Replaces this process by one with huge pages, if it is the command `prompt-tuning`.
 
-    The process id, the arguments and the streams stay the same. Does nothing in any other process,
-    where the C library or the kernel has no such pages, and where the environment decides it: by
-    `PROMPT_TUNING_HUGE_PAGES=0`, or by a `GLIBC_TUNABLES` that sets `glibc.malloc.hugetlb`.
+    The process id, the arguments and the streams stay the same. It does nothing in any other
+    process, and if the C library or the kernel has no huge pages. It also does nothing if the
+    environment decides about them: by `PROMPT_TUNING_HUGE_PAGES=0`, or by a `GLIBC_TUNABLES` that
+    sets `glibc.malloc.hugetlb`.
     """
     if not _is_command(sys.argv[0]):
         return
@@ -53,12 +54,12 @@ def environment_with(
     """Returns the environment of a process with huge pages.
 
     Args:
-      environment: That of this process.
+      environment: The environment of this process.
       library: The C library and its version, such as "glibc 2.36".
-      kernel: When the kernel gives huge pages, such as "always [madvise] never".
+      kernel: The kernel's setting for huge pages, such as "always [madvise] never".
 
     Returns:
-      All variables; None if there are no huge pages to get, or the environment decides it already.
+      All variables; None if there are no huge pages, or the environment decides about them already.
     """
     version = re.fullmatch(r"glibc (\d+)\.(\d+)", library)
     has_tunable = version is not None and (int(version[1]), int(version[2])) >= (2, 35)

@@ -49,11 +49,11 @@ class PaddedLengths:
     def of(
         cls, inputs: int, targets: int, *, bucketing: bool = True, target_bucketing: bool = True
     ) -> PaddedLengths:
-        """Derives the lengths from the most ids of inputs and targets.
+        """Derives the lengths from the largest numbers of ids in inputs and targets.
 
         Args:
-          inputs: The most ids of inputs.
-          targets: The most ids of targets.
+          inputs: The largest number of ids in inputs.
+          targets: The largest number of ids in targets.
           bucketing: True adds shorter lengths; False leaves only the longest.
           target_bucketing: The same for targets alone.
         """
@@ -67,7 +67,7 @@ class PaddedLengths:
         )
 
     def groups(self, inputs: Sequence[int], targets: Sequence[int]) -> np.ndarray:
-        """Returns a number for each example; examples with equal numbers are padded to one length.
+        """Returns a number for each example; examples with equal numbers get equal padded lengths.
 
         Args:
           inputs: The length of each example's inputs, at most the longest of `self.inputs`.
@@ -91,9 +91,9 @@ class PaddedLengths:
 class ExampleStream:
     """An endless sequence of example numbers, readable at any position.
 
-    Each source gives all of its examples once an epoch, each epoch in a new order. Several sources
-    take turns according to their rates. For example, rates 2 and 1 give A, B, A,
-    A, B, A and so on.
+    Each source gives all of its examples once in each epoch, every time in a new order. Several
+    sources take turns according to their rates. For example, rates 2 and 1 give A, B, A, A, B, A
+    and so on.
 
     Args:
       sizes: The number of examples of each source. Numbers continue from source to source: with
@@ -122,7 +122,7 @@ class ExampleStream:
         items = np.concatenate([np.arange(w) for w in self._weights])
         order = np.lexsort((sources, due))
         self._turn_sources, self._turn_items = sources[order], items[order]
-        # Two orders in use: this epoch's and the next one's.
+        # Two orders are in use: this epoch's and the next one's.
         self._order = functools.lru_cache(maxsize=2 * len(self.sizes))(self._make_order)
 
     def take(self, start: int, stop: int) -> np.ndarray:
@@ -153,14 +153,14 @@ class ExampleStream:
 class BatchPlan:
     """The examples of every batch.
 
-    Without groups, batch k holds the stream's positions k * B to (k + 1) * B. Groups then regroup
-    the examples of up to 64 batches, a window, within one epoch: the window's examples are sorted
-    by group, cut into batches, and the batches shuffled. A batch that spans two epochs keeps its
-    examples, so each epoch still has every example once. Several sources have epochs of different
-    lengths; then every window has 64 batches, and holds the same examples as without groups.
+    Without groups, batch k holds the stream's positions k * B to (k + 1) * B. With groups, a window
+    of up to 64 batches within one epoch exchanges its examples. They are sorted by group and cut
+    into batches, and the batches are shuffled. A batch that spans two epochs keeps its examples, so
+    each epoch still has every example once. Several sources have epochs of different lengths. Then
+    every window has 64 batches, and the same examples as without groups.
 
     Args:
-      stream: Gives the examples.
+      stream: The stream of the examples.
       batch_size: B.
       seed: Determines the order of the batches.
       groups: A number for each example; examples with the same number should share a batch. None

@@ -29,7 +29,7 @@ def padded_lengths(
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedExample:
-    """The ids of one example, each with EOS, within the feature lengths."""
+    """The ids of one example's inputs and targets, with EOS, within the feature lengths."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -55,17 +55,17 @@ def tokenize(
 ) -> list[TokenizedExample]:
     """Turns texts into ids, appends EOS, and cuts long texts, as T5X does.
 
-    Warns of the number of texts that were cut; the warning begins with `what`.
+    It warns of the number of texts that were cut; the warning begins with `what`.
 
     Args:
       examples: The texts.
       vocabulary: The vocabulary of inputs and targets.
-      lengths: The most ids.
-      what: Names the examples in the warning.
+      lengths: The largest numbers of ids.
+      what: The name of the examples in the warning.
       strict: True raises an error for a long text instead of cutting it (STRICT_LENGTHS).
 
     Raises:
-      InputError: If `strict` and a text is too long; names the first one.
+      InputError: If `strict` is True and a text is too long. The message names the first one.
     """
     check = LengthCheck(lengths, what, strict)
     tokenized = []
@@ -118,13 +118,13 @@ def training_batches(
 ) -> grain.DatasetIterator[Batch]:
     """Returns an endless iterator of batches, in an order determined by `seed`.
 
-    Every example comes once an epoch, each epoch in a new order; a batch may span two epochs.
+    Every example comes once in each epoch, every time in a new order. A batch may span two epochs.
     `batch_plan.BatchPlan` explains which examples share a batch.
 
     Args:
       sources: The examples of each task.
-      lengths: The most ids.
-      batch_size: Examples a batch.
+      lengths: The largest numbers of ids.
+      batch_size: Number of examples in a batch.
       seed: A whole number, not negative.
       rates: The share of each task, in any unit; None for one task.
       shuffle: False keeps the order of the examples.
@@ -144,7 +144,7 @@ def training_batches(
         [len(source) for source in sources], rates, seed, shuffle=shuffle
     )
     plan = batch_plan.BatchPlan(stream, batch_size, seed, groups if bucketing and shuffle else None)
-    # One thread makes the next batches while the device is busy with this one.
+    # One thread makes the next batches while the device computes this one.
     return iter(
         grain.MapDataset.source(_Batches(plan, examples, padded)).to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
@@ -175,18 +175,18 @@ class _Batches:
 def evaluation_batches(
     examples: Sequence[TokenizedExample], padded: batch_plan.PaddedLengths, batch_size: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yields every example once, in batches of one size, with similar lengths in one batch.
+    """Yields every example once, in batches of equal size, with similar lengths in one batch.
 
     Yields:
       A batch, and int64 `[n]`, the example numbers of its first n rows. The last batch may have
-      more rows, which only fill it up.
+      more rows, which only fill the batch.
     """
     inputs = [len(example.inputs) for example in examples]
     # With one padded length, all examples are one group and keep their order.
     order = np.argsort(padded.groups(inputs, [1] * len(inputs)), kind="stable")
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        # Fill with repeated examples: an empty text might get a long answer.
+        # Fill with repeated examples, since an empty text might get a long answer.
         rows = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
         yield make_batch([examples[n] for n in rows], padded), numbers
 

@@ -1,4 +1,4 @@
-"""The protocols of a task, which reads its splits as ids and scores a model's answers."""
+"""The protocols of a task: it reads its splits as ids, and scores a model's answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prompt_tuning_tasks import Example
 from prompt_tuning_tasks.feature_lengths import FeatureLengths
 
 EVALUATION_SEED = 42
-"""The seed for reading splits to evaluate, the same in every run; it is T5X's."""
+"""The seed for reading splits to evaluate: T5X's seed, the same in every run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Reading:
 
     Attributes:
       vocabulary: The model's vocabulary.
-      lengths: The most ids.
+      lengths: The largest numbers of ids.
       strict: True makes a longer example an error (STRICT_LENGTHS).
-      seed: For tasks whose examples are partly random.
+      seed: The seed for tasks whose examples are partly random.
       columns: Columns of the rows that `Split.examples` keep.
     """
 
@@ -43,7 +43,7 @@ class Answers:
 
     Attributes:
       ids: int32 `[N, T]`, 0 after EOS.
-      texts: The same, decoded.
+      texts: The decoded answers.
       scores: float32 `[N]`, the log-likelihood of each example's targets, or None if the split
         does not need it.
     """
@@ -54,7 +54,7 @@ class Answers:
 
 
 class Split(Protocol):
-    """The examples of a split, read."""
+    """The examples of a split, after they have been read."""
 
     @property
     def task_name(self) -> str:
@@ -107,7 +107,7 @@ class EngineTask(Protocol):
         """True for a mixture."""
 
     def components(self, split: str) -> Sequence[Component]:
-        """Returns the tasks that have a split; reading it may still be an error.
+        """Returns the tasks that have a split; a read of the split may still raise an error.
 
         Raises:
           InputError: If there are none.
@@ -125,7 +125,7 @@ def as_numbers(values: Mapping[str, Any], metric: str) -> dict[str, float]:
     """Converts the values of a metric to numbers by name.
 
     Raises:
-      InputError: If `values` is something else; names `metric`.
+      InputError: If `values` is something else. The message names `metric`.
     """
     try:
         return {str(name): float(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Finds a task by name: a text task, or one of seqio's if a module has imported seqio."""
+"""Finds a task by name: a text task, or a task of seqio if a module has imported seqio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prompt_tuning_engine_local.data.text_components import TextEngineTask
 def find(name: str, module: str | None) -> EngineTask:
     """Returns a task or mixture by name, after importing the module that may register it.
 
-    Looks among the text tasks first, then among seqio's, if something has imported seqio.
+    It looks among the text tasks first, and then among seqio's tasks, if seqio is imported.
 
     Raises:
       InputError: If the module fails to import or there is no such task.

@@ -44,7 +44,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> SeqioEngineTask | None:
-    """Returns the task or mixture that is registered with seqio by this name; None if none is."""
+    """Returns the task or mixture that is registered with seqio under this name, or None."""
     if name not in names():
         return None
     # Keep TensorFlow from taking all memory of the accelerator, which JAX needs.
@@ -63,7 +63,7 @@ def find(name: str) -> SeqioEngineTask | None:
 
 @dataclasses.dataclass(frozen=True)
 class SeqioEngineTask:
-    """A task or mixture of seqio's.
+    """A task or mixture of seqio.
 
     Attributes:
       source: The task or mixture.
@@ -82,7 +82,7 @@ class SeqioEngineTask:
         return isinstance(self.source, seqio.Mixture)
 
     def components(self, split: str) -> Sequence[Component]:
-        """Returns its tasks that have the split; skips the others, as seqio does.
+        """Returns its tasks that have the split; skips its other tasks, as seqio does.
 
         Raises:
           InputError: If there are none, or the engine cannot use one of them.
@@ -97,14 +97,13 @@ class SeqioEngineTask:
         if len(with_split) < len(tasks):
             without = [task.name for task in tasks if task not in with_split]
             warnings.warn(
-                f"mixture {self.name!r}: {', '.join(without)} left out, which have no split "
-                f"{split!r}",
+                f"mixture {self.name!r}: skips {', '.join(without)}, without a split {split!r}",
                 stacklevel=2,
             )
         return [SeqioComponent(task) for task in with_split]
 
     def rate(self, component: Component) -> float:
-        """Returns the mixture's rate of a component; 0 for one that is only evaluated.
+        """Returns the mixture's rate of a component; 0 for a component that is only evaluated.
 
         Raises:
           InputError: If it is not a positive number or 0, or the function that computes it fails.
@@ -124,7 +123,7 @@ class SeqioEngineTask:
 
 @dataclasses.dataclass(frozen=True)
 class SeqioComponent:
-    """A task of seqio's.
+    """A task of seqio.
 
     Attributes:
       task: The task.
@@ -194,14 +193,14 @@ class SeqioComponent:
     def values(self, examples: Sequence[Mapping[str, Any]], answers: Answers) -> dict[str, float]:
         """Returns the values of the task's metrics, computed as `seqio.Evaluator` does.
 
-        Leaves out values that are texts, such as examples with their predictions.
+        It leaves out values that are texts, such as examples with their predictions.
 
         Args:
           examples: The output of the preprocessors.
           answers: The model's answers.
 
         Raises:
-          InputError: If a metric returns something other than numbers, or two return one name.
+          InputError: If a metric does not return numbers, or two metrics return the same name.
         """
         values: dict[str, float] = {}
         for number, metric in enumerate(self._metric_objects()):
@@ -222,7 +221,7 @@ class SeqioComponent:
             numbers = engine_task.as_numbers(result, name)
             twice = values.keys() & numbers.keys()
             if twice:
-                raise InputError(f"the metric {name} returns {min(twice)!r}, which another does")
+                raise InputError(f"two metrics return {min(twice)!r}; the second is {name}")
             values |= numbers
         return values
 
@@ -235,7 +234,7 @@ class SeqioComponent:
     def _metric_objects(self) -> Sequence[Any]:
         try:
             return self.task.metric_objs
-        except ValueError as e:  # A function with parameters that no metric has.
+        except ValueError as e:  # The function has parameters that no metric has.
             raise InputError(f"task {self.name!r}: {one_line(e)}") from e
 
     def _metric_name(self, number: int) -> str:
@@ -320,16 +319,16 @@ def _whole_lengths(task: seqio.Task, split: str, seed: int) -> np.ndarray:
     """Returns the lengths of the examples when no preprocessor gets a feature length to cut to.
 
     Returns:
-      `[N, 2]`, the lengths of inputs and targets of each example; no rows if no preprocessor
-      takes feature lengths, or one needs them. If the task makes examples of a given length, as
-      span corruption does, these are different examples, and N may differ too.
+      `[N, 2]`, the lengths of inputs and targets of each example; no rows if no preprocessor takes
+      feature lengths, or if one cannot run without them. If the task makes examples of a given
+      length, as span corruption does, these are different examples, and N may differ too.
     """
     none = np.zeros((0, 2), int)
     if not any("sequence_length" in _parameters(function) for function in task.preprocessors):
         return none
     try:
         dataset = _dataset(task, split, None, seed)
-        # Batches: TensorFlow passes single examples to Python slowly.
+        # In batches, since TensorFlow passes single examples to Python slowly.
         lengths = dataset.map(lambda e: tf.stack([tf.size(e[name]) for name in _FEATURES]))
         return np.concatenate([none, *lengths.batch(1024).as_numpy_iterator()])
     except Exception:  # A preprocessor without its lengths may raise anything.
@@ -350,10 +349,10 @@ def _cut(example: Mapping[str, Any], lengths: FeatureLengths) -> dict[str, Any]:
 
 
 def _check_vocabulary(what: str, found: Any, expected: SentencePieceVocabulary) -> None:
-    """Refuses a vocabulary whose ids mean something else than the model's.
+    """Refuses a vocabulary that gives ids another meaning than the model's vocabulary does.
 
     Raises:
-      InputError: If the vocabularies differ; names the first difference.
+      InputError: If the vocabularies differ. The message names the first difference.
     """
     ours = f"the model's vocabulary, {expected.sentencepiece_model_file},"
     if not isinstance(found, seqio.SentencePieceVocabulary):

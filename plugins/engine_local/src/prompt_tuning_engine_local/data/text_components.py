@@ -113,7 +113,7 @@ class _TextSplit:
 def _warn_of_targets(
     examples: Sequence[Example], vocabulary: SentencePieceVocabulary, what: str
 ) -> None:
-    """Warns of empty targets, and of those that the vocabulary cannot write."""
+    """Warns of empty targets, and of targets that the vocabulary cannot write."""
     empty = [example for example in examples if not example.targets]
     if empty:
         warnings.warn(

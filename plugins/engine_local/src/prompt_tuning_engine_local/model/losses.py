@@ -11,7 +11,7 @@ from prompt_tuning_core.errors import InputError, nearest
 
 
 class LossNormalizingFactor(enum.Enum):
-    """T5X's names of divisors of the summed loss; a constant number is possible as well."""
+    """T5X's names of divisors of the summed loss; a divisor may also be a number."""
 
     NUM_REAL_TARGET_TOKENS = enum.auto()
     """The sum of the loss weights of the batch."""
@@ -40,12 +40,12 @@ def cross_entropy(
       logits: float32 `[B, T, V]`.
       targets: int32 `[B, T]`.
       weights: float32 `[B, T]`, 0 where padded.
-      label_smoothing: Probability that smoothed targets give to all wrong ids together.
+      label_smoothing: The probability that smoothed targets give to all wrong ids together.
       z_loss: Factor of the z-loss.
-      loss_normalizing_factor: None sums over the weighted tokens; a number divides that sum; a
-        name of `LossNormalizingFactor` (in any case) divides by what it says.
-      whole_divisor: The `divisor` of the batch of which these are some rows, so that the losses of
-        all rows have the sum that the batch has; None if these rows are the batch.
+      loss_normalizing_factor: None sums over the weighted tokens; a number divides that sum; a name
+        of `LossNormalizingFactor`, in upper or lower case, divides it as described there.
+      whole_divisor: For a part of a batch, the `divisor` of the whole batch. The losses of all
+        parts then add up to the loss of the batch. None if the rows are a whole batch.
 
     Returns:
       Scalar float32.
@@ -91,7 +91,7 @@ def target_log_probabilities(logits: jax.Array, targets: jax.Array) -> tuple[jax
 def divisor(
     weights: jax.Array, loss_normalizing_factor: float | str | None
 ) -> jax.Array | float | None:
-    """Returns the divisor of the summed loss of a batch; arguments and errors as `cross_entropy`.
+    """Returns the divisor of the summed loss of a batch; see `cross_entropy`.
 
     Returns:
       A number, or None for no division.

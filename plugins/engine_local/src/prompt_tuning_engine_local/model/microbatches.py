@@ -1,4 +1,4 @@
-"""Gradient accumulation: the loss of a batch whose parts are taken one after another."""
+"""Gradient accumulation: the loss of a batch whose parts are computed one after another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel, Params
 
 Loss = Callable[[Params], tuple[jax.Array, jax.Array]]
-"""Returns a loss to differentiate, and a value beside it, for the trained parameters."""
+"""Returns a loss to differentiate, and another value, for the trained parameters."""
 
 
 def loss_in_parts(
@@ -22,10 +22,11 @@ def loss_in_parts(
     dropout_rng: jax.Array,
     number: int,
 ) -> Loss:
-    """Returns `model.loss` of a batch, whose gradient needs the memory of one of its equal parts.
+    """Returns `model.loss` of a batch, with a gradient that needs the memory of one part only.
 
-    Loss and gradient are those of the whole batch but for rounding and, with dropout, its masks:
-    each part has a key of its own. One part is the batch as it is, with the key of the step.
+    Loss and gradient equal the loss and gradient of the whole batch, except for rounding and for
+    dropout masks: each part has its own key. A single part is the whole batch, with the key of the
+    step.
 
     Args:
       model: The model.
@@ -33,7 +34,7 @@ def loss_in_parts(
       frozen: The model's parameters.
       batch: Arrays `[B, …]`; see `batching.make_batch`.
       dropout_rng: The key of the step.
-      number: How many parts (NUM_MICROBATCHES); it divides B.
+      number: The number of equal parts (NUM_MICROBATCHES); it divides B.
     """
     if number == 1:
         return lambda trained: model.loss({**fixed, **trained}, frozen, batch, dropout_rng)
@@ -57,11 +58,11 @@ def loss_in_parts(
 
 
 def _sum_over(of_part: Callable[[Params, Any], tuple[jax.Array, jax.Array]], parts: Any) -> Loss:
-    """Sums the loss over parts, and its gradient at the same time.
+    """Sums the loss over parts, and computes its gradient at the same time.
 
-    JAX's own gradient of such a sum keeps the layers' outputs of all parts until it has the last
-    one. This one has the gradient of a part before the next part begins. Only the first of the two
-    values has a gradient.
+    JAX's own gradient of such a sum would keep the layers' outputs of all parts until the last part
+    is done. Here, the gradient of a part is done before the next part begins. Only the first of the
+    two values has a gradient.
     """
     with_gradient = jax.value_and_grad(of_part, has_aux=True)
 

@@ -1,4 +1,4 @@
-"""Reads the frozen model, of any form that an installed format plugin reads."""
+"""Reads the frozen model, in any form that an installed format plugin reads."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FrozenModel:
 
     Attributes:
       params: Arrays by "/"-joined name, where `load` placed them.
-      path: Where the model is.
-      step: The step at which the model was saved; 0 if the file does not say.
+      path: The path of the model.
+      step: The step at which the model was saved; 0 if the file does not record it.
       sha256: Checksum of the parameters, the same for every form of file.
     """
 
@@ -46,13 +46,13 @@ def load(
 
     Args:
       path: The model. A prompt in the file is not read.
-      parameters: By "/"-joined name, the shape that each parameter must have and the dtype to
-        convert it to.
+      parameters: The shape that each parameter must have and the dtype to convert it to, by
+        "/"-joined name.
       place: Puts a parameter on a device and returns it there.
 
     Raises:
-      InputError: If the model is missing or damaged, or a parameter is missing, unexpected, not
-        finite, or of another shape or a dtype that is not floating; the message names it.
+      InputError: If the model is missing or damaged. Also if a parameter is missing, unexpected or
+        not finite, or has another shape or a dtype that is not floating; the message names it.
     """
     model = formats.open_model(path)
     name = f"model {path}"
@@ -74,7 +74,7 @@ def load(
 
 def _check_and_hash(digest: Any, name: str, variable: str, array: np.ndarray) -> None:
     with np.errstate(over="ignore"):
-        total = np.sum(array)  # Needs no memory, as looking at each value would.
+        total = np.sum(array)  # Needs no memory, unlike a test of each value.
     if not np.isfinite(total) and not np.isfinite(array).all():
         raise InputError(
             f"{name}: the parameter {variable!r} has values that are not finite in float32; copy "

@@ -1,7 +1,8 @@
 """T5 encoder-decoder (Raffel et al. 2020), 1.0 and 1.1 (Shazeer 2020), with a prompt module.
 
-Names and shapes of the parameters are Flaxformer's, so that T5X checkpoints load by name: attention
-kernels are `[H, heads * head width]`, relative position embeddings `[heads, buckets]`.
+Names and shapes of the parameters are Flaxformer's, so that T5X checkpoints load by name. For
+example, attention kernels are `[H, heads * head width]`, and relative position embeddings are
+`[heads, buckets]`.
 
 Shapes below: B batch, L encoder input length, T decoder length, H width, V vocabulary size.
 """
@@ -26,8 +27,8 @@ class T5(nn.Module):
 
     Attributes:
       config: Sizes and numerics.
-      prompt_factory: Makes the prompt module, called in each stack so that its parameters stand
-        under `encoder/prompt` or `decoder/prompt`; None for the bare model.
+      prompt_factory: Makes the prompt module. Each stack calls it, so that the module's parameters
+        are under `encoder/prompt` or `decoder/prompt`. None for the bare model.
     """
 
     config: T5Config
@@ -87,7 +88,7 @@ class T5(nn.Module):
     def start_cache(self, encoded: Encoded, max_length: int) -> Cache:
         """Returns the cache of `decode_step` for sequences of up to `max_length` positions.
 
-        It has one row an example; `Cache.spread` makes it one of more.
+        It has one row for each example; `Cache.spread` makes a cache with more rows.
         """
         start = self.token_embedder(jnp.zeros((len(encoded.tokens), 1), jnp.int32))
         return self.decoder.start_cache(start, encoded, max_length)
@@ -95,12 +96,12 @@ class T5(nn.Module):
     def decode_step(
         self, tokens: jax.Array, cache: Cache, position: jax.Array, encoded: Encoded
     ) -> tuple[jax.Array, Cache]:
-        """Decodes one position of R rows: of one sequence or more for each example.
+        """Decodes one position in R rows; an example has one or more rows.
 
         Args:
           tokens: `[R]` int32, the token before this position (0 at the start).
           cache: From `start_cache`, `Cache.spread`, `Cache.gather` or the step before.
-          position: Scalar int32, counted from 0.
+          position: The position, scalar int32, counted from 0.
           encoded: From `encode`.
 
         Returns:

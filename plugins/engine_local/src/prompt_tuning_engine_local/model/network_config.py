@@ -13,7 +13,7 @@ _ACTIVATIONS = ("gated-gelu", "relu")
 class T5Config:
     """Sizes and numerics of a T5 model; the names of T5X's macros are given in brackets.
 
-    The defaults are those of T5 1.1. T5 1.0 has `activation` "relu" and `logits_via_embedding`.
+    The defaults describe T5 1.1. T5 1.0 has `activation` "relu" and `logits_via_embedding`.
 
     Attributes:
       num_embeddings: Rows of the embedding table, V (NUM_EMBEDDINGS).
@@ -30,7 +30,7 @@ class T5Config:
       embedding_std: Standard deviation of a newly initialised embedding table.
       activation: Activation of the feed-forward blocks, "gated-gelu" or "relu".
       logits_via_embedding: True uses the embedding table, times `emb_dim ** -0.5`, as the output
-        layer; False gives the output layer a matrix of its own.
+        layer; False gives the output layer its own matrix.
 
     Raises:
       InputError: If `activation` is neither.

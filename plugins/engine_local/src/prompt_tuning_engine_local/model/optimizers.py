@@ -1,4 +1,4 @@
-"""Optimizers with T5X's defaults; gin can name any other optax transformation as well."""
+"""Optimizers with T5X's defaults; gin can also name any other optax transformation."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def adafactor(
 ) -> optax.GradientTransformation:
     """Makes Adafactor (Shazeer and Stern 2018) with the settings of Lester et al. 2021, appendix A.
 
-    Its results are those of T5X. The second moment of a matrix is factored if both of its sizes
-    are at least 128: for example that of a prompt with P = 150 and H = 512. An array that is no
-    matrix is never factored. The update of each array is clipped as a whole.
+    Its results equal T5X's. The second moment of a matrix is factored if both of its sizes are at
+    least 128, for example for a prompt with P = 150 and H = 512. It is never factored for an array
+    that is no matrix. The update of each array is clipped as a whole.
 
     Args:
       learning_rate: A constant or an optax schedule, such as `schedules.learning_rate` makes. The
         state keeps the rate of the last step as `learning_rate`.
       decay_rate: Exponent of the second moment's decay, `1 - t^-decay_rate` at step t = 1, 2, …,
         counted from the step of the loaded model (`start_at`).
-      step_offset: Subtracted from the step in that decay; the step of the loaded model makes the
-        decay begin at step 1.
+      step_offset: Subtracted from the step in that decay. With the step of the loaded model, the
+        decay begins at step 1.
       multiply_by_parameter_scale: True multiplies the step by the root mean square of the
         parameter.
       clipping_threshold: Largest root mean square of an update; None for no clipping.
       weight_decay_rate: Share of the parameter subtracted at each step, independent of the
         learning rate; None for none.
-      learning_rate_factors: Pairs of a regular expression and a factor of the learning rate. The
-        first that is found in a parameter's name counts. For example, `(('up/kernel', 0.1),)`
-        trains `encoder/prompt/up/kernel` at a tenth of the rate.
+      learning_rate_factors: Pairs of a regular expression and a factor of the learning rate. For
+        each parameter, the first pair applies whose expression is found in its name. For example,
+        `(('up/kernel', 0.1),)` trains `encoder/prompt/up/kernel` at a tenth of the rate.
 
     Raises:
-      InputError: If a number is none, or a pair is no regular expression and number; and from
-        `init`, if one is found in no name.
+      InputError: If a setting is no number, or a pair is no regular expression and number. `init`
+        raises it if a pair applies to no parameter.
     """
     _check_number("learning_rate", learning_rate, "an optax schedule")
     _check_number("decay_rate", decay_rate)
@@ -75,7 +75,7 @@ def adafactor(
 
 
 class LearningRateState(NamedTuple):
-    """The number of steps taken, int32, and the learning rate of the last one, float32."""
+    """The number of steps taken, int32, and the learning rate of the last step, float32."""
 
     taken: jax.Array
     learning_rate: jax.Array
@@ -120,7 +120,7 @@ def _as_matrices_or_vectors(
 
 
 def _scale_by_name(factors: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
-    """Multiplies the update of each parameter by the factor that its name has."""
+    """Multiplies the update of each parameter by the factor for its name."""
 
     def init(params: optax.Params) -> optax.OptState:
         _factor_of_each(params, factors)
@@ -137,7 +137,7 @@ def _scale_by_name(factors: Sequence[tuple[str, float]]) -> optax.GradientTransf
 
 
 def _check_number(name: str, value: object, may_be: str = "") -> None:
-    """Refuses a setting that is no number of at least 0, and not what else it may be."""
+    """Refuses a setting that is neither a number of at least 0 nor the other allowed value."""
     is_other = {"None": value is None, "an optax schedule": callable(value)}.get(may_be, False)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
     if not is_other and not is_number:
@@ -151,8 +151,8 @@ def start_at(state: optax.OptState, step: int) -> optax.OptState:
     """Makes Adafactor's decay count from `step` in the state of a new optimizer, as in T5X.
 
     For example, a released model has the step 1,000,000 or more. The first steps then move the
-    second moment by 1e-5 of a squared gradient; counted from 0, they would move it by all of it.
-    Schedules of the learning rate still count from 0.
+    second moment by 1e-5 of a squared gradient; counted from 0, they would move it by most of a
+    squared gradient. Schedules of the learning rate still count from 0.
 
     Args:
       state: The result of the optimizer's `init`.
@@ -183,7 +183,7 @@ def _checked(factors: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _factor_of_each(tree: Any, factors: Sequence[tuple[str, float]]) -> Any:
-    """Returns the factor of the learning rate for each leaf; refuses a pair that no leaf takes."""
+    """Returns the factor of the learning rate for each leaf; refuses a pair of no leaf."""
     names, taken = [], set()
 
     def factor_of(path: Any, leaf: Any) -> float:
@@ -199,7 +199,7 @@ def _factor_of_each(tree: Any, factors: Sequence[tuple[str, float]]) -> Any:
     for pattern, _ in factors:
         if pattern not in taken:
             raise InputError(
-                f"learning_rate_factors: {pattern!r} is found in no name of a trained parameter "
-                f"that an earlier pair leaves: {', '.join(names)}"
+                f"learning_rate_factors: {pattern!r} matches no trained parameter, or an earlier "
+                f"pair matches it first; there are {', '.join(names)}"
             )
     return found

@@ -1,8 +1,8 @@
-"""Plain prompts that differ from example to example of a batch, over one frozen model.
+"""Plain prompts that differ between the examples of a batch, for one frozen model.
 
-The prompts are rows of one table `[N, P, H]`; P is the length of the longest. A shorter one is
-padded on its left, and the padding is masked. So each prompt stands directly in front of its input,
-and every relative position is that of a run with this prompt alone.
+The prompts are rows of one table `[N, P, H]`; P is the length of the longest prompt. A shorter
+prompt is padded on its left, and the padding is masked. So each prompt is directly in front of its
+input, and relative positions are the same as in a run with only this prompt.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _NAME = "encoder/prompt"
 
 
 class PromptOfEach(PromptModule):
-    """Places in front of each example its own prompt, padded on the left to the longest.
+    """Places its own prompt in front of each example, padded on the left to the longest prompt.
 
-    The variables are those of `PromptTable.parameters`; nothing here is trained.
+    `PromptTable.parameters` gives its variables. Nothing here is trained.
     """
 
     def input(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
@@ -43,11 +43,11 @@ class PromptOfEach(PromptModule):
 
 
 class PromptTable(NamedTuple):
-    """Plain prompts, side by side.
+    """Plain prompts in one array.
 
     Attributes:
       table: float32 `[N, P, H]`, padded on the left with zeros.
-      lengths: int32 `[N]`.
+      lengths: int32 `[N]`, the length of each prompt.
     """
 
     table: Any
@@ -55,7 +55,7 @@ class PromptTable(NamedTuple):
 
     @classmethod
     def of(cls, prompts: Sequence[np.ndarray]) -> PromptTable:
-        """Makes a table of matrices `[P, H]` of one width."""
+        """Makes a table from matrices `[P, H]` of the same width."""
         lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         table = np.zeros((len(prompts), lengths.max(), prompts[0].shape[1]), np.float32)
         for row, prompt in zip(table, prompts, strict=True):
@@ -88,7 +88,7 @@ class PromptChoice(NamedTuple):
 
 
 class JointPrompts(NamedTuple):
-    """Plain prompts that answer together, by the mean of their logits for each id.
+    """Plain prompts that answer together, with the mean of their logits for each id.
 
     Attributes:
       table: The prompts.
@@ -98,7 +98,7 @@ class JointPrompts(NamedTuple):
 
 
 class VotingPrompts(NamedTuple):
-    """Plain prompts that answer on their own; the answer of most of them wins.
+    """Plain prompts that answer separately; the most frequent answer wins.
 
     It is the ensemble of Lester et al. 2021, section 6.
 
@@ -110,7 +110,7 @@ class VotingPrompts(NamedTuple):
 
     @staticmethod
     def elected(answers: np.ndarray) -> np.ndarray:
-        """Returns the answer of most prompts to each example; of equally many, the first's.
+        """Returns the most frequent answer to each example; in a tie, the first prompt's answer.
 
         Args:
           answers: int32 `[N, examples, T]`, the ids of each prompt's answers.

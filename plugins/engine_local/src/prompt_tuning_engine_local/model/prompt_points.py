@@ -20,13 +20,13 @@ class LayerPoints:
     Args:
       prompt: The module.
       layer: Number of the layer.
-      state: What the module's `start` returned.
-      prefixes: The keys and values of the layer's prefixes. None has the module compute them; a
+      state: The result of the module's `start`.
+      prefixes: The keys and values of the layer's prefixes. With None, the module computes them. A
         step of decoding has them in its cache, and gives `{}`.
       batch: B; needed to compute prefixes.
 
     Attributes:
-      prefixes: For each attention of the layer its prefix, or None.
+      prefixes: The prefix of each attention of the layer, or None.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class LayerPoints:
         self.prefixes = self._computed(batch) if prefixes is None else prefixes
 
     def activations(self, site: str, x: jax.Array) -> jax.Array:
-        """Returns activations as the module changes them.
+        """Returns the activations after the module has changed them.
 
         Args:
           site: See `PromptModule.activations`.
-          x: `[B, S, width]`; of keys and values, all heads in one axis.
+          x: `[B, S, width]`; for keys and values, all heads are in one axis.
         """
         if not overrides(self._prompt, "activations"):
             return x
@@ -76,7 +76,7 @@ def has_points(prompt: PromptModule) -> bool:
 
 
 def points_of(prompt: PromptModule, state: object, batch: int) -> Sequence[LayerPoints | None]:
-    """Returns the points for each layer; None where the module does not act within layers."""
+    """Returns the points for each layer; None if the module does not act within layers."""
     layers = range(prompt.stack.layers)
     if not has_points(prompt):
         return [None for _ in layers]
@@ -89,7 +89,7 @@ def acts_on_input(prompt: PromptModule) -> bool:
 
 
 def prompt_in(factory: PromptFactory | None, config: T5Config, side: str) -> PromptModule:
-    """Makes the prompt module of a stack; without a factory, one that leaves the stack alone."""
+    """Makes the prompt module of a stack; without a factory, a module that changes nothing."""
     module = PromptModule() if factory is None else factory()
     return in_stack(module, stack_of(config, side))
 

@@ -34,8 +34,8 @@ def learning_rate(
       rate: The highest rate (LEARNING_RATE).
       schedule: The name (LEARNING_RATE_SCHEDULE).
       warmup_steps: W (WARMUP_STEPS).
-      decay_steps: D, the warm-up included, for `linear` and `cosine`; None for the others
-        (DECAY_STEPS).
+      decay_steps: D, for `linear` and `cosine`; it includes the warm-up. None for the other
+        schedules (DECAY_STEPS).
 
     Returns:
       The number itself if it never changes; otherwise a function of the step.
@@ -61,7 +61,7 @@ def learning_rate(
 
 
 def _check_decay(schedule: str, warmup_steps: int, decay_steps: int | None) -> None:
-    """Checks that the steps of a schedule that ends are given, and of no other."""
+    """Checks that DECAY_STEPS is given for a schedule that ends, and for no other."""
     if schedule not in _ENDING:
         if decay_steps is not None:
             raise InputError(
@@ -88,7 +88,7 @@ def _to_zero(schedule: str, rate: float, steps: int) -> optax.Schedule:
 
 
 def _inverse_square_root(rate: float, warmup_steps: int) -> optax.Schedule:
-    """Returns the schedule after the warm-up, whose end is its step 0."""
+    """Returns the schedule after the warm-up; its step 0 is the end of the warm-up."""
     first = max(warmup_steps, 1)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:

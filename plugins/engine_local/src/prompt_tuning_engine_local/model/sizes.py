@@ -1,4 +1,4 @@
-"""Derives the sizes of a network from the variables of a model on disk, instead of from gin."""
+"""Derives the sizes of a network from the variables of a model on disk, without gin."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def config_of(
     """Returns the configuration of a T5 whose index has been read.
 
     For example, the relative position biases have one row for each head. Without a matrix for the
-    output layer, the embedding table is the output layer. Some settings have no shape; the
-    model's form may describe them (`formats.DescribedModelFile`).
+    output layer, the embedding table is the output layer. No shape shows some settings; the model's
+    form may describe these (`formats.DescribedModelFile`).
 
     Args:
       model: The model.
-      name: What to call it in errors: its path.
+      name: Its name in errors: its path.
       dropout_rate: Dropout while training.
       dtype: Dtype of activations.
 
