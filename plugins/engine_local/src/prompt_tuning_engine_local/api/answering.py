@@ -46,7 +46,7 @@ from prompt_tuning_tasks.feature_lengths import FeatureLengths
 __all__ = ["Answer", "Decoding", "Ensemble", "Evaluation", "Model", "load_model"]
 
 LENGTHS = {"inputs": 512, "targets": 64}
-"""The most ids of inputs and targets, where neither the caller nor a prompt says."""
+"""The largest numbers of ids in inputs and targets, if no caller and no prompt sets them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Ensemble:
 
     Attributes:
       prompts: The prompts.
-      by: "vote", the answer of most prompts, or "mean_logit", that of the mean of their logits.
+      by: "vote" for the most frequent answer, or "mean_logit" for the answer of the mean of their
+        logits.
 
     Raises:
       InputError: If `by` is neither, or there are no prompts.
@@ -92,14 +93,14 @@ def load_model(
       path: A model of any installed form, or a name that a catalog has (CHECKPOINT_PATH).
       vocabulary: Its vocabulary; None for the one in its own folder (VOCABULARY_FILE).
       extra_ids: The number of extra ids (VOCABULARY_EXTRA_IDS).
-      dtype: Of the activations, "float32" or "bfloat16" (ACTIVATION_DTYPE).
-      lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS); None for those that a
-        prompt was trained with, or 512 and 64.
-      batch_size: Texts that are answered at once (BATCH_SIZE).
-      num_devices: Devices that share a batch; None for all (NUM_DEVICES).
+      dtype: Dtype of the activations, "float32" or "bfloat16" (ACTIVATION_DTYPE).
+      lengths: The largest numbers of ids in "inputs" and "targets" (TASK_FEATURE_LENGTHS). None for
+        the lengths of the prompt's training, or else 512 and 64.
+      batch_size: Number of texts that are answered at once (BATCH_SIZE).
+      num_devices: Number of devices that share a batch; None for all (NUM_DEVICES).
 
     Raises:
-      InputError: If it cannot be used.
+      InputError: If the model or an argument cannot be used.
     """
     options.check("ACTIVATION_DTYPE", dtype)
     options.check("BATCH_SIZE", batch_size)
@@ -113,7 +114,7 @@ def load_model(
 
 
 class Model:
-    """A frozen T5 with its vocabulary; one for all prompts, threads and lengths of prompts.
+    """A frozen T5 with its vocabulary; all prompts, of any length, and all threads can share it.
 
     Its memory is free when nothing refers to it.
 
@@ -190,13 +191,13 @@ class Model:
 
         Args:
           texts: The inputs.
-          n: How many: the best of a beam search, of at least `n` beams, or as many samples with
-            `temperature`.
+          n: Number of answers: the best of a beam search with at least `n` beams, or, with
+            `temperature`, `n` samples.
           prompt: As in `generate`, but no vote.
           **decoding: See `Decoding`.
 
         Raises:
-          InputError: As `generate`.
+          InputError: In the cases of `generate`.
         """
         decoding.setdefault("num_beams", 1 if SAMPLING & set(decoding) else n)
         return self._ranked(texts, prompt, n, decode_fn(n, **decoding))
@@ -212,7 +213,7 @@ class Model:
           prompt: As in `generate`, but no vote.
 
         Raises:
-          InputError: As `generate`, and if the vocabulary cannot write a label.
+          InputError: In the cases of `generate`, and if the vocabulary cannot write a label.
         """
         return self._ranked(texts, prompt, len(labels), ranking(labels))
 
@@ -227,18 +228,19 @@ class Model:
     def score(
         self, texts: Sequence[str], targets: Sequence[str], prompt: AnyPrompts = None
     ) -> np.ndarray:
-        """Returns the log-likelihood of a target for each text, its EOS included.
+        """Returns the log-likelihood of a target for each text, including its EOS.
 
         Args:
           texts: The inputs.
-          targets: As many targets.
+          targets: The targets, one for each text.
           prompt: As in `generate`, but no ensemble.
 
         Returns:
           float32 `[N]`, in nats.
 
         Raises:
-          InputError: As `generate`, and if there are more texts than targets, or fewer.
+          InputError: In the cases of `generate`, and if there are more texts than targets, or
+            fewer.
         """
         if _count(texts=texts) != _count(targets=targets):
             raise InputError(
@@ -258,7 +260,7 @@ class Model:
         """Scores the answers to a split of a task with the task's metrics.
 
         Args:
-          task: As in `train`; rows are the split.
+          task: As in `train`. If it is rows, they are the split.
           prompt: As in `generate`, but no list.
           split: The split of a task.
           **decoding: See `Decoding`.
@@ -267,7 +269,7 @@ class Model:
           The metrics, the examples and the predictions.
 
         Raises:
-          InputError: As `generate`, and if the split cannot be read.
+          InputError: In the cases of `generate`, and if the split cannot be read.
         """
         if isinstance(prompt, Sequence):
             raise InputError("an evaluation takes one prompt, or an ensemble")
@@ -279,12 +281,12 @@ class Model:
     def _predictor(
         self, prompt: AnyPrompts, texts: int, decode: DecodeFn | None = None
     ) -> tuple[Predictor, AnyPrompt]:
-        """Returns what answers texts, and the prompt as it takes it.
+        """Returns the object that answers texts, and the prompt in the form that it takes.
 
         Args:
           prompt: See `generate`.
-          texts: How many there are.
-          decode: Makes the answers; None where there are none.
+          texts: The number of texts.
+          decode: Makes the answers; None if none are made.
         """
         if isinstance(prompt, Ensemble):
             table = PromptTable.of(self._matrices(prompt.prompts))
@@ -322,7 +324,7 @@ class Model:
             return self._parameters[prompt]
 
     def _model_of(self, module: PromptModule) -> EncoderDecoderModel:
-        """Returns the model with a prompt module, the same for all prompts of equal fields."""
+        """Returns the model with a prompt module; the same object for modules with equal fields."""
         key = json.dumps(module_files.describe(module), sort_keys=True)
         with self._lock:
             if key not in self._models:
@@ -342,7 +344,7 @@ class Model:
         )
 
     def _lengths_for(self, prompts: Sequence[Prompt]) -> FeatureLengths:
-        """Returns the model's lengths, or else the longest that the prompts were trained with."""
+        """Returns the model's lengths, or else the longest lengths in the prompts' training."""
         if self.lengths is not None:
             return FeatureLengths.of(self.lengths)
         recorded = [trained_prompts.mapping(prompt.provenance.get("task")) for prompt in prompts]
@@ -357,7 +359,7 @@ class Model:
 
 
 def _count(**texts: Sequence[str]) -> int:
-    """Returns the number of texts, given by name; refuses one text in the place of a list."""
+    """Returns the number of texts, given by name; refuses one text instead of a list."""
     ((name, found),) = texts.items()
     if isinstance(found, str) or not all(isinstance(text, str) for text in found):
         raise InputError(f"{name} is {found!r}, expected a list of texts such as ['a text']")

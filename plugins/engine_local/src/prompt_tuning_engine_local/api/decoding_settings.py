@@ -1,4 +1,4 @@
-"""Settings of decoding as keywords, and the decode functions that they mean."""
+"""Settings of decoding as keywords, and the decode functions for them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Decoding(TypedDict, total=False):
       num_beams: Beams of a beam search; 1 decodes greedily.
       alpha: Exponent of the length penalty of a beam search, by default 0.6.
       temperature: Draws ids at this temperature instead.
-      topk: Draws among so many of the most probable ids.
-      topp: Draws among the most probable ids of this probability.
-      seed: Another one draws other answers.
+      topk: Draws from this number of the most probable ids.
+      topp: Draws from the most probable ids, which together have this probability.
+      seed: Determines the drawn answers.
     """
 
     num_beams: int
@@ -36,10 +36,10 @@ SAMPLING = frozenset({"temperature", "topk", "topp", "seed"})
 
 
 def decode_fn(n: int, **settings: Unpack[Decoding]) -> DecodeFn:
-    """Returns the decode function of settings, the same for the same settings.
+    """Returns the decode function for settings; the same object for the same settings.
 
     Args:
-      n: How many samples to draw.
+      n: Number of samples to draw.
       **settings: See `Decoding`.
 
     Raises:
@@ -59,7 +59,7 @@ def decode_fn(n: int, **settings: Unpack[Decoding]) -> DecodeFn:
 
 @functools.lru_cache(maxsize=64)
 def _decode_fn(n: int, settings: tuple[tuple[str, Any], ...]) -> DecodeFn:
-    # Kept: JAX compiles again for a new function object.
+    # Cached, since JAX would compile again for a new function object.
     given = dict(settings)
     if SAMPLING & set(given):
         given.pop("num_beams", None)
@@ -71,7 +71,7 @@ def _decode_fn(n: int, settings: tuple[tuple[str, Any], ...]) -> DecodeFn:
 
 
 def ranking(labels: Sequence[str]) -> DecodeFn:
-    """Returns the decode function that ranks labels, the same for the same labels.
+    """Returns the decode function that ranks labels; the same object for the same labels.
 
     Raises:
       InputError: If `labels` is one text.

@@ -1,4 +1,4 @@
-"""Tasks as a Python program gives them: objects, names or rows."""
+"""Tasks that a Python program gives: objects, names or rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def is_rows(task: object) -> TypeGuard[Sequence[Row]]:
 def engine_task(
     task: Task | str | Sequence[Row], splits: Mapping[str, Sequence[Row]]
 ) -> EngineTask:
-    """Returns a task as the engine reads it.
+    """Returns a task in the form that the engine reads.
 
     Args:
-      task: A text task or a mixture, the name of a registered one, or rows.
-      splits: If it is rows, those of each split.
+      task: A text task or a mixture, the name of a registered task or mixture, or rows.
+      splits: If the task is rows, the rows of each split.
 
     Raises:
       InputError: If no task has the name, or `task` is something else.

@@ -1,4 +1,4 @@
-"""Trains a prompt from Python: the settings of a run as keywords, with the defaults of gin."""
+"""Trains a prompt from Python: a run's settings are keywords, with the defaults of gin."""
 
 from __future__ import annotations
 
@@ -37,42 +37,43 @@ P = ParamSpec("P")
 
 @dataclasses.dataclass(eq=False)
 class PromptTraining:
-    """A training run: iterate over it for one step after another, or call `run`.
+    """A training run: iterate over it to take one step after another, or call `run`.
 
     Each setting has the default of its gin macro, which is named in brackets.
 
     Attributes:
       model: The frozen model.
-      task: A text task or a mixture, the name of a registered one, or rows with the columns
-        "inputs" and "targets" (MIXTURE_OR_TASK_NAME).
-      steps: How many steps to take (TRAIN_STEPS_RELATIVE).
-      validation: The rows to evaluate on, where `task` is rows.
+      task: A text task or a mixture, the name of a registered task or mixture, or rows with the
+        columns "inputs" and "targets" (MIXTURE_OR_TASK_NAME).
+      steps: Number of steps to take (TRAIN_STEPS_RELATIVE).
+      validation: The rows to evaluate on, if `task` is rows.
       prompt: The prompt module: a plugin's name, or a function that makes one; None for the plain
         prompt (PROMPT).
       length: P, the number of prompt vectors (PROMPT_LENGTH).
-      initializer: Makes the first value, `initializer(rng, shape)`; or a `Prompt` to train more;
+      initializer: Makes the first value, `initializer(rng, shape)`; or a `Prompt` to train further;
         None for random uniform values in [0, 0.5).
-      learning_rate: Of Adafactor: a number (LEARNING_RATE); or an optax schedule, without the next
-        three.
+      learning_rate: The learning rate of Adafactor: a number (LEARNING_RATE), or an optax schedule
+        without the next three settings.
       learning_rate_schedule: See `schedules.learning_rate` (LEARNING_RATE_SCHEDULE).
       warmup_steps: See `schedules.learning_rate` (WARMUP_STEPS).
       decay_steps: See `schedules.learning_rate` (DECAY_STEPS).
-      optimizer: An optax optimizer in the place of Adafactor and its learning rate (OPTIMIZER).
-      dropout_rate: In the frozen model (DROPOUT_RATE).
+      optimizer: An optax optimizer instead of Adafactor and its learning rate (OPTIMIZER).
+      dropout_rate: Dropout in the frozen model (DROPOUT_RATE).
       z_loss: See `losses.cross_entropy` (Z_LOSS).
       label_smoothing: See `losses.cross_entropy` (LABEL_SMOOTHING).
       loss_normalizing_factor: See `losses.cross_entropy` (LOSS_NORMALIZING_FACTOR).
-      task_feature_lengths: The most ids of "inputs" and "targets"; None for the model's own
-        (TASK_FEATURE_LENGTHS).
-      model_dir: The directory of the run, which the same call resumes; None keeps no file
+      task_feature_lengths: The largest numbers of ids in "inputs" and "targets"; None for the
+        model's own lengths (TASK_FEATURE_LENGTHS).
+      model_dir: The directory of the run; the same call resumes the run. None keeps no file
         (MODEL_DIR).
-      callbacks: Each is called after each step; one that returns True ends the run.
+      callbacks: Functions that are called after each step. A function that returns True ends the
+        run.
       quiet: True shows no progress.
 
-    The others are those of `options.TrainingOptions`.
+    `options.TrainingOptions` describes the other attributes.
 
     Raises:
-      PromptTuningError: If something given cannot be used; nothing is written then.
+      PromptTuningError: If an argument cannot be used; nothing is written then.
     """
 
     model: Model
@@ -128,7 +129,7 @@ class PromptTraining:
         """Takes the remaining steps.
 
         Raises:
-          PromptTuningError: If the run cannot go on.
+          PromptTuningError: If the run cannot continue.
         """
         for step in self._training:
             yield step
@@ -139,10 +140,10 @@ class PromptTraining:
         """Takes the remaining steps, and returns the prompt.
 
         Returns:
-          The prompt with the best value of `best_metric`, if that is set; else the last one.
+          The prompt with the best value of `best_metric` if it is set, else the last prompt.
 
         Raises:
-          PromptTuningError: If the run cannot go on.
+          PromptTuningError: If the run cannot continue.
         """
         for _ in self:
             pass
@@ -153,7 +154,7 @@ class PromptTraining:
         """The prompt of the finished run; see `run`.
 
         Raises:
-          InputError: If steps are left to take.
+          InputError: If the run has not taken all steps.
         """
         finished = self._training.finished
         found = defaults.load_prompt(finished.directory, finished.model.module.clone)
@@ -246,7 +247,7 @@ _MADE = {
     "model", "task", "steps", "validation", "task_feature_lengths", "callbacks", "model_dir",
     "quiet",
 }  # fmt: skip
-"""Fields whose value another fact of the run shows, or on which no step depends."""
+"""Fields that other facts of the run show, or on which no step depends."""
 
 
 def _names(settings: Any) -> set[str]:
@@ -254,7 +255,7 @@ def _names(settings: Any) -> set[str]:
 
 
 def _written(value: object) -> str:
-    """Returns a value as gin writes it; the name of an object that has no such form, as a text."""
+    """Returns a value as gin writes it; for an object that gin cannot write, its name as a text."""
     text = repr(value)
     try:
         ast.literal_eval(text)
@@ -273,4 +274,4 @@ def _as_function(training_class: Callable[P, PromptTraining]) -> Callable[P, Pro
 
 
 train = _as_function(PromptTraining)
-"""Trains a prompt and returns it; the arguments are those of `PromptTraining`."""
+"""Trains a prompt and returns it; takes the arguments of `PromptTraining`."""

@@ -1,1 +1,1 @@
-"""Training, evaluation and inference: what the commands do."""
+"""Training, evaluation and inference: the work of the commands."""

@@ -12,7 +12,7 @@ from prompt_tuning_files.loaded_prompts import Prompt
 
 
 def prompt_module(length: int = 0) -> PromptModule:
-    """Makes the plain prompt module, of P = `length` vectors."""
+    """Makes the plain prompt module, with P = `length` vectors."""
     made: PromptModule = registry.process_registry().load("prompt", "prompt_basic")(length=length)
     return made
 
@@ -29,10 +29,10 @@ def load_prompt(path: str | os.PathLike[str], module: PromptFactory | None = Non
     Args:
       path: A prompt file of any installed form, the directory of a run, or the name of a prompt
         that a catalog has.
-      module: Makes its prompt module; only for a class that is no plugin's.
+      module: Makes its prompt module; needed only for a class that no plugin provides.
 
     Raises:
       InputError: If there is none, if it is damaged, or if its values are not finite.
-      PluginError: If its prompt module is of a plugin that cannot be used.
+      PluginError: If the plugin of its prompt module cannot be used.
     """
     return loaded_prompts.load(path, prompt_module, module)

@@ -45,14 +45,14 @@ class Placement:
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
 
     def check_batch_size(self, batch_size: int, num_microbatches: int | None = None) -> None:
-        """Checks that a batch, or each part of it that a step takes, can be split evenly.
+        """Checks that a batch, or each part that a step computes, can be split evenly.
 
         Args:
           batch_size: The number of examples (BATCH_SIZE).
           num_microbatches: The number of parts (NUM_MICROBATCHES).
 
         Raises:
-          InputError: If it cannot.
+          InputError: If it cannot be split evenly.
         """
         if batch_size % self.num_devices:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Ensembles: every prompt of several answers every example (Lester et al. 2021, section 6)."""
+"""Ensembles: each of several prompts answers every example (Lester et al. 2021, section 6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def evaluate(predictor: Predictor, split: Split, prompts: SeveralPrompts) -> Eva
 
     Returns:
       Metrics named `PROMPT/METRIC`, `vote/METRIC` and `mean_logit/METRIC`. The predictions are the
-      vote's; the columns hold the others.
+      vote's answers; the columns hold the other answers.
 
     Raises:
       InputError: If a metric needs the log-likelihood of the targets.
@@ -52,10 +52,11 @@ def answers_in_parts(
       predictor: Answers texts.
       texts: The inputs.
       prompts: The prompts.
-      what: Names the texts in warnings.
+      what: The name of the texts in warnings.
 
     Yields:
-      For each text its `prediction`, that of the vote, and the `predictions` of each prompt.
+      For each text, `prediction`, the answer of the vote, and `predictions`, the answer of each
+      prompt.
     """
     copies = [text for text in texts for _ in prompts.names]
     parts = predictor.predict_in_parts(copies, prompts.every(len(texts)), what)
@@ -72,5 +73,5 @@ def answers_in_parts(
 
 
 def elected(answers: Sequence[str]) -> str:
-    """Returns the answer that most prompts give; of equally many, the first prompt's."""
+    """Returns the most frequent answer; in a tie, the first prompt's answer."""
     return max(answers, key=answers.count)

@@ -35,7 +35,7 @@ from prompt_tuning_tasks.feature_lengths import FeatureLengths
 LOSS = "loss"
 """The metric of the validation loss (EVAL_LOSS)."""
 
-# Texts of similar length share a batch within a part, so that a part is worth many batches.
+# Texts of similar length share a batch within a part, so a part should have many batches.
 _BATCHES_OF_A_PART = 32
 
 
@@ -47,9 +47,9 @@ class Evaluation:
       task_name: The task's name.
       metrics: Values by name.
       examples: The evaluated examples.
-      predictions: The decoded text of each, in the same order.
+      predictions: The decoded answer to each example, in the same order.
       scores: The log-likelihood of each example's targets, if a metric or the loss needed it.
-      columns: Further facts of each prediction, by column.
+      columns: Other facts about each prediction, by column.
     """
 
     task_name: str
@@ -61,10 +61,10 @@ class Evaluation:
 
 
 OnePrompt = Params | PromptChoice | JointPrompts | None
-"""A prompt's parameters; several plain prompts, of a model with `PromptOfEach`; or no prompt."""
+"""A prompt's parameters; several plain prompts, for a model with `PromptOfEach`; or no prompt."""
 
 AnyPrompt = OnePrompt | VotingPrompts
-"""The same, or several prompts that decode each text for themselves, and vote."""
+"""`OnePrompt`, or several prompts that decode each text separately, and vote."""
 
 
 class Answer(NamedTuple):
@@ -72,7 +72,7 @@ class Answer(NamedTuple):
 
     Attributes:
       text: The decoded text.
-      score: The higher, the better; each function of `decoding` documents its own.
+      score: Higher is better. Each function of `decoding` documents its score.
     """
 
     text: str
@@ -87,7 +87,7 @@ class _Batch(NamedTuple):
       rows: int64 `[n]`, the numbers of the examples in its first rows; later rows fill it.
       filled: The numbers of the examples of all rows.
       prompt: The prompt's parameters, or None.
-      members: How many copies of each example follow each other.
+      members: The number of copies of each example, which follow each other.
     """
 
     arrays: batching.Batch
@@ -103,7 +103,8 @@ class Predictor:
     Args:
       model: The model.
       frozen: Its frozen parameters.
-      lengths: The most ids of inputs and of predictions; longer inputs are cut, with a warning.
+      lengths: The largest numbers of ids in inputs and predictions; longer inputs are cut, with a
+        warning.
       batch_size: Number of texts decoded at once.
       placement: The devices that share a batch.
       bucketing: True decodes texts of similar length together and pads them only as far as they
@@ -147,7 +148,7 @@ class Predictor:
         Args:
           texts: Inputs, as text or as examples; the targets of examples are not used.
           prompt: The prompt; see `AnyPrompt`.
-          what: Names the texts in warnings.
+          what: The name of the texts in warnings.
           progress: Called with the number of texts answered so far.
 
         Raises:
@@ -158,18 +159,18 @@ class Predictor:
     def ranked_in_parts(
         self, texts: Sequence[str | Example], prompt: OnePrompt, n: int, what: str = "inputs"
     ) -> Iterator[list[list[Answer]]]:
-        """Yields the n best answers to each text, the best first, a few batches at a time.
+        """Yields the n best answers to each text, a few batches at a time; the best comes first.
 
-        An answer that the decoding did not find is left out.
+        Answers that the decoding did not find are left out.
 
         Args:
           texts: See `predict`.
           prompt: See `predict`.
-          n: How many answers.
+          n: Number of answers.
           what: See `predict`.
 
         Raises:
-          InputError: As `predict`, and if the decoding makes fewer answers.
+          InputError: In the cases of `predict`, and if the decoding makes fewer answers.
         """
         made = self._model.check_decoding(self._reading.lengths.targets, self._decode_fn)
         if made < n:
@@ -209,7 +210,7 @@ class Predictor:
     ) -> Iterator[list[str]]:
         """Yields the answers of `predict` a few batches at a time, in order.
 
-        All texts are read before the first part, so that one that is too long is found then.
+        It reads all texts before the first part, so that it finds a text that is too long at once.
         """
         tokenized = self._tokenized(texts, what)
         size = self._batch_size * _BATCHES_OF_A_PART
@@ -240,13 +241,13 @@ class Predictor:
     def score(
         self, texts: Sequence[str], targets: Sequence[str], prompt: AnyPrompt, what: str = "inputs"
     ) -> np.ndarray:
-        """Returns the log-likelihood of a target for each text, EOS included.
+        """Returns the log-likelihood of a target for each text, including EOS.
 
         Args:
           texts: Inputs.
-          targets: As many targets.
+          targets: The targets, one for each text.
           prompt: The prompt; see `AnyPrompt`.
-          what: Names the texts in warnings.
+          what: The name of the texts in warnings.
 
         Returns:
           float32 `[N]`.
@@ -274,7 +275,7 @@ class Predictor:
           split: The split.
           prompt: The prompt; see `AnyPrompt`.
           loss: True adds the metric `loss`: the mean of the negative log-likelihood of each target
-            token, EOS included, without dropout, label smoothing and z loss.
+            token, including EOS, without dropout, label smoothing and z-loss.
         """
         ids = self._answer(split.tokenized, prompt)
         needs_scores = loss or split.needs_scores
@@ -379,7 +380,7 @@ class Predictor:
             yield _Batch(self._placement.split(arrays), rows, filled, prompt_for(filled), members)
 
     def _prompts(self, prompt: OnePrompt) -> Callable[[np.ndarray], Params | None]:
-        """Returns what gives the prompt's parameters for the examples of a batch, by number."""
+        """Returns a function from the numbers of a batch's examples to the prompt's parameters."""
         if not isinstance(prompt, PromptChoice | JointPrompts):
             return lambda examples: prompt
         table = self._placement.everywhere(prompt.table)
@@ -387,7 +388,7 @@ class Predictor:
         def own(examples: np.ndarray) -> Params:
             if isinstance(prompt, PromptChoice):
                 numbers = prompt.numbers[examples]
-            else:  # Each prompt has one of the copies of an example.
+            else:  # Each copy of an example has another prompt.
                 numbers = np.arange(len(examples), dtype=np.int32) % len(prompt.table.lengths)
             return table.parameters(self._placement.split(numbers))
 
@@ -410,7 +411,7 @@ def _part(prompt: _Prompt, start: int, stop: int) -> _Prompt:
 
 @jax.jit
 def _keys(numbers: jax.Array) -> jax.Array:
-    """Returns a key for each example: an answer that is drawn does not depend on the batch.
+    """Returns a key for each example, so that a drawn answer does not depend on the batch.
 
     Args:
       numbers: int32 `[B]`, the examples' numbers.
@@ -419,7 +420,7 @@ def _keys(numbers: jax.Array) -> jax.Array:
 
 
 def metrics_of(task: EngineTask, evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    """Returns the metrics of a task, or of a mixture's tasks together, named `TASK/METRIC`.
+    """Returns the metrics of a task, or of all tasks of a mixture, named `TASK/METRIC`.
 
     Args:
       task: The task or mixture.
@@ -446,12 +447,12 @@ def chosen(metrics: Mapping[str, float], name: str) -> float:
 def metrics_of_targets(
     task: EngineTask, splits: Iterable[Split], *, loss: bool = False
 ) -> dict[str, float]:
-    """Returns the metrics, as `metrics_of`, of a model that is certain of the targets.
+    """Returns the metrics of a model that is certain of the targets; see `metrics_of`.
 
     It needs no model, so a run learns the names of its metrics before it begins.
 
     Raises:
-      InputError: If a task has a metric `loss` of its own, and `loss` asks for the model's.
+      InputError: If a task itself has a metric `loss`, and the argument `loss` is True.
     """
 
     def evaluation(split: Split) -> Evaluation:

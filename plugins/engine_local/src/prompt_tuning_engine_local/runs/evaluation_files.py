@@ -12,8 +12,8 @@ from prompt_tuning_files import prompt_files, strict_json
 def write(directory: Path, split: str, result: Evaluation) -> None:
     """Writes `TASK-SPLIT-predictions.jsonl` and `TASK-SPLIT-metrics.json`, each atomically.
 
-    A line of predictions has `inputs`, `targets`, `prediction` and, if there are scores, `score`;
-    and the evaluation's further columns.
+    A line of predictions has `inputs`, `targets`, `prediction`, `score` if there are scores, and
+    the other columns of the evaluation.
     """
     task = result.task_name
     rows: list[dict[str, object]] = [

@@ -21,7 +21,7 @@ class _Command(NamedTuple):
     """A command of the engine.
 
     Attributes:
-      module: The module in this folder that has the function; imported when it runs.
+      module: The module in this folder with the function; it is imported when the command runs.
       function: Takes the options.
       options: The class of the options.
       runs_file: The gin file that configures them.
@@ -64,7 +64,7 @@ def run(command: str, flags: RunFlags) -> None:
     """Runs `train`, `eval` or `infer`.
 
     Raises:
-      PromptTuningError: If something given cannot be used.
+      PromptTuningError: If a file, a value or a plugin cannot be used.
     """
     found, notes = configured(command, flags)
     for note in notes:
@@ -84,7 +84,7 @@ def configured(command: str, flags: RunFlags) -> tuple[Any, Sequence[str]]:
     named = _COMMANDS[command]
     try:
         parsed = gin_config.parse(flags, engine="local", fill=named.fill, check=options.check)
-    except InputError as e:  # It may come from a module that a gin file imports.
+    except InputError as e:  # Perhaps from a module that a gin file imports.
         raise InputError(f"{e}{extras.how_to_install(e.__cause__)}") from e
     try:
         make = gin.get_configurable(named.options)

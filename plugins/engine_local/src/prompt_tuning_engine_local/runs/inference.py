@@ -38,15 +38,15 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
     """Scores a prompt on a split, and writes the metrics and the predictions.
 
     The files are `TASK-SPLIT-metrics.json` and `TASK-SPLIT-predictions.jsonl`, for each task of a
-    mixture. The prompt is what PROMPT makes: with `prompts/from_file.gin`, the one in PROMPT_FILE.
-    With PROMPT_FILES, it is the prompt that each example names (PROMPT_COLUMN), or all of them
+    mixture. PROMPT makes the prompt; with `prompts/from_file.gin`, it is the prompt in PROMPT_FILE.
+    With PROMPT_FILES, each example names its prompt (PROMPT_COLUMN), or all prompts are used
     (`ensembles.evaluate`).
 
     Returns:
-      The metrics by name; those of a mixture are named `TASK/METRIC`.
+      The metrics by name; for a mixture, the names are `TASK/METRIC`.
 
     Raises:
-      PromptTuningError: If something given cannot be used; nothing is written then.
+      PromptTuningError: If an option cannot be used; nothing is written then.
     """
     hook = preparing.load_hooks(options)
     task = find_task.find(options.task_name, options.mixture_or_task_module)
@@ -61,7 +61,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
         columns=[] if options.prompt_column is None else [options.prompt_column],
     )
     splits = [component.read(options.split, reading) for component in components]
-    # Before the model is read: an example may name a prompt that is not there.
+    # Before the model is read, since an example may name a missing prompt.
     choices = [_choice(several, split.examples, options.prompt_column) for split in splits]
     loaded, prompt = _load(options, several)
     results = [
@@ -82,22 +82,22 @@ def evaluate(options: EvaluationOptions) -> dict[str, float]:
 
 
 def infer(options: InferenceOptions) -> Path:
-    """Answers each text of a file; writes `FILE-predictions.jsonl`, a line a text, in order.
+    """Answers each text of a file; writes a line for each to `FILE-predictions.jsonl`, in order.
 
-    A line has `inputs` and `prediction`, and the columns of the row that the template leaves out.
-    With PROMPT_FILES and no PROMPT_COLUMN, `prediction` is the answer of most prompts, and
-    `predictions` has that of each by name. With NUM_ANSWERS, `predictions` is the list of the best,
-    each with `text` and `score`. Answers are written as they come, to
-    `FILE-predictions.jsonl.partial` until the last.
+    A line has `inputs`, `prediction`, and the columns of the row that the template does not use.
+    With PROMPT_FILES and no PROMPT_COLUMN, `prediction` is the most frequent answer, and
+    `predictions` has the answer of each prompt by name. With NUM_ANSWERS, `predictions` is the list
+    of the best answers, each with `text` and `score`. Answers are written as they are made. Until
+    the last answer, the file is named `FILE-predictions.jsonl.partial`.
 
-    See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the text itself
-    is the input, or the column "inputs" of a row.
+    See `prompt_tuning_tasks.read_inputs` for the forms of the file. Without a task, the input is
+    the text itself, or the column "inputs" of a row.
 
     Returns:
       The file written.
 
     Raises:
-      PromptTuningError: If something given cannot be used; nothing is written then.
+      PromptTuningError: If an option cannot be used; nothing is written then.
     """
     preparing.load_hooks(options)
     task = TextTask("infer", {})
@@ -106,7 +106,7 @@ def infer(options: InferenceOptions) -> Path:
     source = Path(options.input_file).expanduser()
     texts = tasks.read_inputs(source, task)
     _check_columns(texts)
-    # With its ending: the answers to a.tsv are not those to a.jsonl.
+    # With its ending, since a.tsv and a.jsonl have different answers.
     target = _usable(options.output_dir, "INFER") / f"{source.name}-predictions.jsonl"
     several = SeveralPrompts.of(options)
     choice = _choice(several, texts, options.prompt_column)
@@ -137,7 +137,7 @@ def infer(options: InferenceOptions) -> Path:
 def _answers_in_parts(
     predictor: Predictor, texts: Sequence[Example], prompt: OnePrompt, what: str, n: int
 ) -> Iterator[list[dict[str, object]]]:
-    """Returns the answers as columns, a few batches at a time; of several, also their scores."""
+    """Returns the answers as columns, a few batches at a time; for several answers, also scores."""
     if n == 1:
         one = predictor.predict_in_parts(texts, prompt, what)
         return ([{"prediction": answer} for answer in part] for part in one)
@@ -151,10 +151,10 @@ def _answers_in_parts(
 
 
 def _check_columns(texts: Iterable[Example]) -> None:
-    """Checks that the columns of each row can stand beside its answer.
+    """Checks that the columns of each row can be written next to its answer.
 
     Raises:
-      InputError: If one has the name of the answer, or holds a text that cannot be written.
+      InputError: If a column has the name of the answer, or holds a text that cannot be written.
     """
     for text in texts:
         for column in ("inputs", "prediction", "predictions"):
@@ -173,10 +173,10 @@ def _check_columns(texts: Iterable[Example]) -> None:
 
 
 def _usable(directory: str, command: str) -> Path:
-    """Returns the output directory, checked to be one that can be written to.
+    """Returns the output directory after a check that it can be written to.
 
     Raises:
-      InputError: If it cannot; nothing has been decoded yet.
+      InputError: If it cannot be written to; nothing has been decoded yet.
     """
     path = Path(directory).expanduser()
     if not state_store.is_writable(path):
@@ -188,9 +188,9 @@ def _usable(directory: str, command: str) -> Path:
 
 @contextlib.contextmanager
 def _growing(target: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that has the name of `target` once it is whole.
+    """Opens a file that gets the name of `target` when it is complete.
 
-    If something ends the block before, what was written stays in `NAME.partial`.
+    If the block ends early, its text stays in `NAME.partial`.
 
     Raises:
       InputError: If it cannot be written.
@@ -210,7 +210,7 @@ def _growing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _with_a_template(task: EngineTask) -> TextTask:
-    """Returns the task, checked to have an input template."""
+    """Returns the task after a check that it has an input template."""
     if isinstance(task.source, TextTask | Mixture):
         return tasks.with_a_template(task.source)
     raise InputError(
@@ -228,7 +228,7 @@ def _choice(
 
 
 def _with_columns(result: Evaluation) -> Evaluation:
-    """Shows the kept columns of the examples, such as the prompt's name, beside the answers."""
+    """Adds the kept columns of the examples, such as the prompt's name, to the answers."""
     return dataclasses.replace(result, columns=[example.columns for example in result.examples])
 
 
@@ -241,7 +241,7 @@ def _load(
         model = several_prompts.model_for(options.model)
         return preparing.load(dataclasses.replace(options, model=model), placement), None
     loaded = preparing.load(options, placement)
-    # A prompt from a file ignores the key; any other initializer gives an untrained prompt.
+    # A prompt from a file ignores the key. Any other initializer gives an untrained prompt.
     prompt = options.model.init_prompt(jax.random.key(0))
     return loaded, placement.everywhere(prompt)
 

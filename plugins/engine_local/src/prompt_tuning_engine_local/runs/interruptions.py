@@ -1,4 +1,4 @@
-"""Lets Ctrl-C and SIGTERM stop a run at the next step, not in the middle of one."""
+"""Makes Ctrl-C and SIGTERM stop a run at the end of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 class Interruptions:
-    """Records the first SIGINT or SIGTERM, instead of letting it end the process.
+    """Records the first SIGINT or SIGTERM, which then does not end the process.
 
     A second signal acts as usual. Only the main thread can use this: Python handles no signals in
     other threads.
@@ -36,7 +36,7 @@ class Interruptions:
         self._before.clear()
 
     def stop(self) -> NoReturn:
-        """Ends the process as the recorded signal would have."""
+        """Ends the process as the recorded signal would have ended it."""
         noted = self.received
         self.__exit__()
         if noted is signal.SIGTERM:

@@ -29,14 +29,14 @@ class Check(NamedTuple):
     accepts: Callable[[Any], bool]
 
     def or_none(self, meaning: str = "") -> Check:
-        """Returns a check that accepts None as well."""
+        """Returns a check that also accepts None."""
         return Check(
             f"{self.expected}, or None{meaning}", lambda value: value is None or self.accepts(value)
         )
 
 
 def _is_whole(value: Any) -> bool:
-    # Python takes True and False for numbers; here they are mistakes.
+    # In Python, True and False are numbers; here, they are mistakes.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -93,7 +93,7 @@ _FRACTION = Check(
 )
 
 MACROS: Mapping[str, Check] = {
-    # Where things are.
+    # Paths.
     "MODEL_DIR": _FOLDER,
     "INITIAL_CHECKPOINT_PATH": _TEXT,
     "CHECKPOINT_PATH": _TEXT,
@@ -144,7 +144,7 @@ MACROS: Mapping[str, Check] = {
     "DECODING_SEED": _SEED,
     "NUM_ANSWERS": _whole(1, 10**4),
     "RANK_LABELS": _TEXTS,
-    # The model. No T5 has sizes like the largest ones, which catch a slip before it takes memory.
+    # The model. The largest sizes are above any T5's: they stop a slip before it takes memory.
     "PROMPT_LENGTH": _whole(1, 10**6),
     "NUM_EMBEDDINGS": _whole(1, 10**8),
     "EMBED_DIM": _whole(1, 10**6),
@@ -171,7 +171,7 @@ MACROS: Mapping[str, Check] = {
     "LEARNING_RATE_SCHEDULE": _TEXT,
     "WARMUP_STEPS": _whole(0),
     "DECAY_STEPS": _whole(1).or_none(),
-    # Fields that no packaged file sets by a macro.
+    # Fields without a macro in the packaged files.
     "train_split": _TEXT,
     "eval_split": _TEXT,
 }
@@ -195,14 +195,14 @@ def _set_by(macro: str, **default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """Objects that a Python program gives to a run; None for what the other options describe.
+    """Objects that a Python program gives to a run. A field is None if other options describe it.
 
     Attributes:
-      frozen: The frozen model, which has been read before.
+      frozen: The frozen model, which has already been read.
       task: The task or mixture.
       settings: The settings of the run, for its provenance, as lines `NAME = VALUE`.
-      console: Where the run shows its progress.
-      keeps_files: False if the run's directory is removed after it.
+      console: The console on which the run shows its progress.
+      keeps_files: False if the run's directory is removed after the run.
     """
 
     frozen: FrozenModel | None = None
@@ -214,26 +214,27 @@ class Given:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options that all three commands have; checking them reads no file.
+    """The options that all three commands have; a check of them reads no file.
 
     Attributes:
       model: The model, with its prompt module (MODEL).
       checkpoint_path: The frozen model's file or directory (CHECKPOINT_PATH; in training,
         INITIAL_CHECKPOINT_PATH).
-      task_feature_lengths: The most ids of "inputs" and "targets" (TASK_FEATURE_LENGTHS).
+      task_feature_lengths: The largest numbers of ids in "inputs" and "targets"
+        (TASK_FEATURE_LENGTHS).
       mixture_or_task_name: The task or mixture (MIXTURE_OR_TASK_NAME).
       mixture_or_task_module: A Python module to import first; it registers tasks
         (MIXTURE_OR_TASK_MODULE).
-      batch_size: Examples in a batch (BATCH_SIZE).
-      num_devices: How many local devices share a batch; None for all of JAX's default backend
-        (NUM_DEVICES).
+      batch_size: Number of examples in a batch (BATCH_SIZE).
+      num_devices: Number of local devices that share a batch; None for all devices of JAX's default
+        backend (NUM_DEVICES).
       bucketing: True puts examples of similar length into one batch and pads them only as far as
         they need; False pads all to `task_feature_lengths` (BUCKETING).
       strict_lengths: True refuses a text that is longer than `task_feature_lengths`; False cuts
         it, with a warning (STRICT_LENGTHS).
       hooks: Names of hooks plugins (HOOKS).
       extra_hooks: Names of hooks plugins from the command line.
-      given: What a Python program gives.
+      given: The objects that a Python program gives.
 
     Raises:
       InputError: If a value has the wrong type or is out of range.
@@ -279,24 +280,25 @@ class TrainingOptions(Options):
 
     Attributes:
       model_dir: The output directory; it may hold this same run, unfinished (MODEL_DIR).
-      total_steps: The step to stop at, counted from the step of the loaded model (0 if its file
-        has no step) (TRAIN_STEPS).
-      relative_steps: How many steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
+      total_steps: The step to stop at (TRAIN_STEPS). The run counts on from the step of the loaded
+        model, which is 0 if its file has no step.
+      relative_steps: Number of steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
       optimizer: Trains the prompt (OPTIMIZER).
-      num_microbatches: The number of equal parts of a batch that a step takes one after another, to
-        need the memory of one; None takes the whole batch at once (NUM_MICROBATCHES).
+      num_microbatches: The number of equal parts of a batch. A step computes them one after
+        another, with the memory of one part. None computes the whole batch at once
+        (NUM_MICROBATCHES).
       eval_period: Steps between evaluations. There is also one before the first step and one after
         the last (EVAL_PERIOD).
       save_period: Steps between saves (SAVE_PERIOD).
-      keep_checkpoints: How many of the newest prompts and states to keep; None keeps every prompt.
-        At least two states are kept, to resume the run (KEEP_CHECKPOINTS).
+      keep_checkpoints: Number of the newest prompts and states to keep; None keeps every prompt. At
+        least two states are kept, to resume the run (KEEP_CHECKPOINTS).
       best_metric: The prompt with the best value of this metric, or of the validation loss,
         `"loss"`, is kept as `best_prompt.npy`; None keeps no best prompt (BEST_METRIC).
-      best_is_lowest: True if the lowest value of `best_metric` is the best; None for the loss alone
-        (BEST_IS_LOWEST).
-      eval_loss: True also evaluates the loss per target token, as the metric `loss`; where
-        `best_metric` is the loss, it is evaluated in any case (EVAL_LOSS).
-      early_stopping: The run ends when so many evaluations in turn gave no better value of
+      best_is_lowest: True if the lowest value of `best_metric` is the best. None means True for the
+        loss, and False for other metrics (BEST_IS_LOWEST).
+      eval_loss: True also evaluates the loss per target token, as the metric `loss` (EVAL_LOSS). If
+        `best_metric` is the loss, it is always evaluated.
+      early_stopping: The run ends after this many evaluations in a row without a better value of
         `best_metric`; None takes all steps (EARLY_STOPPING).
       random_seed: Determines initial values, order and dropout; None draws a seed (RANDOM_SEED).
       train_split: The split to train on.
@@ -353,14 +355,14 @@ class TrainingOptions(Options):
 
     @property
     def _best_is_loss(self) -> bool:
-        # That of a task of a mixture is TASK/loss.
+        # A task in a mixture has TASK/loss.
         return self.best_metric is not None and self.best_metric.rpartition("/")[2] == "loss"
 
     def last_step(self, first: int) -> int:
         """Returns the step to stop at, for a model of step `first`.
 
         Raises:
-          InputError: If the model is past it, or no option sets it.
+          InputError: If the model's step is higher, or no option sets it.
         """
         last = self.total_steps if self.relative_steps is None else first + self.relative_steps
         if last is None or last < first:
@@ -376,9 +378,9 @@ class AnsweringOptions(Options):
     """Options of `eval` and `infer`, in addition to `Options`.
 
     Attributes:
-      prompt_files: Several plain prompts by name, in the place of one (PROMPT_FILES).
-      prompt_column: The column of each example that names its prompt; None has all of the prompts
-        answer every example (PROMPT_COLUMN).
+      prompt_files: Several plain prompts by name, instead of one prompt (PROMPT_FILES).
+      prompt_column: The column of each example that names its prompt. With None, all prompts answer
+        every example (PROMPT_COLUMN).
     """
 
     prompt_files: Mapping[str, str] | None = _set_by("PROMPT_FILES", default=None)
@@ -400,7 +402,7 @@ class EvaluationOptions(AnsweringOptions):
 
     Attributes:
       output_dir: The output directory (EVAL_OUTPUT_DIR).
-      prompt_file: The file of the prompt: hooks get its step. With None they get the step of the
+      prompt_file: The file of the prompt, whose step hooks get. With None, they get the step of the
         frozen model (PROMPT_FILE).
       split: The split (EVAL_SPLIT).
     """
@@ -419,7 +421,7 @@ class InferenceOptions(AnsweringOptions):
     Attributes:
       output_dir: The output directory (INFER_OUTPUT_DIR).
       input_file: The file to read (INFER_INPUT_FILE).
-      num_answers: How many answers to write to each text, with their scores (NUM_ANSWERS).
+      num_answers: Number of answers to write for each text, with their scores (NUM_ANSWERS).
     """
 
     output_dir: str = _set_by("INFER_OUTPUT_DIR")

@@ -32,7 +32,7 @@ class Loaded:
 
     Attributes:
       placement: Puts arrays on devices.
-      lengths: The most ids.
+      lengths: The largest numbers of ids.
       frozen: The frozen model.
       predictor: Answers texts with any prompt.
     """
@@ -51,7 +51,7 @@ class Prepared:
       directory: The output directory.
       earlier: The facts of the run in the directory; None for a new run.
       facts: The facts of this run, for the provenance of its prompts.
-      changes: The bindings that differ from the earlier run's, and may (ALLOW_CHANGES).
+      changes: The bindings that differ from the earlier run and are allowed to (ALLOW_CHANGES).
       hook: Calls the hooks plugins.
       loaded: The frozen model.
       task: The task or mixture.
@@ -82,7 +82,7 @@ class Prepared:
 
     @property
     def dropout_rng(self) -> jax.Array:
-        """The key from which every step derives its own."""
+        """The key from which every step derives its own key."""
         return _keys(self.seed)[1]
 
 
@@ -92,7 +92,7 @@ def load_hooks(options: Options) -> Any:
 
 
 def place(options: Options) -> Placement:
-    """Returns the devices, checked to share a batch evenly.
+    """Returns the devices after a check that they can share a batch evenly.
 
     Raises:
       InputError: If there are too few devices, or the batch cannot be split evenly.
@@ -129,7 +129,7 @@ def prepare(options: TrainingOptions) -> Prepared:
     """Reads and checks everything that a training run needs.
 
     Raises:
-      PromptTuningError: If something given cannot be used, or the directory holds another run.
+      PromptTuningError: If an option cannot be used, or the directory holds another run.
     """
     _check_optimizer(options.optimizer)
     placement = place(options)
@@ -187,7 +187,7 @@ def prepare(options: TrainingOptions) -> Prepared:
 
 
 def _seed(options: TrainingOptions, earlier: Mapping[str, Any] | None) -> int:
-    """Returns the seed given, else that of the run in the directory, else a new one."""
+    """Returns the given seed, else the seed of the run in the directory, else a new seed."""
     if options.random_seed is not None:
         return options.random_seed
     return secrets.randbits(31) if earlier is None else int(earlier["seed"])
@@ -216,7 +216,7 @@ def _keys(seed: int) -> jax.Array:
 
 def _initial_prompt(model: EncoderDecoderModel, seed: int) -> Mapping[str, Any]:
     prompt = model.init_prompt(_keys(seed)[0])
-    model.matrix(prompt)  # Checks what the first file will need.
+    model.matrix(prompt)  # Checks the matrix for the first file.
     return prompt
 
 

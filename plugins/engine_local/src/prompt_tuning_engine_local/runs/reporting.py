@@ -21,7 +21,7 @@ from prompt_tuning_files.prompt_files import atomic_write
 
 LOSS = "loss_per_nonpadding_target_token"
 SECONDS_BETWEEN_LINES = 60.0
-"""The longest silence while training, where no terminal shows a progress bar."""
+"""The longest time without a line in training, if no terminal shows a progress bar."""
 
 
 class TrainingReport:
@@ -29,8 +29,9 @@ class TrainingReport:
 
     It also writes `metrics.jsonl` in the run's directory, one line for each step and each
     evaluation, with the seconds since the run began; see `run_files.Logged`. A resumed run reads
-    its history from that file, and counts on from the seconds of its last save. What cannot be
-    written gives a warning: no curve is worth a prompt.
+    its history from that file, and continues to count from the seconds of its last save. If a file
+    cannot be written, there is a warning and training continues, since a prompt is worth more than
+    its curves.
 
     Args:
       directory: The run's directory.
@@ -115,7 +116,7 @@ class TrainingReport:
 
     @contextlib.contextmanager
     def _attempt(self) -> Iterator[None]:
-        """Lets a report fail, with one warning for the whole run."""
+        """Turns the failure of a report into a warning, once in the whole run."""
         try:
             yield
         except OSError as error:
@@ -182,7 +183,7 @@ class TrainingReport:
                 try:
                     logged = run_files.parse_line(line)
                 except ValueError:
-                    continue  # A crash cut this line, or it is damaged; no step depends on it.
+                    continue  # This line is cut by a crash, or damaged; no step depends on it.
                 if logged.step <= resumed_at and not logged.has_ended:
                     kept.append(line + "\n")
                     self._remember(logged.step, logged.values)
@@ -249,7 +250,7 @@ class _PlainProgress:
     Args:
       steps: Number of steps of the whole run.
       batch_size: Examples in each step.
-      done: Number of steps taken before.
+      done: Number of steps taken before the run was resumed.
     """
 
     def __init__(self, steps: int, batch_size: int, done: int) -> None:
@@ -259,9 +260,9 @@ class _PlainProgress:
         self._time = time.monotonic()
 
     def line(self, step: int, loss: float) -> str | None:
-        """Returns a line after a step; None if the last one was shown shortly before.
+        """Returns a line after a step; None if the last line was shown shortly before.
 
-        The speed is that of the steps since the last line, evaluations and saves included.
+        The speed is the mean since the last line, including evaluations and saves.
         """
         self._taken += 1
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """Checks that MODEL_DIR holds the same run before resuming it.
 
-A changed binding may resume a run if it reaches only parameters on which no step depends. A macro
-reaches each parameter whose value names it: TRAIN_STEPS the last step of the run, and the learning
-rate's schedule in a config that says so.
+A run may resume with a changed binding if the binding reaches only parameters on which no step
+depends. A macro reaches each parameter whose value names it. For example, TRAIN_STEPS reaches the
+last step of the run, and in some configs also the learning rate's schedule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from prompt_tuning_core.errors import InputError, nearest
 from prompt_tuning_files import provenance
 
-# The last step, the reports, the files to keep, and paths: the model, the vocabulary and the
+# The last step, the reports, the files to keep, and paths. The model, the vocabulary and the
 # training examples are compared by their checksums.
 _FREE = {
     *(
@@ -34,7 +34,7 @@ _FREE = {
 }  # fmt: skip
 
 Change = Mapping[str, str | None]
-"""The `name` of a binding, and its values `before` and `after`; None where it is not set."""
+"""The `name` of a binding, and its values `before` and `after`; None if it is not set."""
 
 
 def check_same_run(
@@ -43,14 +43,15 @@ def check_same_run(
     new: dict[str, Any],
     allowed: Sequence[str] = (),
 ) -> list[Change]:
-    """Refuses to resume another run.
+    """Refuses to resume a run that differs from this one.
 
     Changes that were allowed earlier are kept in the new facts.
 
     Args:
       directory: The run's directory.
-      old: The facts of the run there (`run_facts.describe_run`); None if there is none.
-      new: The facts of the run asked for.
+      old: The facts of the run in the directory (`run_facts.describe_run`); None if there is no
+        run.
+      new: The facts of this run.
       allowed: Names of bindings that may differ, with or without their scope (ALLOW_CHANGES); the
         name of a configurable allows all of its parameters.
 
@@ -107,9 +108,9 @@ def _bound(facts: Mapping[str, Any], bindings: Mapping[str, str]) -> set[str]:
 
 
 def _reached(name: str, bindings: Mapping[str, str]) -> set[str]:
-    """Returns the parameters that a binding sets, without scopes: for a macro, by all that name it.
+    """Returns the parameters that a binding sets, without scopes; a macro sets all that name it.
 
-    A parameter sets itself.
+    The binding of a parameter sets that parameter.
     """
     if "." in name:
         return {name.rpartition("/")[2]}
@@ -129,7 +130,7 @@ def _reached(name: str, bindings: Mapping[str, str]) -> set[str]:
 
 
 def _is_named(name: str, allowed: Collection[str]) -> bool:
-    """Checks whether a list of names has a binding, its configurable, or either without scope."""
+    """Checks whether a list names a binding or its configurable, with or without the scope."""
     bare = name.rpartition("/")[2]
     return any(n in allowed for one in (name, bare) for n in (one, one.rpartition(".")[0]) if n)
 

@@ -1,4 +1,4 @@
-"""The provenance of a prompt: its origin, and the settings to make it again."""
+"""The provenance of a prompt: its origin, and the settings with which to make it again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Returns the facts that hold for every prompt of a run, JSON-serialisable.
 
-    See `prompt_tuning_files.provenance.facts` for `settings`, and for the right time to call it.
+    See `prompt_tuning_files.provenance.facts` for `settings`, and for the right time for a call.
     """
     seqio = ("seqio", "tensorflow") if "seqio" in sys.modules else ()
     return {

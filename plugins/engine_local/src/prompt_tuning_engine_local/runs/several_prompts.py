@@ -1,4 +1,4 @@
-"""Several plain prompts over one frozen model: one for each example, or all for every example."""
+"""Several plain prompts for one frozen model: one for each example, or all for every example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prompt_tuning_files import loaded_prompts
 from prompt_tuning_tasks import Example
 
 VOTE, MEAN_LOGIT = "vote", "mean_logit"
-"""The two answers of an ensemble: that of most prompts, and that of the mean of their logits."""
+"""The two answers of an ensemble: the most frequent one, and the one of the mean logits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class SeveralPrompts:
     """Prompts by name (PROMPT_FILES).
 
     Attributes:
-      names: The name of each.
-      table: Their values.
+      names: The name of each prompt.
+      table: The values of the prompts.
     """
 
     names: Sequence[str]
@@ -36,7 +36,7 @@ class SeveralPrompts:
         """Reads the prompts in PROMPT_FILES; None if there is one prompt for all examples.
 
         Raises:
-          InputError: As `read`, and for the name of an ensemble's answer.
+          InputError: In the cases of `read`, and if a prompt has the name of an ensemble's answer.
         """
         files = options.prompt_files
         taken = {VOTE, MEAN_LOGIT} & set(files or ()) if options.prompt_column is None else ()
@@ -52,12 +52,12 @@ class SeveralPrompts:
         """Reads the prompts.
 
         Args:
-          files: The file of each, by name.
-          model: The model that they are for.
+          files: The file of each prompt, by name.
+          model: The model of the prompts.
 
         Raises:
-          InputError: If one cannot be read, is not plain, has another width than the model, or was
-            trained with another vocabulary.
+          InputError: If a prompt cannot be read, is not plain, does not have the width of the
+            model, or was trained with another vocabulary.
         """
         found = [defaults.load_prompt(path) for path in files.values()]
         matrices = loaded_prompts.plain_matrices(found, model.config.emb_dim, model.vocabulary)
@@ -91,7 +91,7 @@ class SeveralPrompts:
         return PromptChoice(self.table, np.array(numbers, np.int32))
 
     def every(self, examples: int) -> PromptChoice:
-        """Returns every prompt for each example, whose copies follow each other."""
+        """Returns every prompt for each example; the copies of an example follow each other."""
         numbers = np.tile(np.arange(len(self.names), dtype=np.int32), examples)
         return PromptChoice(self.table, numbers)
 

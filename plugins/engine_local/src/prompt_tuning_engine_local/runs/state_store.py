@@ -1,8 +1,8 @@
 """Training state on disk, from which a run resumes exactly where it stopped.
 
 Orbax writes the state in the background, completely or not at all. The state does not hold the
-frozen model; the run's facts name it. Orbax's files have no checksum, so the state has one of its
-own: a flipped bit would otherwise train another prompt.
+frozen model, which the run's facts name. Orbax's files have no checksum, so the state has its own
+checksum: otherwise, a flipped bit would train another prompt.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TrainingState:
 
 
 _MOST_FILES = 100
-"""More than the files and folders of a state, of which there are about 20."""
+"""More than a state's number of files and folders, which is about 20."""
 
 
 class StateStore:
@@ -61,7 +61,7 @@ class StateStore:
 
     Args:
       directory: The run's directory.
-      keep: Number of states to keep, at least 2: if the newest is damaged, one is left.
+      keep: Number of states to keep, at least 2: if the newest one is damaged, another is left.
     """
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
@@ -80,7 +80,7 @@ class StateStore:
         )
 
     def save(self, state: TrainingState) -> None:
-        """Starts to save; waits first if the previous save is still running.
+        """Starts to save; first waits for the end of the previous save.
 
         Raises:
           OSError: If the previous save failed, for example on a full disk.
@@ -92,7 +92,7 @@ class StateStore:
         needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + 2**16
         disk = os.statvfs(self._manager.directory)
         is_full = disk.f_bavail * disk.f_frsize < needed
-        # Some file systems count no files.
+        # Some file systems do not count files.
         if is_full or (disk.f_files and disk.f_favail < _MOST_FILES):
             # Check first: each thread of Orbax would print a traceback.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -106,7 +106,7 @@ class StateStore:
             )
 
     def wait(self) -> None:
-        """Waits until everything is on the disk.
+        """Waits until all saves are on the disk.
 
         Raises:
           OSError: If a save failed.
@@ -121,9 +121,9 @@ class StateStore:
         logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def newest(self, like: TrainingState) -> TrainingState | None:
-        """Returns the newest state that is whole, or None if there is none.
+        """Returns the newest complete state, or None if there is none.
 
-        It renames the folder of a newer state that is damaged, with a warning.
+        If a newer state is damaged, it renames the folder of that state, with a warning.
 
         Args:
           like: A state with the shapes and dtypes to expect.
@@ -149,14 +149,14 @@ class StateStore:
         """Reads a state and checks it against its checksums.
 
         Raises:
-          InputError: If it is whole, and of another prompt or optimizer.
-          ValueError: If it is damaged; Orbax raises other exceptions as well.
+          InputError: If it is complete, but belongs to another prompt or optimizer.
+          ValueError: If it is damaged; Orbax may raise other exceptions too.
         """
         import jax
         import orbax.checkpoint as ocp
 
         expected = _arrays(like)
-        # The notes first: the shapes in them say whether the arrays are this run's.
+        # The notes first, since their shapes show whether the arrays belong to this run.
         sealed = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
         notes = sealed.notes
         own = {name: value for name, value in notes.items() if name != "sha256"}
@@ -233,12 +233,12 @@ def _check_readable(folder: Path) -> None:
                 refuse(error)
 
 
-@functools.cache  # Once in a process: it stays.
+@functools.cache  # Once in a process, since the hook stays.
 def _ignore_late_callbacks() -> None:
-    """Ignores what tensorstore's threads report to the event loop of a restore that failed.
+    """Ignores reports of tensorstore's threads to the event loop of a failed restore.
 
-    Orbax has closed the loop by then, at any time from here on, and Python would print each of
-    them.
+    Orbax has closed the loop by then. The reports may come at any later time, and Python would
+    print each of them.
     """
     before = sys.unraisablehook
 
@@ -259,14 +259,14 @@ def _set_aside_undated(states: Path) -> None:
 
     for state in path.step.standard_name_format().find_all(states):
         try:
-            state.commit_timestamp  # noqa: B018  # It reads the file.
+            state.commit_timestamp  # noqa: B018  # This reads the file.
         except Exception as error:
             _check_readable(Path(state.path))
             _set_aside(Path(state.path), error)
 
 
 def _set_aside(folder: Path, error: Exception) -> None:
-    """Renames the folder of a damaged state, out of Orbax's sight, and says so."""
+    """Renames the folder of a damaged state, so that Orbax does not see it, with a warning."""
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     for number in range(1, 1000):
         target = folder.parent.parent / f"damaged_state_{folder.name}_{number}"
@@ -292,7 +292,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _arrays(state: TrainingState) -> dict[str, Any]:
     import jax
 
-    # Leaves only: a checkpoint does not need the optimizer's named tuples and empty nodes.
+    # Only leaves: a checkpoint does not need the optimizer's named tuples and empty nodes.
     leaves = jax.tree.leaves(state.optimizer)
     tree = {
         "prompt": dict(state.prompt),
@@ -312,7 +312,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _as_before(leaf: Any, like: Any) -> Any:
-    """Returns a restored array as the kind of leaf that was saved."""
+    """Returns a restored array as the same kind of leaf as in the saved state."""
     import jax
 
     return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like)) if _is_key(like) else leaf
@@ -335,7 +335,7 @@ def lock(directory: Path) -> Iterator[None]:
     A file system without locks gives a warning.
 
     Raises:
-      InputError: If another process holds it, or the lock file is a link.
+      InputError: If another process holds the lock, or the lock file is a link.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / _LOCK_FILE
@@ -367,7 +367,7 @@ def lock(directory: Path) -> Iterator[None]:
 
 
 def has_states(directory: Path) -> bool:
-    """Checks whether a run's directory holds a saved state, whole or not."""
+    """Checks whether a run's directory holds a saved state, complete or damaged."""
     return any(path.name.isdecimal() for path in (directory / _STATE_FOLDER).glob("*"))
 
 

@@ -6,7 +6,8 @@ For example, three seeds of two initializers are six runs, in folders of MODEL_D
       --vary RANDOM_SEED=0,1,2 \
       --vary gin_file=prompts/from_class_labels.gin,prompts/from_random_uniform.gin
 
-All runs share one frozen model in memory. The same command goes on where it was stopped.
+All runs share one frozen model in memory. If the command is stopped, the same command continues
+from there.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Run(NamedTuple):
 
     Attributes:
       name: The name of its folder in MODEL_DIR, such as `RANDOM_SEED=0,from_string`.
-      flags: Those that train it.
+      flags: The flags that train it.
     """
 
     name: str
@@ -68,15 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains each run, and shows the table of `prompt-tuning runs` where that is installed.
+    """Trains each run, and shows the table of `prompt-tuning runs` if that is installed.
 
     Returns:
-      0; 1 if a run failed, though the others were trained.
+      0, or 1 if a run failed; the other runs are trained even then.
 
     Raises:
-      PromptTuningError: If a run cannot begin with what is given; nothing is written then.
+      PromptTuningError: If a run cannot begin with these flags; nothing is written then.
     """
-    # Here: `--help` needs no JAX.
+    # Late: `--help` needs no JAX.
     from prompt_tuning_engine_local import huge_pages, keep_what_is_compiled, refuse_other_flags
 
     flags = run_command.flags_of(arguments)
@@ -99,7 +100,7 @@ def parsed(given: str) -> tuple[str, list[str]]:
     """Returns the name and the values of `--vary`.
 
     Raises:
-      InputError: If it has another form, or a value is there twice.
+      InputError: If it has another form, or has a value twice.
     """
     name, separator, values = given.partition("=")
     found = [value.strip() for value in _VALUE.findall(values)]
@@ -113,11 +114,11 @@ def parsed(given: str) -> tuple[str, list[str]]:
 
 
 def planned(flags: RunFlags, varied: Varied) -> tuple[Path, list[Run]]:
-    """Returns MODEL_DIR and the runs, each checked as far as no file has to be read for it.
+    """Returns MODEL_DIR and the runs, after all checks of each run that read no file.
 
     Args:
-      flags: Those that all runs share.
-      varied: What differs.
+      flags: The flags that all runs share.
+      varied: The settings that differ.
 
     Raises:
       PromptTuningError: If the files or the values cannot be used.
@@ -171,7 +172,7 @@ def _is_trained(one: Run, frozen: dict[tuple[str, str], Any]) -> bool:
 
     Args:
       one: The run.
-      frozen: The frozen models of earlier runs, by path and dtype; gets this run's.
+      frozen: The frozen models of earlier runs, by path and dtype. This run's model is added.
     """
     from prompt_tuning_engine_local.runs import training
     from prompt_tuning_engine_local.runs.options import Given

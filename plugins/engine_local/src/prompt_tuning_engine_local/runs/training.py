@@ -73,9 +73,9 @@ class Step:
     """A training step that was taken.
 
     Attributes:
-      number: Of the step, counted from the loaded model's.
-      metrics: Those of its batch, such as `loss`.
-      evaluation: Those of the evaluation after it; None if there was none.
+      number: The number of the step; the run counts on from the loaded model's step.
+      metrics: The metrics of its batch, such as `loss`.
+      evaluation: The metrics of the evaluation after it; None if there was none.
     """
 
     number: int
@@ -87,7 +87,7 @@ def train(options: TrainingOptions) -> TrainingRun:
     """Trains a prompt; see `Training`.
 
     Raises:
-      PromptTuningError: As `Training`.
+      PromptTuningError: In the cases of `Training`.
       KeyboardInterrupt: If the run was interrupted; its state has been saved.
     """
     training = Training(options)
@@ -99,22 +99,22 @@ def train(options: TrainingOptions) -> TrainingRun:
 class Training:
     """A run that trains a prompt and writes it, with its provenance, to MODEL_DIR.
 
-    Constructing one reads and checks everything, and writes nothing. Iterating over it takes one
-    step after another. A loop that ends early leaves the run at its last save.
+    The constructor reads and checks everything, and writes nothing. Iterating over the run takes
+    one step after another. If a loop ends early, the run stays at its last save.
 
     The directory gets `config.gin` (the operative config), `prompt_STEP.npy` and `prompt_STEP.json`
     before the first step, at every save and at the end, `metrics.jsonl`, TensorBoard's files in
     `tensorboard`, and `curves.png` if Matplotlib is installed. Each evaluation replaces
-    `TASK-SPLIT-predictions.jsonl` and `TASK-SPLIT-metrics.json`, as `inference.evaluate` writes
-    them. If the run stops, the same options resume it from the last save, with the same result as a
-    run that never stopped. A larger `total_steps` continues a finished run.
+    `TASK-SPLIT-predictions.jsonl` and `TASK-SPLIT-metrics.json`, which have the same form as in
+    `inference.evaluate`. If the run stops, the same options resume it from the last save, with the
+    same result as a run that never stopped. A larger `total_steps` continues a finished run.
 
     Args:
       options: The run's options.
 
     Raises:
-      PromptTuningError: If something given cannot be used, or the directory holds another run;
-        nothing is written then.
+      PromptTuningError: If an option cannot be used, or the directory holds another run; nothing is
+        written then.
     """
 
     def __init__(self, options: TrainingOptions) -> None:
@@ -127,14 +127,14 @@ class Training:
         """Takes the remaining steps.
 
         Raises:
-          PromptTuningError: If the run cannot go on, or its directory cannot be written to.
+          PromptTuningError: If the run cannot continue, or its directory cannot be written to.
           KeyboardInterrupt: If the run was interrupted; its state has been saved.
         """
         options, prepared = self._options, self._prepared
         directory = prepared.directory
         with (
             _writing(directory),
-            # First: opening the store removes the leftovers of a killed save.
+            # First, since opening the store removes the leftovers of a killed save.
             state_store.lock(directory),
             contextlib.closing(
                 state_store.StateStore(directory, options.keep_checkpoints or 2)
@@ -146,7 +146,7 @@ class Training:
         prepared.hook.run_finished(run=self._finished)
 
     def stop(self) -> None:
-        """Ends the run at the step that the iteration has just given, as at its last step."""
+        """Ends the run at the step that the iteration has just yielded, as at its last step."""
         if self._trainer is not None:
             self._trainer.is_stopping = True
 
@@ -155,7 +155,7 @@ class Training:
         """The finished run.
 
         Raises:
-          InputError: If steps are left to take.
+          InputError: If the run has not taken all steps.
         """
         if self._finished is None:
             raise InputError(
@@ -167,7 +167,7 @@ class Training:
 
 @contextlib.contextmanager
 def _writing(directory: Path) -> Iterator[None]:
-    """Raises what goes wrong while a run writes, such as a full disk, as an `InputError`."""
+    """Reports a failure to write the run's files, such as a full disk, as an `InputError`."""
     try:
         yield
     except OSError as error:
@@ -185,19 +185,19 @@ def _writing(directory: Path) -> Iterator[None]:
 class _Trainer:
     """Takes the steps of a prepared run, and evaluates and saves its prompt.
 
-    Constructing one writes the files of a new run, or reads the newest state of an earlier one.
+    The constructor writes the files of a new run, or reads the newest state of an earlier run.
 
     Args:
       options: The run's options.
       prepared: The run before its first step.
-      store: The saved states, in the run's directory, which this process has locked.
+      store: The saved states in the run's directory. This process has locked the directory.
 
     Raises:
-      InputError: If another process has begun a run in the directory, or its run is past the last
-        step.
+      InputError: If another process has begun a run in the directory, or the earlier run is past
+        the last step.
 
     Attributes:
-      is_stopping: True ends the run at the step that `steps` has just given.
+      is_stopping: True ends the run at the step that `steps` has just yielded.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class _Trainer:
         self._optimizer = prepared.loaded.placement.everywhere(state.optimizer)
         self._values: Mapping[str, float] = {}
         self._metrics: Mapping[str, float] = state.notes.get("metrics", {})
-        # Values of another metric or split are no less and no more.
+        # Values of another metric or split cannot be compared.
         best = state.notes.get("best", [])
         is_same = best[:1] == [self._best_of]
         self._best: float | None = best[1] if is_same else None
@@ -261,7 +261,7 @@ class _Trainer:
         first, prompt = self._prepared.first, self._prepared.prompt
         trained, _ = self._options.model.split(prompt)
         optimizer = optimizers.start_at(self._options.optimizer.init(trained), first)
-        # Copies: some begin with one array in two places, and a step reuses the memory of each.
+        # Copies: some optimizers begin with one array in two places, and a step reuses its memory.
         return TrainingState(first, prompt, jax.tree.map(jnp.array, optimizer), {})
 
     def _newest_state(self) -> TrainingState | None:
@@ -340,7 +340,7 @@ class _Trainer:
                     break
 
     def _end(self, step: int, is_evaluated: bool, is_saved: bool) -> None:
-        """Does what is left to do at the last step of a run that is stopped."""
+        """Does the remaining work at the last step of a run that is stopped."""
         if not is_evaluated:
             _check_finite_prompt(self._prompt, step, self._prepared.directory)
             self._evaluate()
@@ -365,9 +365,9 @@ class _Trainer:
         return True in self._prepared.hook.step_logged(step=step, metrics=values)
 
     def _evaluate(self) -> None:
-        """Evaluates the prompt, and saves it as the best one if it is the best so far.
+        """Evaluates the prompt, and saves it as the best prompt if it is the best so far.
 
-        The files of predictions are those of the last evaluation.
+        The files of predictions come from the last evaluation.
         """
         prepared, best_metric = self._prepared, self._options.best_metric
         predictor = prepared.loaded.predictor
@@ -385,7 +385,7 @@ class _Trainer:
             if self._is_better(value):
                 self._best, self._not_better = value, 0
                 self._write_prompt(prompt_files.BEST)
-            elif self._step > prepared.first:  # Before the first step, nothing was tried.
+            elif self._step > prepared.first:  # Not before the first step.
                 self._not_better += 1
         prepared.hook.evaluated(step=self._step, metrics=dict(self._metrics))
 
@@ -410,7 +410,7 @@ class _Trainer:
         for old in prompt_files.by_step(directory)[: -keep if keep else 0]:
             for file in prompt_files.files_of(old):
                 file.unlink(missing_ok=True)
-        provenance = prompt_files.read_provenance(paths[0])  # With what the file's writer adds.
+        provenance = prompt_files.read_provenance(paths[0])  # With the facts that the writer adds.
         self._prepared.hook.prompt_saved(paths=paths, provenance=provenance)
 
     def _write_prompt(self, name: str) -> list[Path]:
@@ -459,18 +459,20 @@ def make_step(
     """Returns the jitted training step; it computes gradients of trained parameters only.
 
     Its metrics are the loss, `gradient_norm` (the L2 norm of the gradient over all trained arrays,
-    before the optimizer changes it), `prompt_norm` (that of the trained arrays after the update),
-    those of the prompt modules, and `learning_rate` if the optimizer's state has one of this name,
-    as Adafactor's has, and that of `optax.inject_hyperparams`.
+    before the optimizer changes it), `prompt_norm` (the L2 norm of the trained arrays after the
+    update), and the reports of the prompt modules. `learning_rate` is another metric if the
+    optimizer's state has an entry of this name, as the states of Adafactor and of
+    `optax.inject_hyperparams` have.
 
-    Optimizers that want more than the gradient, such as `optax.contrib.reduce_on_plateau` and
-    `optax.lbfgs`, get the loss (`value`), the gradient (`grad`) and the loss function (`value_fn`).
+    Some optimizers need more than the gradient, such as `optax.contrib.reduce_on_plateau` and
+    `optax.lbfgs`. They get the loss (`value`), the gradient (`grad`) and the loss function
+    (`value_fn`).
 
     Args:
       model: The model.
       optimizer: Trains the prompt.
-      num_microbatches: In how many equal parts a batch is taken, one after another, with the memory
-        of one; None takes it whole.
+      num_microbatches: The number of equal parts of a batch, which are computed one after another,
+        with the memory of one part. None computes the whole batch at once.
     """
     number = num_microbatches or 1
     optimizer = optax.with_extra_args_support(optimizer)
@@ -535,7 +537,7 @@ def _check_finite_prompt(prompt: Params, step: int, directory: Path) -> None:
 
 
 def _after_divergence(directory: Path) -> str:
-    """Returns what is left after a step without a finite result, and what to do."""
+    """Returns text about the prompt that is left after divergence, and about what to do."""
     kept = prompt_files.newest(directory)
     if kept is None:
         return "no prompt was saved; lower the learning rate"
@@ -546,7 +548,7 @@ def _after_divergence(directory: Path) -> str:
 
 
 def _check_nothing_is_lost(prepared: Prepared) -> None:
-    """Refuses to begin again where an earlier process saved prompts and no state is left."""
+    """Refuses to begin again if an earlier process saved prompts and no state is left."""
     steps = prompt_files.by_step(prepared.directory, whole=True)
     newest = prompt_files.step_of(steps[-1]) if steps else None
     if prepared.earlier is not None and newest is not None and newest > prepared.first:
