@@ -1,7 +1,8 @@
 """Compares a training step with bfloat16 activations with a float32 step and a peer's step.
 
 The processes of all sides stay alive and take their steps in turn, so that all see the same load of
-the machine. The model has the shape of a T5 1.1 with random weights; judge by ratios.
+the machine. The model has the shape of a T5 1.1 with random weights; judge by ratios. Ours have
+huge pages, as the command `prompt-tuning` gives itself.
 
     python benchmarks/dtypes.py --size base
     python benchmarks/dtypes.py --peer 'peft-env/bin/python benchmarks/peft_train_step.py'
@@ -118,7 +119,10 @@ def main() -> None:
         commands = processes.commands(
             __file__, arguments, folder, leave_out=("dtype", "steps", "warmup")
         )
-        sides = {dtype: processes.Side([*commands["ours"], f"--dtype={dtype}"]) for dtype in DTYPES}
+        sides = {
+            dtype: processes.Side([*commands["ours"], f"--dtype={dtype}"], processes.huge_pages())
+            for dtype in DTYPES
+        }
         if "peer" in commands:
             sides["peer, bfloat16"] = processes.Side(
                 [*commands["peer"], "--serve", "--dtype=bfloat16"]

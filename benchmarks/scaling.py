@@ -2,7 +2,8 @@
 
 One size at a time differs from a reference point: T5 1.1 small with a prompt of 100, 128 input
 tokens and a batch of 8. Each point is a new process of `train_step.py`, since a process has one
-peak of memory. It begins with an empty compilation cache.
+peak of memory. It begins with an empty compilation cache, and has huge pages, as the command
+`prompt-tuning` gives itself.
 
     python benchmarks/scaling.py
 """
@@ -58,7 +59,10 @@ def run(chosen: list[Point], arguments: argparse.Namespace) -> list[dict[str, An
                 random_t5.write(flags, weights)
             side = processes.Side(
                 [sys.executable, script, "--one", *shapes.flags(flags), f"--weights={weights}"],
-                processes.compilation_cache(Path(folder, f"cache_{number}")),
+                {
+                    **processes.compilation_cache(Path(folder, f"cache_{number}")),
+                    **processes.huge_pages(),
+                },
             )
             found.append({**dataclasses.asdict(point), **side.run()})
             print(".", end="", flush=True, file=sys.stderr)

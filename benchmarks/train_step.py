@@ -5,7 +5,8 @@ tokens, float32, and Adafactor on the prompt only. Weights are random, and writt
 measurement. Each process reads them as a real run reads its model.
 
 Each round starts three processes: ours with an empty compilation cache ("cold"), ours again with
-the cache of the first ("warm"), and the peer's. Each process of ours also measures the speed of a
+the cache of the first ("warm"), and the peer's. Ours have huge pages, as the command
+`prompt-tuning` gives itself. Each process of ours also measures the speed of a
 matrix product at that time. Judge by ratios: the times depend on the machine.
 
     python benchmarks/train_step.py                      # ours alone
@@ -129,7 +130,10 @@ def main() -> None:
         commands = processes.commands(__file__, arguments, folder, peer_leaves_out=("saves",))
         for number in range(arguments.rounds):
             cache = processes.compilation_cache(Path(folder, f"cache_{number}"))
-            sides = {name: processes.Side(commands["ours"], cache) for name in ("cold", "warm")}
+            environment = {**cache, **processes.huge_pages()}
+            sides = {
+                name: processes.Side(commands["ours"], environment) for name in ("cold", "warm")
+            }
             if "peer" in commands:
                 sides["peer"] = processes.Side(commands["peer"])
             for name, found in processes.interleave(sides, 1).items():

@@ -84,7 +84,7 @@ def test_unknown_names_get_the_nearest(elsewhere):
         names.resolve_model("t5_1_1_lm100k_bas")
     with pytest.raises(InputError, match="did you mean 't5_1_1_lm100k_base/sst2'"):
         names.resolve_prompt("t5_1_1_lm100k_base/sst-2")
-    with pytest.raises(InputError, match=r"known by this name$"):
+    with pytest.raises(InputError, match=r"name that prompt-tuning prompt list prints$"):
         names.resolve_prompt("run/prompt.npy")
 
 
