@@ -52,11 +52,16 @@ class TrainingLoop:
         assert matrix is not None
         return matrix
 
-    def step(self, batch: batching.Batch) -> float:
-        """Takes a step and returns its seconds."""
+    def step(self, batch: batching.Batch, step_fn: Any = None) -> float:
+        """Takes a step and returns its seconds.
+
+        Args:
+          batch: The batch.
+          step_fn: A step of `training.make_step`; None for the usual one.
+        """
         begin = time.perf_counter()
         self._taken += 1
-        self.prompt, self._optimizer, metrics = self._step_fn(
+        self.prompt, self._optimizer, metrics = (step_fn or self._step_fn)(
             self.prompt,
             self._optimizer,
             self.frozen,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_model import make_model
 
 from prompt_tuning_engine_local.model import losses, microbatches
 
@@ -45,3 +47,29 @@ def test_the_penalty_counts_once_and_each_part_has_a_key_of_its_own():
     expected = 2 * (301 * noise[0] + 4020 * noise[1]) + 50
     np.testing.assert_allclose(gradient["p"], expected, rtol=1e-6)
     np.testing.assert_allclose(found, (3 * expected, sum(noise)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "targets", "number"),
+    [
+        # A prompt of 5; of width 32, 32768 positions fit.
+        (8, 128, 8, 1),
+        (32, 2043, 8, 2),
+        (30, 2043, 8, 2),
+        (32, 128, 4096, 4),
+        # No part is smaller than an example.
+        (3, 40000, 8, 3),
+        (1, 40000, 8, 1),
+    ],
+)
+def test_a_cpu_takes_a_large_batch_in_parts(rows, inputs, targets, number, monkeypatch):
+    model = make_model()
+    prompt = {"encoder/prompt/prompt": np.zeros((5, 32), np.float32)}
+    tokens = np.zeros((rows, inputs), np.int32)
+    assert model.quickest_parts(prompt, tokens, targets) == number
+    # A wide model has parts of 1024 positions.
+    model.config = dataclasses.replace(model.config, emb_dim=4096)
+    one = inputs + 5
+    assert rows // model.quickest_parts(prompt, tokens) * one <= max(1024, one)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert model.quickest_parts(prompt, tokens, targets) == 1

@@ -14,7 +14,7 @@ from tiny import ROWS, TINY, gin_flags
 from tiny_model import make_model
 
 from prompt_tuning_core.commands.main import main as run_main
-from prompt_tuning_engine_local.model import decoding
+from prompt_tuning_engine_local.model import decoding, parts
 from prompt_tuning_engine_local.model.prompt_of_each import PromptOfEach, PromptTable, VotingPrompts
 from prompt_tuning_engine_local.model.prompted_model import EncoderDecoderModel
 from prompt_tuning_files import prompt_files
@@ -129,6 +129,32 @@ def test_too_many_answers_are_refused(shared, run_here, macros, message):
     assert finished.returncode == 2
     assert message in finished.stderr
     assert not (shared / "refused").exists()
+
+
+def test_a_batch_in_parts_has_the_answers_and_scores_of_the_whole_batch(golden, monkeypatch):
+    rng = np.random.default_rng(2)
+    table = PromptTable.of([rng.normal(size=(length, 32)) for length in (2, 5)])
+    tokens = rng.integers(2, 60, (4, 6), np.int32)
+    targets = rng.integers(2, 60, (4, 3), np.int32)
+    batch = {
+        "encoder_input_tokens": tokens,
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": np.ones((4, 3), np.float32),
+    }
+    frozen, base = golden("tiny_params"), make_model()
+    found = {}
+    for number in (1, 2):
+        monkeypatch.setattr(parts, "quickest_number", lambda *shape, number=number: number)
+        model = EncoderDecoderModel(
+            base.config, base.vocabulary, PromptOfEach, decode_fn=decoding.beam_search
+        )
+        parameters = table.parameters(np.array([1, 0, 0, 1]))
+        answers = model.compiled_generate(parameters, frozen, tokens, max_length=3)
+        found[number] = answers, model.compiled_score(parameters, frozen, batch)
+    np.testing.assert_array_equal(found[2][0].ids, found[1][0].ids)
+    for mine, whole in zip(jax.tree.leaves(found[2]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(mine, whole, rtol=1e-5)
 
 
 def test_the_mean_of_logits_is_that_of_the_prompts_alone(golden):

@@ -7,7 +7,7 @@ input, and relative positions are the same as in a run with only this prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from prompt_tuning_core.prompts import PromptModule
 
 _NAME = "encoder/prompt"
+_NUMBERS = f"{_NAME}/numbers"
 
 
 class PromptOfEach(PromptModule):
@@ -37,6 +38,11 @@ class PromptOfEach(PromptModule):
         lengths = self._variable("lengths")[self._variable("numbers")]
         in_prompt = jnp.arange(longest) >= longest - lengths[:, None]
         return jnp.concatenate([in_prompt, tokens > 0], axis=1)
+
+    @staticmethod
+    def rows_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the parameters that have a row for each example."""
+        return {_NUMBERS: parameters[_NUMBERS]}
 
     def _variable(self, name: str) -> Any:
         return self.get_variable("params", name)
@@ -71,7 +77,7 @@ class PromptTable(NamedTuple):
         return {
             f"{_NAME}/table": self.table,
             f"{_NAME}/lengths": self.lengths,
-            f"{_NAME}/numbers": numbers,
+            _NUMBERS: numbers,
         }
 
 

@@ -23,10 +23,11 @@ from prompt_tuning_core.prompts import (
     may_be_plain,
     overrides,
 )
-from prompt_tuning_engine_local.model import decoding, losses
+from prompt_tuning_engine_local.model import decoding, losses, parts
 from prompt_tuning_engine_local.model.decoder import Cache
 from prompt_tuning_engine_local.model.dropout import Dropout
 from prompt_tuning_engine_local.model.network import T5, T5Config
+from prompt_tuning_engine_local.model.prompt_of_each import PromptOfEach
 from prompt_tuning_engine_local.model.prompt_points import stack_of
 from prompt_tuning_files.vocabularies import SentencePieceVocabulary
 
@@ -164,6 +165,23 @@ class EncoderDecoderModel:
         # A copy: the training step reuses the parameters' memory.
         return None if found is None else np.array(found, np.float32)
 
+    def quickest_parts(self, prompt: Params | None, tokens: Any, target_length: int = 1) -> int:
+        """Returns the number of equal parts in which a batch takes the least time on this machine.
+
+        Args:
+          prompt: The prompt's parameters; None for the bare model.
+          tokens: int32 `[B, L]`, the inputs.
+          target_length: T, if the batch has targets.
+        """
+        rows, positions = tokens.shape
+        if prompt is not None:
+            # With the positions that the prompt adds.
+            mask = jax.eval_shape(
+                lambda tokens: self._called("encoder", "input_mask", prompt, tokens), tokens
+            )
+            positions = mask.shape[1]
+        return parts.quickest_number(rows, max(positions, target_length), self.config.emb_dim)
+
     def penalty(self, prompt: Params) -> jax.Array | None:
         """Returns the penalty in the training loss; None if no prompt module has one."""
         terms = [
@@ -186,11 +204,11 @@ class EncoderDecoderModel:
         side, _, path = name.split("/", 2)
         return self.prompts[side].is_trained(path)
 
-    def _called(self, side: str, point: str, prompt: Params) -> Any:
+    def _called(self, side: str, point: str, prompt: Params, *arguments: Any) -> Any:
         start = f"{side}/prompt/"
         own = {n.removeprefix(start): v for n, v in prompt.items() if n.startswith(start)}
         variables = {"params": traverse_util.unflatten_dict(own, sep="/")}
-        return self.prompts[side].apply(variables, method=point)
+        return self.prompts[side].apply(variables, *arguments, method=point)
 
     def loss(
         self, prompt: Params, frozen: Params, batch: Params, dropout_rng: jax.Array | None
@@ -267,14 +285,21 @@ class EncoderDecoderModel:
           float32 `[B]`: sums over the target tokens including EOS, without padding.
         """
         network = self.bare_network if prompt is None else self.network
-        logits: Any = network.apply(
-            _variables(frozen, prompt or {}),
-            batch["encoder_input_tokens"],
-            batch["decoder_input_tokens"],
-            batch["decoder_target_tokens"],
-        )
-        per_token, _ = losses.target_log_probabilities(logits, batch["decoder_target_tokens"])
-        return jnp.sum(per_token * batch["decoder_loss_weights"], axis=-1)
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+
+        def of_part(rows: tuple[Params, Params]) -> jax.Array:
+            own, part = rows
+            logits: Any = network.apply(
+                _variables(frozen, {**(prompt or {}), **own}),
+                part["encoder_input_tokens"],
+                part["decoder_input_tokens"],
+                part["decoder_target_tokens"],
+            )
+            per_token, _ = losses.target_log_probabilities(logits, part["decoder_target_tokens"])
+            return jnp.sum(per_token * part["decoder_loss_weights"], axis=-1)
+
+        number = self.quickest_parts(prompt, inputs, targets.shape[1])
+        return parts.map_parts(of_part, (self._rows_of(prompt), dict(batch)), number)
 
     def generate(
         self,
@@ -306,8 +331,15 @@ class EncoderDecoderModel:
         """
         network = self.bare_network if prompt is None else self.network
         variables = _variables(frozen, prompt or {})
-        encoded = network.apply(variables, tokens, method="encode")
-        cache = network.apply(variables, encoded, max_length, method="start_cache")
+
+        def start(rows: tuple[Params, jax.Array]) -> Any:
+            own, part = rows
+            of_part = _variables(frozen, {**(prompt or {}), **own})
+            encoded = network.apply(of_part, part, method="encode")
+            return encoded, network.apply(of_part, encoded, max_length, method="start_cache")
+
+        number = self.quickest_parts(prompt, tokens)
+        encoded, cache = parts.map_parts(start, (self._rows_of(prompt), tokens), number)
 
         def step(last: jax.Array, cache: object, position: jax.Array) -> Any:
             return network.apply(variables, last, cache, position, encoded, method="decode_step")
@@ -359,6 +391,12 @@ class EncoderDecoderModel:
         eos_id, size = self.vocabulary.eos_id, self.config.num_embeddings
         decode = self.decode_fn if decode_fn is None else decode_fn
         return decoding.check(decode, max_length, size, eos_id, self._encode)
+
+    def _rows_of(self, prompt: Params | None) -> dict[str, Any]:
+        """Returns the prompt's parameters that have a row for each example."""
+        if prompt is None or not isinstance(self.module, PromptOfEach):
+            return {}
+        return self.module.rows_of(prompt)
 
     def _encode(self, text: str) -> Sequence[int]:
         """Returns the ids of a label, without EOS.

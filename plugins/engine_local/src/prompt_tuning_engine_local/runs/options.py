@@ -127,7 +127,7 @@ MACROS: Mapping[str, Check] = {
     "TRAIN_STEPS": _whole(0).or_none(),
     "TRAIN_STEPS_RELATIVE": _whole(0).or_none(),
     "BATCH_SIZE": _whole(1, 10**6),
-    "NUM_MICROBATCHES": _whole(1).or_none(" for the whole batch at once"),
+    "NUM_MICROBATCHES": _whole(1).or_none(" for the quickest number"),
     "EVAL_PERIOD": _whole(1),
     "SAVE_PERIOD": _whole(1),
     "KEEP_CHECKPOINTS": _whole(1).or_none(" for every prompt"),
@@ -285,7 +285,8 @@ class TrainingOptions(Options):
       relative_steps: Number of steps to take, instead of `total_steps` (TRAIN_STEPS_RELATIVE).
       optimizer: Trains the prompt (OPTIMIZER).
       num_microbatches: The number of equal parts of a batch. A step computes them one after
-        another, with the memory of one part. None computes the whole batch at once
+        another, with the memory of one part. None computes the whole batch at once on
+        accelerators and on several devices, and on a CPU in as many parts as is quickest
         (NUM_MICROBATCHES).
       eval_period: Steps between evaluations. There is also one before the first step and one after
         the last (EVAL_PERIOD).
