@@ -96,7 +96,7 @@ def test_layers_that_are_computed_again_change_nothing(engines, variant, remat):
 def test_both_engines_give_the_same_greedy_answers(engines, variant, prompt):
     batch, params = batch_of(ROWS), engines.nested(prompt)
     tokens, _ = jax.jit(engines.t5x_model(variant).predict_batch_with_aux)(params, batch)
-    expected = engines.local_model(variant).generate(
+    expected = engines.local_model(variant).best_ids(
         prompt, golden("tiny_params"), batch["encoder_input_tokens"], LENGTH
     )
     np.testing.assert_array_equal(tokens, expected)
