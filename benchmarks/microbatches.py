@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             if repeat:  # The first step compiles.
                 times[number].append(round(seconds, 4))
     return {
-        "automatic": model.quickest_parts(loop.prompt, batch["encoder_input_tokens"]),
+        "automatic": model.quickest_parts(loop.prompt, batch),
         "step_s": times,
         **training_loop.device_facts(),
     }

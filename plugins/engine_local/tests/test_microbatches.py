@@ -65,11 +65,14 @@ def test_the_penalty_counts_once_and_each_part_has_a_key_of_its_own():
 def test_a_cpu_takes_a_large_batch_in_parts(rows, inputs, targets, number, monkeypatch):
     model = make_model()
     prompt = {"encoder/prompt/prompt": np.zeros((5, 32), np.float32)}
-    tokens = np.zeros((rows, inputs), np.int32)
-    assert model.quickest_parts(prompt, tokens, targets) == number
+    batch = {
+        "encoder_input_tokens": np.zeros((rows, inputs), np.int32),
+        "decoder_target_tokens": np.zeros((rows, targets), np.int32),
+    }
+    assert model.quickest_parts(prompt, batch) == number
     # A wide model has parts of 1024 positions.
     model.config = dataclasses.replace(model.config, emb_dim=4096)
-    one = inputs + 5
-    assert rows // model.quickest_parts(prompt, tokens) * one <= max(1024, one)
+    one = max(inputs + 5, targets)
+    assert rows // model.quickest_parts(prompt, batch) * one <= max(1024, one)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert model.quickest_parts(prompt, tokens, targets) == 1
+    assert model.quickest_parts(prompt, batch) == 1

@@ -165,14 +165,15 @@ class EncoderDecoderModel:
         # A copy: the training step reuses the parameters' memory.
         return None if found is None else np.array(found, np.float32)
 
-    def quickest_parts(self, prompt: Params | None, tokens: Any, target_length: int = 1) -> int:
+    def quickest_parts(self, prompt: Params | None, batch: Params) -> int:
         """Returns the number of equal parts in which a batch takes the least time on this machine.
 
         Args:
           prompt: The prompt's parameters; None for the bare model.
-          tokens: int32 `[B, L]`, the inputs.
-          target_length: T, if the batch has targets.
+          batch: Arrays `[B, …]`, of which only the shapes count; see `batching.make_batch`. It may
+            lack the targets.
         """
+        tokens = batch["encoder_input_tokens"]
         rows, positions = tokens.shape
         if prompt is not None:
             # With the positions that the prompt adds.
@@ -180,7 +181,9 @@ class EncoderDecoderModel:
                 lambda tokens: self._called("encoder", "input_mask", prompt, tokens), tokens
             )
             positions = mask.shape[1]
-        return parts.quickest_number(rows, max(positions, target_length), self.config.emb_dim)
+        if "decoder_target_tokens" in batch:
+            positions = max(positions, batch["decoder_target_tokens"].shape[1])
+        return parts.quickest_number(rows, positions, self.config.emb_dim)
 
     def penalty(self, prompt: Params) -> jax.Array | None:
         """Returns the penalty in the training loss; None if no prompt module has one."""
@@ -285,7 +288,6 @@ class EncoderDecoderModel:
           float32 `[B]`: sums over the target tokens including EOS, without padding.
         """
         network = self.bare_network if prompt is None else self.network
-        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
 
         def of_part(rows: tuple[Params, Params]) -> jax.Array:
             own, part = rows
@@ -298,7 +300,7 @@ class EncoderDecoderModel:
             per_token, _ = losses.target_log_probabilities(logits, part["decoder_target_tokens"])
             return jnp.sum(per_token * part["decoder_loss_weights"], axis=-1)
 
-        number = self.quickest_parts(prompt, inputs, targets.shape[1])
+        number = self.quickest_parts(prompt, batch)
         return parts.map_parts(of_part, (self._rows_of(prompt), dict(batch)), number)
 
     def generate(
@@ -338,7 +340,7 @@ class EncoderDecoderModel:
             encoded = network.apply(of_part, part, method="encode")
             return encoded, network.apply(of_part, encoded, max_length, method="start_cache")
 
-        number = self.quickest_parts(prompt, tokens)
+        number = self.quickest_parts(prompt, {"encoder_input_tokens": tokens})
         encoded, cache = parts.map_parts(start, (self._rows_of(prompt), tokens), number)
 
         def step(last: jax.Array, cache: object, position: jax.Array) -> Any:

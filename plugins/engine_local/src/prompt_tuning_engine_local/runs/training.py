@@ -472,8 +472,7 @@ def make_step(
       model: The model.
       optimizer: Trains the prompt.
       num_microbatches: The number of equal parts of a batch, which are computed one after another,
-        with the memory of one part. None computes the whole batch at once on accelerators and on
-        several devices, and on a CPU in as many parts as is quickest.
+        with the memory of one part. None for `model.quickest_parts`.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -488,8 +487,7 @@ def make_step(
         rng = jax.random.fold_in(dropout_rng, step)
         trained, fixed = model.split(prompt)
 
-        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-        number = num_microbatches or model.quickest_parts(prompt, inputs, targets.shape[1])
+        number = num_microbatches or model.quickest_parts(prompt, batch)
         loss_of = microbatches.loss_in_parts(model, fixed, frozen, batch, rng, number)
         (loss, per_token), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained)
         metrics = {"loss": loss, reporting.LOSS: per_token, **model.report(prompt)}
