@@ -226,7 +226,7 @@ def test_every_kind_and_every_hook_has_an_example() -> None:
 
 
 def test_the_line_for_setuptools_carries_the_data(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", reason="needs setuptools, which the page is about")
     (lines,) = [block.text for block in blocks_of("plugins.md") if block.section == "Package data"]
     (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "a"\nversion = "1"\n{lines}')
     data = {"table.npy", "one.gin", "configs/runs/two.gin", "configs/three.npy"}

@@ -84,7 +84,7 @@ def fallback(name, table):
 @pytest.mark.parametrize("seed", [0, 42])
 @pytest.mark.parametrize("population", [None, 20, 10])
 @pytest.mark.parametrize("length", [5, 20, 60])
-@pytest.mark.filterwarnings("ignore:prompt length")
+@pytest.mark.filterwarnings("ignore:prompt length")  # The longest exceeds the population.
 @pytest.mark.slow
 def test_vocab(golden, sample, way, seed, population, length):
     name = f"sample_k{seed}_pop{population}_P{length}"
@@ -101,7 +101,7 @@ def test_vocab(golden, sample, way, seed, population, length):
 @pytest.mark.parametrize("way", ["eager", "jit"])
 @pytest.mark.parametrize("filled", FALLBACKS)
 @pytest.mark.parametrize("length", [3, 6, 10])
-@pytest.mark.filterwarnings("ignore:the prompt of length 3 leaves out")
+@pytest.mark.filterwarnings("ignore:the prompt of length 3 leaves out")  # As the reference does.
 def test_labels(golden, meta, vocab, table, way, filled, length):
     initializer = init_labels(
         table, vocab, meta["labels"], fallback(filled, table), allow_truncation=True
@@ -113,7 +113,7 @@ def test_labels(golden, meta, vocab, table, way, filled, length):
 @pytest.mark.parametrize("way", ["eager", "jit"])
 @pytest.mark.parametrize("filled", FALLBACKS)
 @pytest.mark.parametrize("length", [4, 21, 26])
-@pytest.mark.filterwarnings("ignore:the prompt of length 4 leaves out")
+@pytest.mark.filterwarnings("ignore:the prompt of length 4 leaves out")  # As the reference does.
 @pytest.mark.filterwarnings("ignore:prompt length 26 exceeds")
 def test_string(golden, meta, vocab, table, way, filled, length):
     initializer = init_string(

@@ -178,7 +178,7 @@ class TestNpLoad:
         np.testing.assert_array_equal(np_load(tmp_path / "t.npy").rows(np.arange(4)), array)
         np.testing.assert_array_equal(formats.read_prompt(tmp_path / "t.npy").array, array)
 
-    @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+    @pytest.mark.filterwarnings("ignore:Stored array in format 3.0")  # NumPy's, of these names.
     def test_headers_that_are_no_tables(self, tmp_path):
         np.save(tmp_path / "t.npy", np.zeros((4, 2), [("größe", "f4"), ("…", "f4")]))
         with pytest.raises(InputError, match=r"t.npy'\): has dtype \[.+, expected float16"):

@@ -550,8 +550,9 @@ def mixed(project):
     return project
 
 
+# The tiny model has short lengths and few digits.
 @pytest.mark.filterwarnings("ignore:.* longer than 12 ids and were cut:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*no answer can equal:UserWarning")  # The tiny model's digits.
+@pytest.mark.filterwarnings("ignore:.*no answer can equal:UserWarning")
 def test_a_mixture_trains_and_each_task_is_evaluated_by_its_own_metrics(mixed, succeed):
     flags = ["--gin_file=mixture.gin", *gin_flags(MIXTURE_OR_TASK_NAME="both")]
     succeed(["train", *training_flags(), *flags], mixed)

@@ -22,6 +22,7 @@ from variants import ROWS, VARIANTS, batch_of
 
 pytestmark = [
     pytest.mark.t5x,
+    # T5X's MultiOptimizer is made of them.
     pytest.mark.filterwarnings("ignore:`flax.traverse_util.Traversal`:DeprecationWarning"),
     *WARNINGS,
 ]

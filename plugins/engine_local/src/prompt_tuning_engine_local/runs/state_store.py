@@ -260,7 +260,7 @@ def _set_aside_undated(states: Path) -> None:
     for state in path.step.standard_name_format().find_all(states):
         try:
             state.commit_timestamp  # noqa: B018  # This reads the file.
-        except Exception as error:
+        except Exception as error:  # Orbax raises many kinds for damaged files.
             _check_readable(Path(state.path))
             _set_aside(Path(state.path), error)
 
