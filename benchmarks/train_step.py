@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import prompt_tuning_engine_local as engine
 
-    engine.keep_what_is_compiled()
+    engine.set_up_command()
 
     import numpy as np
 

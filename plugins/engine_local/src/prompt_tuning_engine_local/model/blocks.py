@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,9 +22,15 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises the last axis in float32; returns `dtype`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        return x.astype(self.dtype) * scale
+        return _normalized(x, scale)
+
+
+# Functions of arrays alone are jitted: JAX traces them once for all layers, and XLA inlines them.
+@jax.jit
+def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    return x.astype(scale.dtype) * scale
 
 
 class Dense(nn.Module):
@@ -35,12 +43,20 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `x @ kernel` in `dtype`."""
-        init = nn.initializers.variance_scaling(self.stddev_scale**2, "fan_in", "truncated_normal")
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.dtype)
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", _initial_kernel, shape, self.dtype, self.stddev_scale)
         return _dense(x, kernel)
 
 
-# Functions of arrays alone are jitted: JAX traces them once for all layers, and XLA inlines them.
+# Jitted, since Flax traces it at each call of a layer, to check the shape of the kernel.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _initial_kernel(
+    rng: jax.Array, shape: tuple[int, int], dtype: str, stddev_scale: float
+) -> jax.Array:
+    draw = nn.initializers.variance_scaling(stddev_scale**2, "fan_in", "truncated_normal")
+    return draw(rng, shape, dtype)
+
+
 @jax.jit
 def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = x.astype(kernel.dtype).reshape(-1, x.shape[-1])

@@ -79,8 +79,11 @@ def _mask(drawn: jax.Array, rows: jax.Array, shape: tuple[int, ...], rate: float
 
 def dropped(x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
     """Returns `x` with 0 where `mask`, broadcastable to it, is False, and the rest scaled up."""
-    if mask is None:
-        return x
+    return x if mask is None else _dropped(x, mask, rate)
+
+
+@functools.partial(jax.jit, static_argnames="rate")
+def _dropped(x: jax.Array, mask: jax.Array, rate: float) -> jax.Array:
     return jnp.where(mask, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 

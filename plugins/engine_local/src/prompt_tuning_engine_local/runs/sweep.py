@@ -78,13 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
       PromptTuningError: If a run cannot begin with these flags; nothing is written then.
     """
     # Late: `--help` needs no JAX.
-    from prompt_tuning_engine_local import huge_pages, keep_what_is_compiled, refuse_other_flags
+    from prompt_tuning_engine_local import refuse_other_flags, set_up_command
 
     flags = run_command.flags_of(arguments)
     refuse_other_flags(flags)
     varied = [parsed(one) for one in arguments.vary]
-    huge_pages.start_again()
-    keep_what_is_compiled()
+    set_up_command()
     directory, runs = planned(flags, varied)
     frozen: dict[tuple[str, str], Any] = {}
     failed = [one.name for one in runs if not _is_trained(one, frozen)]
