@@ -15,6 +15,7 @@ from flax import linen as nn
 from prompt_tuning_engine_local.model.blocks import Dense, product
 from prompt_tuning_engine_local.model.dropout import Dropout, dropped
 from prompt_tuning_engine_local.model.network_config import T5Config
+from prompt_tuning_engine_local.model.parts import blocks_of_queries
 from prompt_tuning_engine_local.model.prompt_points import KeysValues, LayerPoints
 
 # Far below any attention logit, but finite.
@@ -85,7 +86,11 @@ class Attention(nn.Module):
         batch, heads, _, _ = queries.shape
         keep = dropout.mask(batch, heads, 1, keys.shape[2])
 
-        mixed = _mixed(queries, keys, values, bias, keep, dropout.rate).swapaxes(1, 2)
+        blocks = [
+            _mixed(queries[:, :, block], keys, values, _rows(bias, block), keep, dropout.rate)
+            for block in blocks_of_queries(queries.shape[2], keys.shape[2])
+        ]
+        mixed = jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
         return self.out(mixed.reshape(*mixed.shape[:2], -1))
 
     def __call__(
@@ -105,6 +110,11 @@ class Attention(nn.Module):
     def _split(self, x: jax.Array) -> jax.Array:
         x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
         return x.swapaxes(1, 2)
+
+
+def _rows(bias: jax.Array, block: slice) -> jax.Array:
+    """Returns a bias for a block of the queries; one row is that of all queries."""
+    return bias if bias.shape[2] == 1 else bias[:, :, block]
 
 
 # Computed again for the gradient: keeping it would take memory quadratic in the length.
