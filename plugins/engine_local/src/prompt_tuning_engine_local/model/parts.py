@@ -18,9 +18,9 @@ T = TypeVar("T")
 # positions, matrix products would be slower.
 _MOST_NUMBERS = 2**20
 _LEAST_POSITIONS = 1024
-# The logits of a block of queries and one head, 0.6 MB in float32: two such arrays are in use at
+# The logits of a block of queries and one head, 0.4 MB in float32: two such arrays are in use at
 # once. XLA compiles each block separately, so there are few.
-_MOST_LOGITS = 150_000
+_MOST_LOGITS = 100_000
 _MOST_BLOCKS = 4
 
 
@@ -48,7 +48,7 @@ def quickest_number(rows: int, positions: int, width: int) -> int:
 def blocks_of_queries(queries: int, keys: int) -> list[slice]:
     """Returns the blocks of queries for which attention takes the least time.
 
-    For example, a prompt of 500 in front of 128 tokens trains 3 to 10% sooner with 3 blocks.
+    For example, a step with a prompt of 100 and 256 tokens takes 10 to 17% less time in 2 blocks.
 
     Args:
       queries: Q, the number of queries of an example.
