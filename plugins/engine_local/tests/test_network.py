@@ -80,6 +80,6 @@ def test_a_cpu_has_few_blocks_of_queries_and_only_for_long_texts(monkeypatch):
     assert sizes(1, 4096) == [1]
     assert sizes(628, 628) == [157] * 4
     assert sizes(4096, 4096) == [1024] * 4
-    assert sizes(3, 100_000) == [2, 1]
+    assert sizes(3, 60_000) == [2, 1]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert sizes(628, 628) == [628]
