@@ -135,11 +135,10 @@ def test_both_engines_take_the_same_steps(engines, variant, prompt):
     state, metrics = engines.t5x_steps(variant, prompt, 4)
     expected = engines.local_steps(variant, prompt, 4)
     found = max(engines.distances(engines.prompt_in(state), expected).values())
-    # The steps of some variants multiply rounding: more than 1e-5 must be of its size. A prompt
-    # that is nearly the same differs once; two engines round differently in each operation.
+    # The steps of some variants multiply rounding: more than 1e-5 must be no more than that.
     if found >= 1e-5:
         near = engines.local_steps(variant, engines.nearly(prompt), 4)
-        assert found < 10 * max(engines.distances(near, expected).values())
+        assert found < 3 * max(engines.distances(near, expected).values())
     frozen = flatten_dict(unfreeze(state.params), sep="/")
     for name, leaf in golden("tiny_params").items():
         np.testing.assert_array_equal(frozen[name], leaf)

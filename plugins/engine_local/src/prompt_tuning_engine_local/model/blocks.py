@@ -22,15 +22,9 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises the last axis in float32; returns `dtype`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.dtype)
-        return _normalized(x, scale)
-
-
-# Functions of arrays alone are jitted: JAX traces them once for all layers, and XLA inlines them.
-@jax.jit
-def _normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-    return x.astype(scale.dtype) * scale
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return x.astype(self.dtype) * scale
 
 
 class Dense(nn.Module):
@@ -57,6 +51,7 @@ def _initial_kernel(
     return draw(rng, shape, dtype)
 
 
+# Functions of arrays alone are jitted: JAX traces them once for all layers, and XLA inlines them.
 @jax.jit
 def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = x.astype(kernel.dtype).reshape(-1, x.shape[-1])
